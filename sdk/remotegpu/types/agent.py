@@ -1,0 +1,243 @@
+"""The agent protocol. Agents dial out; every write carries the session epoch, and a workload's generation."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from remotegpu.types.hosts import GpuMetrics, HostMetrics, RuntimeKind
+from remotegpu.types.wire import Bytes, UtcTime, Wire, WireEnum
+
+Line = Annotated[str, StringConstraints(max_length=256)]
+Uuid = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{4,80}$")]
+
+
+class Enroll(Wire):
+    """Join a host with its one-time token (sent as bearer)."""
+
+    hostname: Line
+    machine_id: Line
+    """``/etc/machine-id`` or its replacement; two hosts with one id are two agents on one machine."""
+    agent_version: Line
+
+
+class Enrolled(Wire):
+    """The host's credential, shown this once."""
+
+    host_id: str
+    host_name: str
+    credential: str
+
+
+class InventoryGpu(Wire):
+    """One GPU as the driver describes it."""
+
+    uuid: Uuid
+    index: Annotated[int, Field(ge=0, le=255)]
+    model: Line
+    product: Line
+    memory_total_bytes: Bytes
+    pci_bus_id: Line | None
+    mig_enabled: bool | None
+    numa_node: int | None
+    simulated: bool
+
+
+class Inventory(Wire):
+    """Everything placement needs to know of a host."""
+
+    hostname: Line
+    os: Line
+    kernel: Line
+    cpus: Annotated[int, Field(ge=1, le=4096)]
+    memory_bytes: Bytes
+    disk_total_bytes: Bytes
+    gpus: Annotated[list[InventoryGpu], Field(max_length=64)]
+    driver_version: Line | None
+    cuda_version: Line | None
+    runtime: RuntimeKind
+    runtime_healthy: bool
+    runtime_detail: Line
+    """Engine version, or why it does not answer."""
+    images: Annotated[list[Line], Field(max_length=1000)]
+    """References present on the host."""
+    address: Line
+    """Where the hub's proxy reaches environments on this host."""
+    shared_home: Line | None
+    """Name of the shared home root, or ``null``."""
+
+
+class SessionCreate(Wire):
+    """Register: a new lifetime of the agent process on its host."""
+
+    boot_id: Line
+    agent_version: Line
+    labels: dict[str, str] = {}
+    inventory: Inventory
+    workloads: list[ObservedWorkload]
+    """What was found running, so that nothing is placed on a GPU in use."""
+
+
+class Session(Wire):
+    """The answer to a registration."""
+
+    host_id: str
+    epoch: int
+    """Carried by every later write; a newer session makes older epochs stale."""
+    next_in_s: float
+    """When to send the first heartbeat."""
+
+
+class Observed(WireEnum):
+    """What an agent sees of a workload."""
+
+    ABSENT = "absent"
+    """Proof that nothing of it is left on the host: this releases its GPUs."""
+    PULLING = "pulling"
+    CREATING = "creating"
+    STARTING = "starting"
+    """The container runs; its server does not answer yet."""
+    RUNNING = "running"
+    """The server answers."""
+    STOPPING = "stopping"
+    EXITED = "exited"
+    """Ended by itself and not yet removed; still holds its GPUs until ``absent``."""
+    FAILED = "failed"
+    """Could not be created or started; nothing of it runs."""
+    UNKNOWN = "unknown"
+
+
+class ObservedWorkload(Wire):
+    """The state of one workload as the agent sees it."""
+
+    workload_id: str
+    generation: int
+    observed: Observed
+    reason: Line | None = None
+    """A value of :class:`remotegpu.types.environments.Reason`."""
+    message: Annotated[str, StringConstraints(max_length=2048)] = ""
+    progress_percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    address: Line | None = None
+    """``http://host:port`` once the server answers."""
+    exit_code: int | None = None
+    log_tail: Annotated[str, StringConstraints(max_length=16384)] | None = None
+    gpu_uuids: list[Uuid] = []
+    image_digest: Line | None = None
+    """The content the container was made from."""
+
+
+class Observation(ObservedWorkload):
+    """One report about one workload."""
+
+    epoch: int
+
+
+class WorkloadMetrics(Wire):
+    """What one workload uses."""
+
+    workload_id: str
+    cpu_percent: float | None
+    """Of one CPU."""
+    memory_used_bytes: Bytes | None
+    gpu_memory_bytes: dict[Uuid, Bytes]
+    """Device memory of its processes by GPU, where the driver tells."""
+
+
+class HeartbeatGpu(Wire):
+    """Metrics of one GPU."""
+
+    uuid: Uuid
+    metrics: GpuMetrics
+    unhealthy_reason: Line | None = None
+    """Set when the device must not take new work: fatal XID, uncorrected ECC, lost from the bus."""
+
+
+class Heartbeat(Wire):
+    """I am alive, and this is what I measured. Absent values are ``null``."""
+
+    epoch: int
+    sampled_at: UtcTime
+    """By the host's clock; the server uses its own time for every decision."""
+    runtime_healthy: bool
+    runtime_detail: Line
+    host: HostMetrics
+    gpus: Annotated[list[HeartbeatGpu], Field(max_length=64)]
+    workloads: Annotated[list[WorkloadMetrics], Field(max_length=1000)]
+    observed: Annotated[list[ObservedWorkload], Field(max_length=1000)]
+    quarantined: Annotated[list[Line], Field(max_length=1000)] = []
+    """Containers with our labels that no desired workload explains; left alone and reported."""
+
+
+class HeartbeatReply(Wire):
+    """The server paces its agents."""
+
+    next_in_s: float
+    revision: int
+    """Of the host's desired set; differs from the last one seen: fetch it."""
+
+
+class DesiredState(WireEnum):
+    """What the agent must make true."""
+
+    RUNNING = "running"
+    ABSENT = "absent"
+    """Stop it (TERM, grace, KILL), remove it, and report ``absent``. Volumes stay."""
+    UNKNOWN = "unknown"
+
+
+class HomeVolume(Wire):
+    """The owner's home: outlives every container."""
+
+    volume_id: str
+    shared: bool
+    """True: lies under the shared root and is the same on every host that mounts it."""
+
+
+class Workload(Wire):
+    """One workload of a host, complete: the agent needs nothing else to run it."""
+
+    id: str
+    generation: int
+    desired: DesiredState
+    name: str
+    owner: str
+    image_reference: str
+    image_digest: str | None
+    command: list[str] | None
+    """``null``: the image's own."""
+    env: dict[str, str]
+    secret_env: dict[str, str]
+    """Never in labels, logs or argv."""
+    gpu_uuids: list[str]
+    cpus: float
+    memory_bytes: Bytes
+    home: HomeVolume
+    port: int
+    """Where the server listens inside its network."""
+    stop_grace_s: float
+    start_timeout_s: float
+
+
+class LogRequest(Wire):
+    """Somebody wants to read a container's output."""
+
+    id: str
+    workload_id: str
+    tail_lines: int
+
+
+class DesiredWorkloads(Wire):
+    """The full desired set of a host at a revision: levels, not commands."""
+
+    revision: int
+    workloads: list[Workload]
+    log_requests: list[LogRequest]
+
+
+class LogAnswer(Wire):
+    """The output that was asked for."""
+
+    epoch: int
+    text: Annotated[str, StringConstraints(max_length=1_000_000)]
+    truncated: bool

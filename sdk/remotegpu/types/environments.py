@@ -1,0 +1,247 @@
+"""Environments: interactive containers with a notebook server."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from remotegpu.types.hosts import GpuMetrics
+from remotegpu.types.quotas import QuotaLine
+from remotegpu.types.wire import Bytes, Name, Text, UtcTime, Wire, WireEnum
+
+EnvVars = Annotated[
+    dict[
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")],
+        Annotated[str, StringConstraints(max_length=32768, pattern=r"^[^\x00]*$")],
+    ],
+    Field(max_length=256),
+]
+
+GIB = 2**30
+
+
+class EnvironmentStatus(WireEnum):
+    """What a person is told. Legal moves: ``docs/lifecycle.md``."""
+
+    PENDING = "pending"
+    """Waits for capacity; ``reason``, ``queue_position`` and ``message`` say why and how long."""
+    STARTING = "starting"
+    """Placed; pulling the image, creating, or waiting for the notebook server to answer."""
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    """``reason``, ``message`` and ``log_tail`` say why."""
+    UNREACHABLE = "unreachable"
+    """Was running, and its host is silent; presumed alive, and still holding its GPUs."""
+    DELETED = "deleted"
+    UNKNOWN = "unknown"
+
+
+class Reason(WireEnum):
+    """Why an environment is in its status. Stored with every change."""
+
+    REQUESTED = "requested"
+    """Somebody asked for it."""
+    NO_FREE_GPU = "no_free_gpu"
+    NO_FREE_CPU = "no_free_cpu"
+    NO_FREE_MEMORY = "no_free_memory"
+    NO_READY_HOST = "no_ready_host"
+    QUOTA = "quota"
+    """Waits until an own environment gives something back."""
+    PLACED = "placed"
+    PULLING = "pulling"
+    CREATING = "creating"
+    WAITING_FOR_SERVER = "waiting_for_server"
+    """The container runs; its notebook server does not answer yet."""
+    READY = "ready"
+    HOST_SILENT = "host_silent"
+    HOST_BACK = "host_back"
+    EXITED = "exited"
+    """The container ended by itself."""
+    OUT_OF_MEMORY = "out_of_memory"
+    IMAGE_NOT_FOUND = "image_not_found"
+    IMAGE_PULL_FAILED = "image_pull_failed"
+    START_FAILED = "start_failed"
+    """The engine refused to create or start the container."""
+    START_TIMEOUT = "start_timeout"
+    """The notebook server did not answer in time."""
+    HOST_REBOOTED = "host_rebooted"
+    WORKLOAD_VANISHED = "workload_vanished"
+    """The agent found no container where one should run."""
+    FORCED = "forced"
+    """An admin released it without proof that it is gone."""
+    SUSPENDED = "suspended"
+    """Its owner or customer was suspended."""
+    UNKNOWN = "unknown"
+
+
+class EnvironmentSpec(Wire):
+    """What to run and what it needs."""
+
+    image: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    """Id, name or reference of an image on the allow-list."""
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0
+    gpu_model: Annotated[str, StringConstraints(max_length=64)] | None = None
+    """Left out: any model."""
+    cpus: Annotated[float, Field(gt=0, le=1024)] = 1.0
+    memory_bytes: Annotated[Bytes, Field(ge=256 * 2**20)] = 2 * GIB
+    env: EnvVars = {}
+    """Plain environment variables. ``JUPYTERHUB_*``, ``NVIDIA_*``, ``REMOTEGPU_*``, ``LD_*`` and ``CUDA_VISIBLE_DEVICES``
+    are set by the platform and refused here."""
+
+
+class EnvironmentCreate(EnvironmentSpec):
+    """A new environment, started at once."""
+
+    name: Name
+    """Unique among the owner's environments."""
+    display_name: Text = ""
+    queue: bool = True
+    """True: wait when nothing is free now. False: answer ``no_capacity`` instead."""
+    secret_env: EnvVars = {}
+    """Environment variables with secrets, the platform's prefixes allowed: only a service (the hub) may send
+    them. Stored encrypted, never answered, wiped when the environment stops."""
+
+
+class EnvironmentStart(Wire):
+    """Start a stopped or failed environment; fields left out keep their last value."""
+
+    image: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
+    gpus: Annotated[int, Field(ge=0, le=64)] | None = None
+    gpu_model: Annotated[str, StringConstraints(max_length=64)] | None = None
+    """An empty string means any model."""
+    cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
+    memory_bytes: Annotated[Bytes, Field(ge=256 * 2**20)] | None = None
+    env: EnvVars | None = None
+    queue: bool = True
+    secret_env: EnvVars = {}
+
+
+class AllocatedGpu(Wire):
+    """A GPU that an environment holds."""
+
+    allocation_id: str
+    uuid: str
+    index: int
+    model: str
+    memory_total_bytes: Bytes
+    simulated: bool
+
+
+class Environment(Wire):
+    """An interactive container and what holds it."""
+
+    id: str
+    name: str
+    display_name: str
+    owner: str
+    """User name."""
+    owner_id: str
+    customer_id: str
+    status: EnvironmentStatus
+    reason: Reason
+    message: str
+    """The same in plain words, with numbers."""
+    progress_percent: int | None
+    """While an image is pulled."""
+    queue_position: int | None
+    """1 is next; ``null`` unless pending."""
+    generation: int
+    """Grows with every start; a late report of an older start changes nothing."""
+    image: str
+    """Name of the image."""
+    image_reference: str
+    gpus: int
+    gpu_model: str | None
+    cpus: float
+    memory_bytes: Bytes
+    env: dict[str, str]
+    host_id: str | None
+    host_name: str | None
+    allocated_gpus: list[AllocatedGpu]
+    simulated: bool
+    """True when it runs on simulated GPUs."""
+    address: str | None
+    """``http://host:port`` where the hub's proxy reaches the notebook server, while it runs."""
+    exit_code: int | None
+    log_tail: str | None
+    """The last lines of the container that failed."""
+    created_at: UtcTime
+    started_at: UtcTime | None
+    """When the current generation became ready."""
+    stopped_at: UtcTime | None
+
+
+class EnvironmentLogs(Wire):
+    """The newest output of an environment's container."""
+
+    text: str
+    truncated: bool
+    """True when older lines were left out."""
+    live: bool
+    """False: the container is gone and this is what was kept of it."""
+
+
+class GpuUsage(Wire):
+    """One GPU of an environment, now and over the last minutes."""
+
+    uuid: str
+    model: str
+    simulated: bool
+    memory_total_bytes: Bytes
+    now: GpuMetrics | None
+    workload_memory_bytes: Bytes | None
+    """Device memory held by this environment's own processes, where the driver tells."""
+    history: list[GpuSample]
+    """Oldest first, at most the last ten minutes."""
+
+
+class GpuSample(Wire):
+    """One point of a sparkline."""
+
+    at: UtcTime
+    utilization_percent: float | None
+    memory_used_bytes: Bytes | None
+
+
+class EnvironmentUsage(Wire):
+    """What an environment uses, as its host's agent measured it."""
+
+    environment_id: str
+    sampled_at: UtcTime | None
+    gpus: list[GpuUsage]
+    cpu_percent: float | None
+    """Of one CPU: 200 means two CPUs busy."""
+    memory_used_bytes: Bytes | None
+    memory_limit_bytes: Bytes
+    started_at: UtcTime | None
+
+
+class PlacementOutcome(WireEnum):
+    """What would happen to a request."""
+
+    STARTS_NOW = "starts_now"
+    WAITS = "waits"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
+class PlacementExplanation(Wire):
+    """What would happen if this request were submitted now. Nothing is reserved."""
+
+    outcome: PlacementOutcome
+    message: str
+    """One sentence for a person."""
+    error: str | None
+    """The code the request would be refused with."""
+    reason: Reason | None
+    """Why it would wait."""
+    queue_position: int | None
+    host_name: str | None
+    """Where it would start."""
+    home_note: str | None
+    """Set when the files of an earlier environment lie on another host and would not be there."""
+    quota: list[QuotaLine]
+    """The limits that bind the caller, before this request."""

@@ -1,0 +1,193 @@
+"""Hosts, their GPUs, and what is free."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from remotegpu.types.wire import Bytes, Labels, Name, UtcTime, Wire, WireEnum
+
+
+class Connection(WireEnum):
+    """What the server knows of the agent's presence."""
+
+    NEVER = "never"
+    """No agent has registered yet."""
+    ONLINE = "online"
+    SUSPECT = "suspect"
+    """Heartbeats are missing: no new work is placed, nothing else changes."""
+    UNREACHABLE = "unreachable"
+    """Silent for longer; its workloads are presumed alive."""
+    UNKNOWN = "unknown"
+
+
+class RuntimeKind(WireEnum):
+    """How the agent runs workloads."""
+
+    DOCKER = "docker"
+    PROCESS = "process"
+    """Supervised process groups without container isolation: evaluation and CPU-only tests."""
+    UNKNOWN = "unknown"
+
+
+class GpuHealth(WireEnum):
+    """Whether new work may be placed on a GPU."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    """A fatal XID, uncorrected ECC errors or a lost device; see ``health_reason``."""
+    MISSING = "missing"
+    """Was reported before, and is not any more."""
+    UNKNOWN = "unknown"
+
+
+class HostCreate(Wire):
+    """A host that an agent will join."""
+
+    name: Name
+    labels: Labels = {}
+
+
+class HostUpdate(Wire):
+    """Fields left out stay as they are."""
+
+    labels: Labels | None = None
+
+
+class GpuMetrics(Wire):
+    """What NVML said of one GPU. ``null`` where the driver does not say; never 0 in its place."""
+
+    utilization_percent: float | None = None
+    """Share of time with a kernel running, mean over the heartbeat's samples."""
+    utilization_max_percent: float | None = None
+    memory_utilization_percent: float | None = None
+    """Share of time device memory was read or written."""
+    memory_used_bytes: Bytes | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    sm_clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    ecc_corrected: int | None = None
+    """Since the driver was loaded (volatile counter)."""
+    ecc_uncorrected: int | None = None
+    xid: int | None = None
+    """The last XID seen since the agent started."""
+
+
+class Gpu(Wire):
+    """One GPU of a host."""
+
+    id: str
+    host_id: str
+    host_name: str
+    uuid: str
+    index: int
+    model: str
+    """Short model name as used in requests, such as ``A100-80GB``."""
+    product: str
+    """The driver's name, such as ``NVIDIA A100-SXM4-80GB``."""
+    memory_total_bytes: Bytes
+    simulated: bool
+    health: GpuHealth
+    health_reason: str | None
+    free: bool
+    """No live allocation, healthy, and its host takes new work."""
+    allocation_id: str | None
+    environment_id: str | None
+    """Who holds it; ``null`` when free or when the holder is not the caller's to see."""
+    holder: str | None
+    """User name of the holder, under the same rule."""
+    metrics: GpuMetrics | None
+    """``null`` until the first heartbeat, and while the host is silent."""
+    sampled_at: UtcTime | None
+
+
+class HostMetrics(Wire):
+    """Load of a whole host."""
+
+    cpu_percent: float | None = None
+    """Of all logical CPUs together, 0 to 100."""
+    memory_used_bytes: Bytes | None = None
+    disk_used_bytes: Bytes | None = None
+    disk_total_bytes: Bytes | None = None
+    """Of the file system that holds the homes."""
+    load_1m: float | None = None
+    network_rx_bytes_per_s: float | None = None
+    network_tx_bytes_per_s: float | None = None
+
+
+class Host(Wire):
+    """A machine with one agent."""
+
+    id: str
+    name: str
+    labels: dict[str, str]
+    connection: Connection
+    cordoned: bool
+    """True: no new work is placed here; running work goes on."""
+    ready: bool
+    """Online, not cordoned, inventory complete, runtime healthy: takes new work."""
+    not_ready_reason: str | None
+    runtime: RuntimeKind | None
+    runtime_detail: str | None
+    """Engine version, or why the engine does not answer."""
+    simulated: bool
+    """True when its GPUs are simulated."""
+    agent_version: str | None
+    hostname: str | None
+    address: str | None
+    """Where the hub's proxy reaches environments on this host."""
+    os: str | None
+    driver_version: str | None
+    cuda_version: str | None
+    cpus: int | None
+    memory_bytes: Bytes | None
+    cpus_free: float | None
+    memory_free_bytes: Bytes | None
+    gpus_total: int
+    gpus_free: int
+    shared_home: str | None
+    """Name of the shared home root mounted on this host, or ``null`` for homes on the host's own disk."""
+    metrics: HostMetrics | None
+    last_heartbeat_at: UtcTime | None
+    created_at: UtcTime
+
+
+class EnrollmentTokenCreate(Wire):
+    """A token with which one agent may join this host."""
+
+    expires_in_s: Annotated[int, Field(ge=60, le=3600)] = 3600
+
+
+class EnrollmentToken(Wire):
+    """Shown once; single use."""
+
+    host_id: str
+    secret: str
+    expires_at: UtcTime
+
+
+class ModelCapacity(Wire):
+    """Free and total GPUs of one model over all hosts that the caller may use."""
+
+    model: str
+    memory_total_bytes: Bytes
+    simulated: bool
+    total: int
+    free: int
+    largest_free_on_one_host: int
+    """The most GPUs of this model that one environment could get right now."""
+
+
+class Capacity(Wire):
+    """What could start now. Says nothing about other people's work."""
+
+    gpu_models: list[ModelCapacity]
+    cpus_free_on_one_host: float
+    memory_free_bytes_on_one_host: Bytes
+    hosts_ready: int
+    hosts_total: int
+    pending_environments: int
+    """Requests that wait for capacity."""

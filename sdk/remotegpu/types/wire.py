@@ -1,0 +1,89 @@
+"""The base of every wire type, the page of a list, and the body of an error."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Generic, Self, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+T = TypeVar("T")
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+"""Names are DNS labels, because they become container names, host names and path segments."""
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=63)]
+"""A short name, unique in its scope: lower case letters, digits and hyphens."""
+
+Username = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._@-]{0,62}$")]
+"""A login name. Lower case only, so that JupyterHub's normalisation changes nothing."""
+
+Text = Annotated[str, StringConstraints(max_length=1024)]
+"""Free text for people. Untrusted wherever it is shown."""
+
+Bytes = Annotated[int, Field(ge=0, le=2**62)]
+"""A number of bytes."""
+
+UtcTime = AwareDatetime
+"""RFC 3339 with an offset; the server always answers in UTC."""
+
+Labels = dict[
+    Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9./-]{0,61}[a-z0-9])?$")],
+    Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00-\x1f]*$")],
+]
+
+
+class Wire(BaseModel):
+    """Base of all wire types: frozen, unknown fields refused.
+
+    The server validates what it receives strictly. A client reads answers with ``extra="ignore"``, so an
+    old client survives the fields of a newer server.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+class WireEnum(StrEnum):
+    """An enum that a client can still read when a newer server sends a value it does not know."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        return cls.__members__.get("UNKNOWN")  # type: ignore[return-value]
+
+
+class Page(Wire, Generic[T]):
+    """One page of a list, in the order the endpoint documents."""
+
+    items: list[T]
+    next_cursor: str | None
+    """Pass it as ``cursor`` to get the next page; ``null`` on the last one."""
+
+
+class ErrorBody(Wire):
+    """The one error shape of the API."""
+
+    error: str
+    """A stable code from :class:`remotegpu.errors.ErrorCode`."""
+    detail: str
+    """What is wrong, in plain words."""
+    hint: str | None
+    """What to do about it, or ``null``."""
+    request_id: str
+    """Also in the header ``X-Request-Id`` and in the server's log."""
+    data: dict[str, object] = {}
+    """Facts a program can act on, by error code (a quota's limit and use, the next free time)."""
+
+
+__all__ = [
+    "NAME_PATTERN",
+    "Bytes",
+    "ErrorBody",
+    "Labels",
+    "Name",
+    "Page",
+    "Text",
+    "UtcTime",
+    "Username",
+    "Wire",
+    "WireEnum",
+]
