@@ -1,0 +1,120 @@
+"""Two agents on one machine, the second in its own network namespace, serve two users at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import remotegpu
+from e2e.stack import Stack, containers, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(600)]
+
+NAMESPACE = "rgpu-e2e"
+HOST_SIDE, NAMESPACE_SIDE = "10.214.7.1", "10.214.7.2"
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[str]:
+    """A network namespace with one wire to this machine."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("a network namespace needs root and iproute2")
+    _ip("netns", "add", NAMESPACE)
+    try:
+        _ip("link", "add", "rgpue2e0", "type", "veth", "peer", "name", "rgpue2e1", "netns", NAMESPACE)
+        _ip("address", "add", f"{HOST_SIDE}/30", "dev", "rgpue2e0")
+        _ip("link", "set", "rgpue2e0", "up")
+        _ip("-n", NAMESPACE, "address", "add", f"{NAMESPACE_SIDE}/30", "dev", "rgpue2e1")
+        _ip("-n", NAMESPACE, "link", "set", "rgpue2e1", "up")
+        _ip("-n", NAMESPACE, "link", "set", "lo", "up")
+        _ip("-n", NAMESPACE, "route", "add", "default", "via", HOST_SIDE)
+        yield NAMESPACE
+    finally:
+        _ip("netns", "del", NAMESPACE)
+
+
+@pytest.fixture(scope="module")
+def second_host(stack: Stack, namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    status = stack.status()
+    if status["runtime"] != "docker":
+        pytest.skip(f"make up runs workloads as processes here: {status['runtime_detail']}")
+    state = tmp_path_factory.mktemp("second-agent")
+    bridge = subprocess.run(
+        ["docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    url = f"http://{bridge}:{stack.port + 3}"
+    with stack.admin() as admin:
+        admin.hosts.create(name="second")
+        token = admin.hosts.create_enrollment_token("second")
+        token_file = state / "token"
+        token_file.write_text(token.secret)
+        token_file.chmod(0o600)
+        agent = [
+            "ip", "netns", "exec", namespace,
+            str(Path(sys.executable).with_name("remotegpu-agent")),
+        ]  # fmt: skip
+        subprocess.run(
+            [*agent, "enroll", "--url", url, "--token-file", str(token_file), "--state-dir", str(state)],
+            check=True,
+            timeout=60,
+        )
+        with (state / "agent.log").open("wb") as log:
+            process = subprocess.Popen(
+                [*agent, "run", "--url", url, "--state-dir", str(state), "--runtime", "docker",
+                 "--simulate-gpus", "1xA100-80GB", "--address", HOST_SIDE, "--home-root", str(state / "homes")],
+                stdout=log,
+                stderr=log,
+            )  # fmt: skip
+        try:
+            until("the second host is ready", lambda: admin.hosts.get("second").ready)
+            yield "second"
+            admin.hosts.cordon("second")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=30)
+
+
+def test_two_agents_serve_two_users_at_once_with_exclusive_gpus(stack: Stack, second_host: str) -> None:
+    with stack.admin() as admin:
+        before = set(containers(stack))
+        first_gpus = sum(1 for gpu in admin.gpus.list(free=True) if gpu.host_name != second_host)
+        users = {}
+        for name, gpus in (("one", first_gpus), ("two", 1)):
+            created = admin.users.create(username=f"user-{name}", password="correct horse battery")
+            with remotegpu.Client(url=stack.server_url) as anonymous:
+                token = anonymous.auth.login(username=created.user.username, password="correct horse battery")
+            client = remotegpu.Client(url=stack.server_url, token=token.secret)
+            image = next(image.name for image in client.images.list() if image.runtime == "docker")
+            environment = client.environments.create(name="default", image=image, gpus=gpus, queue=False)
+            users[name] = (client, environment)
+        ready = {name: client.environments.wait_ready(env.id, timeout_s=120) for name, (client, env) in users.items()}
+
+        assert ready["two"].host_name == second_host, "the first host is full"
+        assert ready["one"].host_name != second_host
+        uuids = [gpu.uuid for environment in ready.values() for gpu in environment.allocated_gpus]
+        assert len(uuids) == len(set(uuids)) == first_gpus + 1
+
+        client, _ = users["two"]
+        with pytest.raises(remotegpu.NoCapacity):
+            client.environments.create(name="more", image=ready["two"].image, gpus=1, queue=False)
+
+        for client, environment in users.values():
+            client.environments.stop(environment.id)
+        for client, environment in users.values():
+            client.environments.wait_stopped(environment.id, timeout_s=60)
+            client.close()
+        assert all(gpu.free for gpu in admin.gpus.list())
+        assert set(containers(stack)) == before
