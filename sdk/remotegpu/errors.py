@@ -18,6 +18,8 @@
         ├── ConnectionFailed
         ├── RequestTimeout
         ├── NotConfigured
+        ├── UnexpectedAnswer      something answered that does not speak this API
+        ├── WaitFailed
         └── WaitTimeout
 """
 
@@ -268,6 +270,20 @@ class RequestTimeout(ClientError):
 
 class NotConfigured(ClientError):
     """No server address or no token is known."""
+
+
+class UnexpectedAnswer(ClientError):
+    """Something answered, but not a RemoteGPU server of a version that this client understands."""
+
+
+class WaitFailed(ClientError):
+    """What was waited for cannot happen any more: the environment failed, was stopped or was deleted."""
+
+    def __init__(self, detail: str, *, reason: str | None = None, log_tail: str | None = None) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.log_tail = log_tail
+        """The last lines of the container's output, where the host kept them."""
 
 
 class WaitTimeout(ClientError):
