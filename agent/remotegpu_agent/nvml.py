@@ -1,0 +1,225 @@
+"""The only importer of pynvml. Every optional call is guarded: what a driver does not say is ``None``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pynvml
+
+from remotegpu.types.agent import InventoryGpu
+from remotegpu_agent.gpus import GpuInventory, GpuSample, short_model
+
+log = logging.getLogger(__name__)
+
+REOPEN_EVERY_S = 30.0
+"""After the driver went away, NVML is opened again at this pace."""
+
+FATAL_XIDS = frozenset({46, 48, 62, 64, 74, 79, 92, 95, 119, 120})
+"""The device needs a reset or a person: no new work. All other XIDs (13, 31, 43, 45, 68, 109, ...) are the
+application's fault and are only reported."""
+
+_DRIVER_GONE = (pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+_LOST = pynvml.NVML_ERROR_GPU_IS_LOST
+
+
+class Nvml:
+    """GPUs as the NVIDIA driver describes them."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._devices: dict[str, Any] = {}
+        """UUID -> handle, in index order. A device that is lost stays, so that it is reported."""
+        self._xids: dict[str, int] = {}
+        self._fatal: dict[str, int] = {}
+        self._events: Any = None
+        self._opened = False
+        self._next_open = 0.0
+        self.reason: str | None = None
+        """Why there are no GPUs."""
+
+    def inventory(self) -> GpuInventory:
+        self._open()
+        if not self._opened:
+            return GpuInventory(reason=self.reason)
+        gpus = [_describe(uuid, handle) for uuid, handle in self._devices.items()]
+        cuda = _ask(pynvml.nvmlSystemGetCudaDriverVersion_v2)
+        return GpuInventory(
+            gpus=[gpu for gpu in gpus if gpu is not None],
+            driver_version=_ask(pynvml.nvmlSystemGetDriverVersion),
+            cuda_version=f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None,
+            reason=None if self._devices else "the driver knows no GPU",
+        )
+
+    def sample(self, *, held: frozenset[str], processes: bool) -> list[GpuSample]:
+        self._open()
+        if not self._opened:
+            return [GpuSample(uuid=uuid, unhealthy_reason=self.reason) for uuid in self._devices]
+        self._collect_xids()
+        return [self._sample(uuid, handle, processes=processes) for uuid, handle in self._devices.items()]
+
+    def close(self) -> None:
+        if self._opened:
+            _ask(pynvml.nvmlShutdown)
+            self._opened = False
+            self._events = None
+
+    def _open(self) -> None:
+        """Open NVML if it is closed, at a bounded pace."""
+        if self._opened or self._clock() < self._next_open:
+            return
+        self._next_open = self._clock() + REOPEN_EVERY_S
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            self.reason = _no_gpus_because(error)
+            return
+        self._opened, self.reason = True, None
+        self._find_devices()
+        self._watch_events()
+
+    def _find_devices(self) -> None:
+        found: dict[str, Any] = {}
+        for index in range(_ask(pynvml.nvmlDeviceGetCount) or 0):
+            try:
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                found[pynvml.nvmlDeviceGetUUID(handle)] = handle
+            except pynvml.NVMLError as error:
+                # Its UUID is unknown: if it was known before, the server marks it missing.
+                log.warning("GPU %s does not answer: %s", index, error)
+        gone = {uuid: handle for uuid, handle in self._devices.items() if uuid not in found}
+        self._devices = found | gone
+
+    def _watch_events(self) -> None:
+        """XIDs, where this driver and device have them."""
+        events = _ask(pynvml.nvmlEventSetCreate)
+        if events is None:
+            return
+        kinds = pynvml.nvmlEventTypeXidCriticalError
+        for handle in self._devices.values():
+            _ask(pynvml.nvmlDeviceRegisterEvents, handle, kinds, events)
+        self._events = events
+
+    def _collect_xids(self) -> None:
+        while self._events is not None:
+            try:
+                event = pynvml.nvmlEventSetWait_v2(self._events, 0)
+            except pynvml.NVMLError_Timeout:
+                return
+            except pynvml.NVMLError as error:
+                log.warning("XID events are not available any more: %s", error)
+                self._events = None
+                return
+            uuid = _ask(pynvml.nvmlDeviceGetUUID, event.device)
+            if uuid is not None:
+                self._note_xid(uuid, int(event.eventData))
+
+    def _note_xid(self, uuid: str, xid: int) -> None:
+        self._xids[uuid] = xid
+        if xid in FATAL_XIDS:
+            self._fatal[uuid] = xid
+        log.warning("XID %s on %s%s", xid, uuid, " (fatal)" if xid in FATAL_XIDS else "")
+
+    def _sample(self, uuid: str, handle: Any, *, processes: bool) -> GpuSample:
+        try:
+            memory_used = int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+        except pynvml.NVMLError as error:
+            if error.value in _DRIVER_GONE:
+                self.close()
+                self.reason = _no_gpus_because(error)
+                return GpuSample(uuid=uuid, unhealthy_reason=self.reason)
+            if error.value != pynvml.NVML_ERROR_NOT_SUPPORTED:
+                return GpuSample(uuid=uuid, xid=self._xids.get(uuid), unhealthy_reason=_broken_because(error))
+            memory_used = None
+        rates = _ask(pynvml.nvmlDeviceGetUtilizationRates, handle)
+        ecc_uncorrected = _ecc(handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED)
+        return GpuSample(
+            uuid=uuid,
+            utilization_percent=float(rates.gpu) if rates is not None else None,
+            memory_utilization_percent=float(rates.memory) if rates is not None else None,
+            memory_used_bytes=memory_used,
+            temperature_c=_number(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+            power_w=_number(pynvml.nvmlDeviceGetPowerUsage, handle, scale=1e-3),
+            power_limit_w=_number(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle, scale=1e-3),
+            sm_clock_mhz=_number(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
+            memory_clock_mhz=_number(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
+            ecc_corrected=_ecc(handle, pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),
+            ecc_uncorrected=ecc_uncorrected,
+            xid=self._xids.get(uuid),
+            unhealthy_reason=self._unhealthy(uuid, ecc_uncorrected),
+            processes=_processes(handle) if processes else (),
+        )
+
+    def _unhealthy(self, uuid: str, ecc_uncorrected: int | None) -> str | None:
+        if uuid in self._fatal:
+            return f"fatal XID {self._fatal[uuid]}: the device needs a reset"
+        if ecc_uncorrected:
+            return f"{ecc_uncorrected} uncorrected ECC errors since the driver was loaded"
+        return None
+
+
+def _ask(call: Callable[..., Any], *args: Any) -> Any:
+    """The answer, or ``None`` where this driver or device does not give one."""
+    try:
+        answer = call(*args)
+    except pynvml.NVMLError:
+        return None
+    return answer.decode(errors="replace") if isinstance(answer, bytes) else answer
+
+
+def _number(call: Callable[..., Any], *args: Any, scale: float = 1.0) -> float | None:
+    answer = _ask(call, *args)
+    return None if answer is None else round(float(answer) * scale, 3)
+
+
+def _ecc(handle: Any, kind: int) -> int | None:
+    count = _ask(pynvml.nvmlDeviceGetTotalEccErrors, handle, kind, pynvml.NVML_VOLATILE_ECC)
+    return None if count is None else int(count)
+
+
+def _processes(handle: Any) -> tuple[tuple[int, int | None], ...]:
+    running = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+    graphics = _ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses, handle) or []
+    memory: dict[int, int | None] = {}
+    for process in [*graphics, *running]:
+        memory[int(process.pid)] = None if process.usedGpuMemory is None else int(process.usedGpuMemory)
+    return tuple(memory.items())
+
+
+def _describe(uuid: str, handle: Any) -> InventoryGpu | None:
+    memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    index = _ask(pynvml.nvmlDeviceGetIndex, handle)
+    if memory is None or index is None:
+        return None
+    product = _ask(pynvml.nvmlDeviceGetName, handle) or "unknown GPU"
+    pci = _ask(pynvml.nvmlDeviceGetPciInfo, handle)
+    bus_id = getattr(pci, "busId", None)
+    mig = _ask(pynvml.nvmlDeviceGetMigMode, handle)
+    node = _ask(pynvml.nvmlDeviceGetNumaNodeId, handle)
+    return InventoryGpu(
+        uuid=uuid,
+        index=index,
+        model=short_model(product, memory.total),
+        product=product,
+        memory_total_bytes=memory.total,
+        pci_bus_id=bus_id.decode() if isinstance(bus_id, bytes) else bus_id,
+        mig_enabled=bool(mig[0]) if mig is not None else None,
+        numa_node=None if node is None or node < 0 else int(node),
+        simulated=False,
+    )
+
+
+def _no_gpus_because(error: pynvml.NVMLError) -> str:
+    if error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
+        return "no NVIDIA driver library (libnvidia-ml.so.1) on this host"
+    if error.value == pynvml.NVML_ERROR_DRIVER_NOT_LOADED:
+        return "the NVIDIA driver is not loaded"
+    return f"NVML does not answer: {error}"
+
+
+def _broken_because(error: pynvml.NVMLError) -> str:
+    if error.value == _LOST:
+        return "lost from the bus (NVML: GPU is lost); the host needs a reboot"
+    return f"NVML does not answer for this device: {error}"
