@@ -1,0 +1,1 @@
+"""What is free: the inventory that placement decides on."""

@@ -1,0 +1,141 @@
+"""The inventory of all hosts, as placement and the capacity page see it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.types.hosts import Capacity, ModelCapacity
+from remotegpu_server.db import tables
+from remotegpu_server.placement import FreeGpu, HostInventory
+
+
+def not_ready_reason(host: tables.Host) -> str | None:
+    """Why the host takes no new work, or ``None``: the only place that decides it."""
+    if host.connection == "never" or host.inventory is None:
+        return "no agent has joined yet"
+    if host.connection == "unreachable":
+        return "the host is silent"
+    if host.connection == "suspect":
+        return "heartbeats are missing"
+    if host.cordoned:
+        return "cordoned by an admin"
+    if not host.runtime_healthy:
+        return f"the {host.runtime} runtime is not healthy: {host.runtime_detail or 'no detail'}"
+    return None
+
+
+async def inventory(db: AsyncSession, *, host_id: str | None = None) -> list[HostInventory]:
+    """Every host that has registered, or one of them, with what is free on it now."""
+    found = select(tables.Host).where(tables.Host.inventory.is_not(None)).order_by(tables.Host.id)
+    if host_id is not None:
+        found = found.where(tables.Host.id == host_id)
+    hosts = (await db.scalars(found.execution_options(populate_existing=True))).all()
+    ids = [host.id for host in hosts]
+    totals, free = await _gpus_by_host(db, host_ids=ids)
+    used = await _used_by_host(db, host_ids=ids)
+    return [
+        _host_inventory(host, totals[host.id], free[host.id], used.get(host.id, (0.0, 0, 0)))
+        for host in hosts
+    ]
+
+
+def _host_inventory(
+    host: tables.Host, totals: dict[str, int], free: list[FreeGpu], used: tuple[float, int, int]
+) -> HostInventory:
+    cpus_used, memory_used, placements = used
+    reason = not_ready_reason(host)
+    images = host.inventory.get("images", []) if host.inventory else []
+    return HostInventory(
+        id=host.id,
+        name=host.name,
+        ready=reason is None,
+        not_ready_reason=reason,
+        runtime=host.runtime or "",
+        cpus=float(host.cpus or 0),
+        memory_bytes=host.memory_bytes or 0,
+        cpus_free=(host.cpus or 0) - cpus_used,
+        memory_free_bytes=(host.memory_bytes or 0) - memory_used,
+        gpu_totals=totals,
+        free_gpus=tuple(free),
+        shared_home=host.shared_home,
+        images=frozenset(images),
+        live_placements=placements,
+    )
+
+
+async def _gpus_by_host(
+    db: AsyncSession, *, host_ids: Sequence[str]
+) -> tuple[dict[str, dict[str, int]], dict[str, list[FreeGpu]]]:
+    gpu, held = tables.Gpu, tables.Allocation
+    rows = await db.execute(
+        select(gpu.id, gpu.host_id, gpu.model, gpu.index, gpu.memory_total_bytes, gpu.health, held.id)
+        .outerjoin(held, (held.gpu_id == gpu.id) & held.released_at.is_(None))
+        .where(gpu.host_id.in_(host_ids), gpu.health != "missing")
+    )
+    totals: dict[str, dict[str, int]] = defaultdict(dict)
+    free: dict[str, list[FreeGpu]] = defaultdict(list)
+    for gpu_id, host_id, model, index, memory, health, allocation_id in rows:
+        totals[host_id][model] = totals[host_id].get(model, 0) + 1
+        if health == "healthy" and allocation_id is None:
+            free[host_id].append(FreeGpu(id=gpu_id, model=model, index=index, memory_total_bytes=memory))
+    return totals, free
+
+
+async def _used_by_host(db: AsyncSession, *, host_ids: Sequence[str]) -> dict[str, tuple[float, int, int]]:
+    held = tables.Placement
+    rows = await db.execute(
+        select(held.host_id, func.sum(held.cpus), func.sum(held.memory_bytes), func.count())
+        .where(held.host_id.in_(host_ids), held.released_at.is_(None))
+        .group_by(held.host_id)
+    )
+    return {host_id: (float(cpus), int(memory), count) for host_id, cpus, memory, count in rows}
+
+
+async def get_capacity(db: AsyncSession) -> Capacity:
+    """What could start now, by model and on the roomiest host."""
+    hosts = await inventory(db)
+    ready = [host for host in hosts if host.ready]
+    total = await db.scalar(select(func.count()).select_from(tables.Host)) or 0
+    waiting = (
+        select(func.count()).select_from(tables.Environment).where(tables.Environment.status == "pending")
+    )
+    return Capacity(
+        gpu_models=await _models(db, ready=ready),
+        cpus_free_on_one_host=max((max(host.cpus_free, 0.0) for host in ready), default=0.0),
+        memory_free_bytes_on_one_host=max((max(host.memory_free_bytes, 0) for host in ready), default=0),
+        hosts_ready=len(ready),
+        hosts_total=total,
+        pending_environments=await db.scalar(waiting) or 0,
+    )
+
+
+async def _models(db: AsyncSession, *, ready: Sequence[HostInventory]) -> list[ModelCapacity]:
+    """Real and simulated GPUs of one model are separate lines: they are never added up."""
+    gpu = tables.Gpu
+    kinds = await db.execute(
+        select(
+            gpu.model, gpu.simulated, func.max(gpu.memory_total_bytes), func.count(), func.array_agg(gpu.id)
+        )
+        .where(gpu.health != "missing")
+        .group_by(gpu.model, gpu.simulated)
+        .order_by(gpu.model, gpu.simulated)
+    )
+    lines = []
+    for model, simulated, memory, count, ids in kinds:
+        members = set(ids)
+        free = [sum(1 for one in host.free_gpus if one.id in members) for host in ready]
+        lines.append(
+            ModelCapacity(
+                model=model,
+                memory_total_bytes=memory,
+                simulated=simulated,
+                total=count,
+                free=sum(free),
+                largest_free_on_one_host=max(free, default=0),
+            )
+        )
+    return lines

@@ -1,0 +1,1 @@
+"""Interactive containers, from request to proof of absence."""

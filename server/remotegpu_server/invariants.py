@@ -1,0 +1,104 @@
+"""What must hold at every moment, as SQL that finds the rows where it does not.
+
+The numbers are those of the reliability rules. Every query returns zero rows on a healthy database; tests
+run them after every race and fault, and an operator can at any time.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+CHECKS: dict[str, str] = {
+    "I1 one live allocation per GPU": """
+        SELECT gpu_id FROM allocations WHERE released_at IS NULL GROUP BY gpu_id HAVING count(*) > 1
+    """,
+    "I1 one live placement per environment": """
+        SELECT environment_id FROM placements WHERE released_at IS NULL
+        GROUP BY environment_id HAVING count(*) > 1
+    """,
+    "I2 GPUs within the limit at the last grant": """
+        SELECT q.id FROM quotas q JOIN LATERAL (
+            SELECT count(*) AS used, max(allocated_at) AS granted FROM allocations
+            WHERE released_at IS NULL
+              AND CASE q.subject_type WHEN 'user' THEN user_id ELSE customer_id END = q.subject_id
+        ) live ON true
+        WHERE q.resource = 'gpus' AND live.used > q.limit_value AND live.granted > q.changed_at
+    """,
+    "I2 CPUs and memory within the limit at the last grant": """
+        SELECT q.id FROM quotas q JOIN LATERAL (
+            SELECT sum(cpus) AS cpus, sum(memory_bytes) AS memory_bytes, max(placed_at) AS granted FROM placements
+            WHERE released_at IS NULL
+              AND CASE q.subject_type WHEN 'user' THEN user_id ELSE customer_id END = q.subject_id
+        ) live ON true
+        WHERE live.granted > q.changed_at
+          AND (q.resource = 'cpus' AND live.cpus > q.limit_value
+            OR q.resource = 'memory_bytes' AND live.memory_bytes > q.limit_value)
+    """,
+    "I2 environments within the limit at the last request": """
+        SELECT q.id FROM quotas q JOIN LATERAL (
+            SELECT count(*) AS used, max(queued_at) AS granted FROM environments
+            WHERE status NOT IN ('stopped', 'failed', 'deleted')
+              AND CASE q.subject_type WHEN 'user' THEN owner_id ELSE customer_id END = q.subject_id
+        ) live ON true
+        WHERE q.resource = 'environments' AND live.used > q.limit_value AND live.granted > q.changed_at
+    """,
+    "I3 no host is over-booked by a grant": """
+        SELECT h.id FROM hosts h JOIN placements p ON p.host_id = h.id AND p.released_at IS NULL
+        GROUP BY h.id, h.cpus, h.memory_bytes, h.registered_at
+        HAVING (sum(p.cpus) > h.cpus OR sum(p.memory_bytes) > h.memory_bytes)
+           AND max(p.placed_at) > h.registered_at
+    """,
+    "I4 an allocation, its placement and its GPU are on one host": """
+        SELECT a.id FROM allocations a JOIN placements p ON p.id = a.placement_id JOIN gpus g ON g.id = a.gpu_id
+        WHERE a.host_id <> p.host_id OR a.host_id <> g.host_id OR a.environment_id <> p.environment_id
+           OR a.user_id <> p.user_id OR a.customer_id <> p.customer_id
+    """,
+    "I4 a placement belongs to the owner of its environment and volume": """
+        SELECT p.id FROM placements p JOIN environments e ON e.id = p.environment_id
+        JOIN volumes v ON v.id = p.volume_id WHERE p.user_id <> e.owner_id OR v.owner_id <> e.owner_id
+    """,
+    "I5 an ended environment holds nothing": """
+        SELECT p.id FROM placements p JOIN environments e ON e.id = p.environment_id
+        WHERE p.released_at IS NULL AND e.status IN ('pending', 'stopped', 'deleted')
+    """,
+    "I5 a placement holds the GPUs that were asked for": """
+        SELECT e.id FROM environments e JOIN placements p ON p.environment_id = e.id AND p.released_at IS NULL
+        LEFT JOIN allocations a ON a.placement_id = p.id AND a.released_at IS NULL
+        GROUP BY e.id, e.gpus HAVING count(a.id) <> e.gpus
+    """,
+    "I6 allocations are released with their placement": """
+        SELECT a.id FROM allocations a JOIN placements p ON p.id = a.placement_id
+        WHERE (a.released_at IS NULL) <> (p.released_at IS NULL)
+    """,
+    "I6 a live status has a live placement": """
+        SELECT e.id FROM environments e
+        WHERE e.status IN ('starting', 'running', 'stopping', 'unreachable') AND NOT EXISTS (
+            SELECT 1 FROM placements p
+            WHERE p.environment_id = e.id AND p.generation = e.generation AND p.released_at IS NULL)
+    """,
+    "I23 secrets are wiped when the generation has ended": """
+        SELECT id FROM environments WHERE status IN ('stopped', 'failed', 'deleted') AND secret_env IS NOT NULL
+    """,
+    "I25 a workload's token ends with its generation": """
+        SELECT t.id FROM tokens t JOIN environments e ON e.id = t.environment_id
+        WHERE t.kind = 'workload' AND t.revoked_at IS NULL AND e.status IN ('pending', 'stopped', 'failed', 'deleted')
+    """,
+}
+
+
+async def violations(db: AsyncSession | AsyncConnection) -> dict[str, list[str]]:
+    """By invariant, the ids of the rows that break it. Empty when all hold."""
+    found: dict[str, list[str]] = {}
+    for name, query in CHECKS.items():
+        rows = (await db.execute(text(query))).scalars().all()
+        if rows:
+            found[name] = [str(row) for row in rows]
+    return found
+
+
+async def assert_invariants(db: AsyncSession | AsyncConnection) -> None:
+    """Raise :class:`AssertionError` with the broken invariants and their rows."""
+    found = await violations(db)
+    if found:
+        raise AssertionError(f"invariants do not hold: {found}")

@@ -1,0 +1,222 @@
+"""Limits are checked in the transaction that takes, with the limit rows locked in id order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.errors import NotFound, QuotaExceeded
+from remotegpu.types.quotas import Quota, QuotaLine, QuotaResource, QuotaSubject, QuotaUpdate
+from remotegpu_server.db import tables
+from remotegpu_server.placement import gib
+
+RESOURCES = (QuotaResource.GPUS, QuotaResource.ENVIRONMENTS, QuotaResource.CPUS, QuotaResource.MEMORY_BYTES)
+ENDED = ("stopped", "failed", "deleted")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whom a limit binds."""
+
+    kind: QuotaSubject
+    id: str
+    name: str
+
+
+def _environment_of(subject: Subject) -> ColumnElement[bool]:
+    column = (
+        tables.Environment.owner_id if subject.kind is QuotaSubject.USER else tables.Environment.customer_id
+    )
+    return column == subject.id
+
+
+async def _used(
+    db: AsyncSession, *, subject: Subject, without_environment: str | None
+) -> dict[QuotaResource, float]:
+    """What the subject holds: sums over live rows, never a counter."""
+    of_user = subject.kind is QuotaSubject.USER
+    held, promised, wanted = tables.Placement, tables.Allocation, tables.Environment
+    placed = (
+        await db.execute(
+            select(
+                func.coalesce(func.sum(held.cpus), 0.0), func.coalesce(func.sum(held.memory_bytes), 0)
+            ).where(held.released_at.is_(None), (held.user_id if of_user else held.customer_id) == subject.id)
+        )
+    ).one()
+    gpus = await db.scalar(
+        select(func.count())
+        .select_from(promised)
+        .where(
+            promised.released_at.is_(None),
+            (promised.user_id if of_user else promised.customer_id) == subject.id,
+        )
+    )
+    live = (
+        select(func.count()).select_from(wanted).where(_environment_of(subject), wanted.status.not_in(ENDED))
+    )
+    if without_environment is not None:
+        live = live.where(wanted.id != without_environment)
+    return {
+        QuotaResource.GPUS: float(gpus or 0),
+        QuotaResource.ENVIRONMENTS: float(await db.scalar(live) or 0),
+        QuotaResource.CPUS: float(placed[0]),
+        QuotaResource.MEMORY_BYTES: float(placed[1]),
+    }
+
+
+async def check(
+    db: AsyncSession,
+    *,
+    subjects: Sequence[Subject],
+    adding: Mapping[QuotaResource, float],
+    environment_id: str | None = None,
+    lock: bool = True,
+) -> None:
+    """Lock the limits and raise :class:`QuotaExceeded` for the first that ``adding`` would pass.
+
+    ``environment_id`` is the environment that asks: it is not counted among the ones in use.
+    """
+    for subject, limits in await _limits(db, subjects=subjects, lock=lock):
+        bound = {resource: limit for resource, limit in limits.items() if limit is not None}
+        if not bound:
+            continue
+        used = await _used(db, subject=subject, without_environment=environment_id)
+        for resource, limit in bound.items():
+            wanted = adding.get(resource, 0)
+            if wanted and used[resource] + wanted > limit:
+                raise await _exceeded(db, subjects[0], subject, resource, limit, used[resource], wanted)
+
+
+async def _limits(
+    db: AsyncSession, *, subjects: Sequence[Subject], lock: bool
+) -> list[tuple[Subject, dict[QuotaResource, int | None]]]:
+    row = tables.Quota
+    wanted = or_(*(and_(row.subject_type == str(one.kind), row.subject_id == one.id) for one in subjects))
+    found = select(row).where(wanted).order_by(row.id).execution_options(populate_existing=True)
+    if lock:
+        found = found.with_for_update()
+    rows = (await db.scalars(found)).all()
+    return [
+        (
+            one,
+            {
+                resource: next(
+                    (
+                        limit.limit_value
+                        for limit in rows
+                        if (limit.subject_type, limit.subject_id, limit.resource)
+                        == (str(one.kind), one.id, str(resource))
+                    ),
+                    None,
+                )
+                for resource in RESOURCES
+            },
+        )
+        for one in subjects
+    ]
+
+
+async def _exceeded(
+    db: AsyncSession,
+    owner: Subject,
+    subject: Subject,
+    resource: QuotaResource,
+    limit: int,
+    used: float,
+    requested: float,
+) -> QuotaExceeded:
+    who = f"User {subject.name}" if subject.kind is QuotaSubject.USER else f"Customer {subject.name}"
+    detail = (
+        f"{who} may hold {_amount(resource, limit)} at once; {_plain(resource, used)} "
+        f"{'is' if used == 1 else 'are'} in use and this request needs {_plain(resource, requested)} more."
+    )
+    own = await _holders(db, owner_id=owner.id)
+    return QuotaExceeded(
+        detail,
+        hint=_hint(resource, limit, requested, own),
+        data={
+            "subject": str(subject.kind),
+            "subject_id": subject.id,
+            "subject_name": subject.name,
+            "resource": str(resource),
+            "limit": limit,
+            "used": used,
+            "requested": requested,
+            "available": max(limit - used, 0),
+            "environments": [
+                {"id": one.id, "name": one.name, "status": one.status, "gpus": one.gpus} for one in own
+            ],
+        },
+    )
+
+
+async def _holders(db: AsyncSession, *, owner_id: str) -> Sequence[tables.Environment]:
+    """The owner's environments that give something back when stopped."""
+    wanted = tables.Environment
+    found = select(wanted).where(wanted.owner_id == owner_id, wanted.status.not_in(ENDED))
+    return (await db.scalars(found.order_by(wanted.queued_at).limit(5))).all()
+
+
+def _hint(resource: QuotaResource, limit: int, requested: float, own: Sequence[tables.Environment]) -> str:
+    if requested > limit:
+        return f"Ask for at most {_amount(resource, limit)}, or ask an admin for a higher limit."
+    if not own:
+        return "Others of your customer hold it; wait, or ask an admin for a higher limit."
+    names = ", ".join(f"{one.name} ({one.status}, {_amount(QuotaResource.GPUS, one.gpus)})" for one in own)
+    return f"Stop one of yours first: {names}."
+
+
+_UNITS = {QuotaResource.GPUS: "GPU", QuotaResource.ENVIRONMENTS: "environment", QuotaResource.CPUS: "CPU"}
+
+
+def _plain(resource: QuotaResource, value: float) -> str:
+    return f"{gib(int(value))} of memory" if resource is QuotaResource.MEMORY_BYTES else f"{value:g}"
+
+
+def _amount(resource: QuotaResource, value: float) -> str:
+    if resource is QuotaResource.MEMORY_BYTES:
+        return _plain(resource, value)
+    return f"{value:g} {_UNITS[resource]}{'' if value == 1 else 's'}"
+
+
+async def subjects_of_user(db: AsyncSession, *, user_id: str) -> tuple[Subject, Subject]:
+    """The user and its customer, in the order in which refusals name them."""
+    user, customer = tables.User, tables.Customer
+    found = await db.execute(
+        select(user.username, customer.id, customer.name)
+        .join(customer, customer.id == user.customer_id)
+        .where(user.id == user_id)
+    )
+    username, customer_id, customer_name = found.one()
+    return (
+        Subject(QuotaSubject.USER, user_id, username),
+        Subject(QuotaSubject.CUSTOMER, customer_id, customer_name),
+    )
+
+
+async def lines(db: AsyncSession, *, subjects: Sequence[Subject]) -> list[QuotaLine]:
+    """Every limit of the subjects with its use, unlimited ones included."""
+    result = []
+    for subject, limits in await _limits(db, subjects=subjects, lock=False):
+        used = await _used(db, subject=subject, without_environment=None)
+        result += [
+            QuotaLine(
+                subject=subject.kind,
+                subject_id=subject.id,
+                resource=resource,
+                limit=limit,
+                used=used[resource],
+                available=None if limit is None else max(limit - used[resource], 0.0),
+            )
+            for resource, limit in limits.items()
+        ]
+    return result
+
+
+async def quota_of_user(db: AsyncSession, *, user_id: str) -> Quota:
+    """The limits that bind a user: its own and its customer's."""
+    return Quota(lines=await lines(db, subjects=await subjects_of_user(db, user_id=user_id)))
