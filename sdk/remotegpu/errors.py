@@ -1,26 +1,26 @@
 """Error codes and the exceptions that carry them: the same classes on the server and in the client.
 
-    RemoteGPUError
-    ├── ApiError                  the server answered with an error
-    │   ├── BadRequest            400
-    │   ├── Unauthorized          401   InvalidCredentials, TokenInvalid
-    │   ├── Forbidden             403   AccountSuspended
-    │   ├── NotFound              404
-    │   ├── Conflict              409   NameTaken, StateConflict, EpochStale, GenerationStale, ...
-    │   ├── Gone                  410   EnrollmentTokenUsed
-    │   ├── PayloadTooLarge       413
-    │   ├── Invalid               422   ImageNotAllowed, Unsatisfiable, ...
-    │   ├── RateLimited           429
-    │   ├── ServerError           500
-    │   ├── NoCapacity            503
-    │   └── Unavailable           503
-    └── ClientError               the request never got an answer
-        ├── ConnectionFailed
-        ├── RequestTimeout
-        ├── NotConfigured
-        ├── UnexpectedAnswer      something answered that does not speak this API
-        ├── WaitFailed
-        └── WaitTimeout
+RemoteGPUError
+├── ApiError                  the server answered with an error
+│   ├── BadRequest            400
+│   ├── Unauthorized          401   InvalidCredentials, TokenInvalid
+│   ├── Forbidden             403   AccountSuspended
+│   ├── NotFound              404
+│   ├── Conflict              409   NameTaken, StateConflict, EpochStale, GenerationStale, ...
+│   ├── Gone                  410   EnrollmentTokenUsed
+│   ├── PayloadTooLarge       413
+│   ├── Invalid               422   ImageNotAllowed, Unsatisfiable, ...
+│   ├── RateLimited           429
+│   ├── ServerError           500
+│   ├── NoCapacity            503
+│   └── Unavailable           503
+└── ClientError               the request never got an answer
+    ├── ConnectionFailed
+    ├── RequestTimeout
+    ├── NotConfigured
+    ├── UnexpectedAnswer      something answered that does not speak this API
+    ├── WaitFailed
+    └── WaitTimeout
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """The agent protocol. Agents dial out; every write carries the session epoch, and a workload's generation."""
 
+# ruff: noqa: RUF012  pydantic copies mutable defaults; ruff does not see that Wire is a model
+
 from __future__ import annotations
 
 from typing import Annotated

@@ -1,5 +1,7 @@
 """Environments: interactive containers with a notebook server."""
 
+# ruff: noqa: RUF012  pydantic copies mutable defaults; ruff does not see that Wire is a model
+
 from __future__ import annotations
 
 from typing import Annotated
@@ -88,8 +90,8 @@ class EnvironmentSpec(Wire):
     cpus: Annotated[float, Field(gt=0, le=1024)] = 1.0
     memory_bytes: Annotated[Bytes, Field(ge=256 * 2**20)] = 2 * GIB
     env: EnvVars = {}
-    """Plain environment variables. ``JUPYTERHUB_*``, ``NVIDIA_*``, ``REMOTEGPU_*``, ``LD_*`` and ``CUDA_VISIBLE_DEVICES``
-    are set by the platform and refused here."""
+    """Plain environment variables. ``JUPYTERHUB_*``, ``NVIDIA_*``, ``REMOTEGPU_*``, ``LD_*`` and
+    ``CUDA_VISIBLE_DEVICES`` are set by the platform and refused here."""
 
 
 class EnvironmentCreate(EnvironmentSpec):

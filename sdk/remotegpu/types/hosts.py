@@ -1,5 +1,7 @@
 """Hosts, their GPUs, and what is free."""
 
+# ruff: noqa: RUF012  pydantic copies mutable defaults; ruff does not see that Wire is a model
+
 from __future__ import annotations
 
 from typing import Annotated

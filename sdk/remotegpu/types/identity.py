@@ -1,5 +1,7 @@
 """Customers, users and the tokens they act with."""
 
+# ruff: noqa: RUF012  pydantic copies mutable defaults; ruff does not see that Wire is a model
+
 from __future__ import annotations
 
 from typing import Annotated

@@ -32,9 +32,11 @@ class ImageCreate(Wire):
     display_name: Text = ""
     description: Text = ""
     digest: Digest | None = None
-    """Pins the content. Left out, the first agent that pulls the reference reports it and it is pinned then."""
+    """Pins the content. Left out, the first agent that pulls the reference reports and pins it."""
     runtime: RuntimeKind = RuntimeKind.DOCKER
-    command: Annotated[list[Annotated[str, StringConstraints(max_length=1024)]], Field(max_length=64)] | None = None
+    command: (
+        Annotated[list[Annotated[str, StringConstraints(max_length=1024)]], Field(max_length=64)] | None
+    ) = None
     """Starts the notebook server; left out, the image's own command."""
 
 

@@ -48,7 +48,7 @@ class WireEnum(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
-        return cls.__members__.get("UNKNOWN")  # type: ignore[return-value]
+        return cls.__members__.get("UNKNOWN")
 
 
 class Page(Wire, Generic[T]):
@@ -82,8 +82,8 @@ __all__ = [
     "Name",
     "Page",
     "Text",
-    "UtcTime",
     "Username",
+    "UtcTime",
     "Wire",
     "WireEnum",
 ]

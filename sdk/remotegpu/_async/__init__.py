@@ -1,0 +1,1 @@
+"""The client, written once. ``remotegpu._sync`` is generated from this package."""

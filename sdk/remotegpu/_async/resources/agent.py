@@ -1,0 +1,53 @@
+"""The agent protocol: what a host's agent says and asks. Wire types go in and come out."""
+
+from __future__ import annotations
+
+from remotegpu._async.resource import AsyncResource
+from remotegpu._protocol import decode, segment
+from remotegpu.types.agent import (
+    DesiredWorkloads,
+    Enroll,
+    Enrolled,
+    Heartbeat,
+    HeartbeatReply,
+    LogAnswer,
+    Observation,
+    Session,
+    SessionCreate,
+)
+
+
+class AsyncAgent(AsyncResource):
+    """The agent protocol. Every call but :meth:`enroll` needs the host's credential as token."""
+
+    async def enroll(self, body: Enroll) -> Enrolled:
+        """Join a host; the client's token is the one-time enrolment token."""
+        return await self._transport.call(Enrolled, "POST", "/v1/agent/enroll", body=body)
+
+    async def create_session(self, body: SessionCreate) -> Session:
+        """Register a new lifetime of the agent; older sessions become stale."""
+        return await self._transport.call(Session, "POST", "/v1/agent/sessions", body=body)
+
+    async def heartbeat(self, body: Heartbeat) -> HeartbeatReply:
+        """Say that the agent is alive, and what it measured."""
+        return await self._transport.call(HeartbeatReply, "POST", "/v1/agent/heartbeat", body=body)
+
+    async def workloads(
+        self, *, epoch: int, since: int | None = None, wait_s: float = 25.0
+    ) -> DesiredWorkloads:
+        """The full desired set; the server holds the request until the revision differs from `since`."""
+        response = await self._transport.send(
+            "GET",
+            "/v1/agent/workloads",
+            params={"epoch": epoch, "since": since, "wait_s": wait_s},
+            read_timeout_s=wait_s + self._transport.timeout_s,
+        )
+        return decode(DesiredWorkloads, response)
+
+    async def observe(self, workload_id: str, body: Observation) -> None:
+        """Report what became of one workload."""
+        await self._transport.send("PUT", f"/v1/agent/workloads/{segment(workload_id)}/observed", body=body)
+
+    async def answer_logs(self, request_id: str, body: LogAnswer) -> None:
+        """Hand in the output that somebody asked for."""
+        await self._transport.send("PUT", f"/v1/agent/log-requests/{segment(request_id)}", body=body)

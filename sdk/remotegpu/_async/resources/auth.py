@@ -1,0 +1,34 @@
+"""Signing in and out."""
+
+from __future__ import annotations
+
+from remotegpu._async.resource import AsyncResource
+from remotegpu._protocol import decode, given
+from remotegpu.types.identity import TokenCreated, User
+
+
+class AsyncAuth(AsyncResource):
+    """Signing in and out."""
+
+    async def login(self, *, username: str, password: str, expires_in_s: int | None = None) -> TokenCreated:
+        """Get a session token for a name and a password. The client itself stays as it is."""
+        body = given(username=username, password=password, expires_in_s=expires_in_s)
+        return decode(
+            TokenCreated, await self._transport.send("POST", "/v1/auth/login", body=body, anonymous=True)
+        )
+
+    async def logout(self) -> None:
+        """End the session: revoke the token that this client uses."""
+        await self._transport.send("POST", "/v1/auth/logout")
+
+    async def verify(self, *, username: str, password: str, client_address: str | None = None) -> User:
+        """Check a name and a password without a session. For services; `client_address` is the person's,
+        against which wrong passwords are counted.
+        """
+        response = await self._transport.send(
+            "POST",
+            "/v1/auth/verify",
+            body={"username": username, "password": password},
+            headers={} if client_address is None else {"X-Forwarded-For": client_address},
+        )
+        return decode(User, response)

@@ -1,0 +1,42 @@
+"""Customers: the tenants. For admins."""
+
+from __future__ import annotations
+
+from remotegpu._async.pages import AsyncPage, fetch_page
+from remotegpu._async.resource import AsyncResource
+from remotegpu._protocol import given, segment
+from remotegpu.types.identity import Customer
+
+
+class AsyncCustomers(AsyncResource):
+    """Customers: the tenants. For admins. A customer is named by id or name."""
+
+    async def list(self, *, limit: int | None = None, cursor: str | None = None) -> AsyncPage[Customer]:
+        """All customers."""
+        return await fetch_page(self._transport, Customer, "/v1/customers", given(limit=limit, cursor=cursor))
+
+    async def create(
+        self, *, name: str, display_name: str | None = None, idempotency_key: str | None = None
+    ) -> Customer:
+        """A new customer."""
+        body = given(name=name, display_name=display_name)
+        return await self._transport.create(
+            Customer, "/v1/customers", body=body, idempotency_key=idempotency_key
+        )
+
+    async def get(self, customer: str) -> Customer:
+        """One customer."""
+        return await self._transport.call(Customer, "GET", f"/v1/customers/{segment(customer)}")
+
+    async def update(self, customer: str, *, display_name: str | None = None) -> Customer:
+        """Change what is given."""
+        body = given(display_name=display_name)
+        return await self._transport.call(Customer, "PATCH", f"/v1/customers/{segment(customer)}", body=body)
+
+    async def suspend(self, customer: str) -> Customer:
+        """Keep every user of the customer out, and stop what they run."""
+        return await self._transport.put_in_state(Customer, f"/v1/customers/{segment(customer)}:suspend")
+
+    async def resume(self, customer: str) -> Customer:
+        """End a suspension."""
+        return await self._transport.put_in_state(Customer, f"/v1/customers/{segment(customer)}:resume")

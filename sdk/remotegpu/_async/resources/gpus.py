@@ -1,0 +1,25 @@
+"""GPUs of all hosts."""
+
+from __future__ import annotations
+
+from remotegpu._async.pages import AsyncPage, fetch_page
+from remotegpu._async.resource import AsyncResource
+from remotegpu._protocol import given
+from remotegpu.types.hosts import Gpu
+
+
+class AsyncGpus(AsyncResource):
+    """GPUs of all hosts."""
+
+    async def list(
+        self,
+        *,
+        host: str | None = None,
+        model: str | None = None,
+        free: bool | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> AsyncPage[Gpu]:
+        """GPUs with their load; who holds one is shown to the holder, the owner and admins."""
+        params = given(host=host, model=model, free=free, limit=limit, cursor=cursor)
+        return await fetch_page(self._transport, Gpu, "/v1/gpus", params)

@@ -1,0 +1,57 @@
+"""Hosts: machines with one agent each. For admins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from remotegpu._async.pages import AsyncPage, fetch_page
+from remotegpu._async.resource import AsyncResource
+from remotegpu._protocol import given, segment
+from remotegpu.types.hosts import EnrollmentToken, Host
+
+
+class AsyncHosts(AsyncResource):
+    """Hosts: machines with one agent each. For admins. A host is named by id or name."""
+
+    async def list(self, *, limit: int | None = None, cursor: str | None = None) -> AsyncPage[Host]:
+        """All hosts."""
+        return await fetch_page(self._transport, Host, "/v1/hosts", given(limit=limit, cursor=cursor))
+
+    async def create(
+        self, *, name: str, labels: Mapping[str, str] | None = None, idempotency_key: str | None = None
+    ) -> Host:
+        """A host that an agent will join with an enrolment token."""
+        body = given(name=name, labels=None if labels is None else dict(labels))
+        return await self._transport.create(Host, "/v1/hosts", body=body, idempotency_key=idempotency_key)
+
+    async def get(self, host: str) -> Host:
+        """One host."""
+        return await self._transport.call(Host, "GET", f"/v1/hosts/{segment(host)}")
+
+    async def update(self, host: str, *, labels: Mapping[str, str] | None = None) -> Host:
+        """Change what is given; labels are replaced as a whole."""
+        body = given(labels=None if labels is None else dict(labels))
+        return await self._transport.call(Host, "PATCH", f"/v1/hosts/{segment(host)}", body=body)
+
+    async def delete(self, host: str) -> None:
+        """Forget a host on which nothing runs."""
+        await self._transport.send("DELETE", f"/v1/hosts/{segment(host)}")
+
+    async def cordon(self, host: str) -> Host:
+        """Place no new work there; running work goes on."""
+        return await self._transport.put_in_state(Host, f"/v1/hosts/{segment(host)}:cordon")
+
+    async def uncordon(self, host: str) -> Host:
+        """Place new work there again."""
+        return await self._transport.put_in_state(Host, f"/v1/hosts/{segment(host)}:uncordon")
+
+    async def create_enrollment_token(
+        self, host: str, *, expires_in_s: int | None = None, idempotency_key: str | None = None
+    ) -> EnrollmentToken:
+        """A token with which one agent may join this host, shown this once."""
+        return await self._transport.create(
+            EnrollmentToken,
+            f"/v1/hosts/{segment(host)}/enrollment-tokens",
+            body=given(expires_in_s=expires_in_s),
+            idempotency_key=idempotency_key,
+        )

@@ -1,0 +1,198 @@
+# Generated from remotegpu/_async by sdk/generate_sync.py. Change that and run it again.
+"""The client: one attribute per noun of the API."""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from remotegpu import _config, _http
+from remotegpu._sync.transport import SyncTransport
+
+if TYPE_CHECKING:
+    from remotegpu._sync.resources.agent import SyncAgent
+    from remotegpu._sync.resources.auth import SyncAuth
+    from remotegpu._sync.resources.capacity import SyncCapacity
+    from remotegpu._sync.resources.customers import SyncCustomers
+    from remotegpu._sync.resources.environments import SyncEnvironments
+    from remotegpu._sync.resources.events import SyncEvents
+    from remotegpu._sync.resources.gpus import SyncGpus
+    from remotegpu._sync.resources.health import SyncHealth
+    from remotegpu._sync.resources.hosts import SyncHosts
+    from remotegpu._sync.resources.images import SyncImages
+    from remotegpu._sync.resources.me import SyncMe
+    from remotegpu._sync.resources.placements import SyncPlacements
+    from remotegpu._sync.resources.quotas import SyncQuotas
+    from remotegpu._sync.resources.tokens import SyncTokens
+    from remotegpu._sync.resources.users import SyncUsers
+
+
+class Client:
+    """A RemoteGPU server, as one caller sees it.
+
+    Without arguments it goes where ``REMOTEGPU_URL`` and ``REMOTEGPU_TOKEN`` say (set in every notebook),
+    else where ``remotegpu login`` went. A token is only sent to the server it was given with; ``token=""``
+    sends none.
+
+    `timeout_s` bounds each attempt of a request, `max_retries` how often one is repeated where that is safe.
+    Close the client, or use it in a ``with`` statement. :raises NotConfigured: no server is known.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        max_retries: int = 3,
+        transport: _http.BaseTransport | None = None,
+    ) -> None:
+        self._owns_connections = True
+        self._transport = SyncTransport(
+            _config.resolve(url, token),
+            timeout_s=timeout_s,
+            max_retries=max_retries,
+            http_transport=transport,
+        )
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self._transport.url
+
+    def on_behalf_of(self, username: str) -> Self:
+        """This client acting for a user; for services. Shares the connections; closing it closes nothing."""
+        view = copy.copy(self)
+        vars(view).clear()  # resources that were used already are bound to the old transport
+        view._owns_connections = False
+        view._transport = self._transport.bound_to(username)
+        return view
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._owns_connections:
+            self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        acting = f" for {self._transport.acting_for}" if self._transport.acting_for else ""
+        return f"<{type(self).__name__} {self.url}{acting}>"
+
+    # Resources are imported on first use: each brings its wire types, and most programs need two or three.
+
+    @cached_property
+    def auth(self) -> SyncAuth:
+        """Signing in and out."""
+        from remotegpu._sync.resources.auth import SyncAuth
+
+        return SyncAuth(self._transport)
+
+    @cached_property
+    def me(self) -> SyncMe:
+        """The caller."""
+        from remotegpu._sync.resources.me import SyncMe
+
+        return SyncMe(self._transport)
+
+    @cached_property
+    def tokens(self) -> SyncTokens:
+        """API tokens of the caller."""
+        from remotegpu._sync.resources.tokens import SyncTokens
+
+        return SyncTokens(self._transport)
+
+    @cached_property
+    def customers(self) -> SyncCustomers:
+        """The tenants."""
+        from remotegpu._sync.resources.customers import SyncCustomers
+
+        return SyncCustomers(self._transport)
+
+    @cached_property
+    def users(self) -> SyncUsers:
+        """The logins."""
+        from remotegpu._sync.resources.users import SyncUsers
+
+        return SyncUsers(self._transport)
+
+    @cached_property
+    def hosts(self) -> SyncHosts:
+        """Machines with one agent each."""
+        from remotegpu._sync.resources.hosts import SyncHosts
+
+        return SyncHosts(self._transport)
+
+    @cached_property
+    def gpus(self) -> SyncGpus:
+        """GPUs of all hosts."""
+        from remotegpu._sync.resources.gpus import SyncGpus
+
+        return SyncGpus(self._transport)
+
+    @cached_property
+    def capacity(self) -> SyncCapacity:
+        """What could start now."""
+        from remotegpu._sync.resources.capacity import SyncCapacity
+
+        return SyncCapacity(self._transport)
+
+    @cached_property
+    def images(self) -> SyncImages:
+        """What may run."""
+        from remotegpu._sync.resources.images import SyncImages
+
+        return SyncImages(self._transport)
+
+    @cached_property
+    def quotas(self) -> SyncQuotas:
+        """What a subject may hold at once."""
+        from remotegpu._sync.resources.quotas import SyncQuotas
+
+        return SyncQuotas(self._transport)
+
+    @cached_property
+    def placements(self) -> SyncPlacements:
+        """What would happen to a request."""
+        from remotegpu._sync.resources.placements import SyncPlacements
+
+        return SyncPlacements(self._transport)
+
+    @cached_property
+    def environments(self) -> SyncEnvironments:
+        """Interactive containers with a notebook server."""
+        from remotegpu._sync.resources.environments import SyncEnvironments
+
+        return SyncEnvironments(self._transport)
+
+    @cached_property
+    def events(self) -> SyncEvents:
+        """What happened."""
+        from remotegpu._sync.resources.events import SyncEvents
+
+        return SyncEvents(self._transport)
+
+    @cached_property
+    def agent(self) -> SyncAgent:
+        """The protocol of a host's agent."""
+        from remotegpu._sync.resources.agent import SyncAgent
+
+        return SyncAgent(self._transport)
+
+    @cached_property
+    def health(self) -> SyncHealth:
+        """Whether the server is well."""
+        from remotegpu._sync.resources.health import SyncHealth
+
+        return SyncHealth(self._transport)

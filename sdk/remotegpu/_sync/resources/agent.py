@@ -1,0 +1,52 @@
+# Generated from remotegpu/_async by sdk/generate_sync.py. Change that and run it again.
+"""The agent protocol: what a host's agent says and asks. Wire types go in and come out."""
+
+from __future__ import annotations
+
+from remotegpu._protocol import decode, segment
+from remotegpu._sync.resource import SyncResource
+from remotegpu.types.agent import (
+    DesiredWorkloads,
+    Enroll,
+    Enrolled,
+    Heartbeat,
+    HeartbeatReply,
+    LogAnswer,
+    Observation,
+    Session,
+    SessionCreate,
+)
+
+
+class SyncAgent(SyncResource):
+    """The agent protocol. Every call but :meth:`enroll` needs the host's credential as token."""
+
+    def enroll(self, body: Enroll) -> Enrolled:
+        """Join a host; the client's token is the one-time enrolment token."""
+        return self._transport.call(Enrolled, "POST", "/v1/agent/enroll", body=body)
+
+    def create_session(self, body: SessionCreate) -> Session:
+        """Register a new lifetime of the agent; older sessions become stale."""
+        return self._transport.call(Session, "POST", "/v1/agent/sessions", body=body)
+
+    def heartbeat(self, body: Heartbeat) -> HeartbeatReply:
+        """Say that the agent is alive, and what it measured."""
+        return self._transport.call(HeartbeatReply, "POST", "/v1/agent/heartbeat", body=body)
+
+    def workloads(self, *, epoch: int, since: int | None = None, wait_s: float = 25.0) -> DesiredWorkloads:
+        """The full desired set; the server holds the request until the revision differs from `since`."""
+        response = self._transport.send(
+            "GET",
+            "/v1/agent/workloads",
+            params={"epoch": epoch, "since": since, "wait_s": wait_s},
+            read_timeout_s=wait_s + self._transport.timeout_s,
+        )
+        return decode(DesiredWorkloads, response)
+
+    def observe(self, workload_id: str, body: Observation) -> None:
+        """Report what became of one workload."""
+        self._transport.send("PUT", f"/v1/agent/workloads/{segment(workload_id)}/observed", body=body)
+
+    def answer_logs(self, request_id: str, body: LogAnswer) -> None:
+        """Hand in the output that somebody asked for."""
+        self._transport.send("PUT", f"/v1/agent/log-requests/{segment(request_id)}", body=body)

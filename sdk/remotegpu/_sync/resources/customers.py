@@ -1,0 +1,41 @@
+# Generated from remotegpu/_async by sdk/generate_sync.py. Change that and run it again.
+"""Customers: the tenants. For admins."""
+
+from __future__ import annotations
+
+from remotegpu._protocol import given, segment
+from remotegpu._sync.pages import Page, fetch_page
+from remotegpu._sync.resource import SyncResource
+from remotegpu.types.identity import Customer
+
+
+class SyncCustomers(SyncResource):
+    """Customers: the tenants. For admins. A customer is named by id or name."""
+
+    def list(self, *, limit: int | None = None, cursor: str | None = None) -> Page[Customer]:
+        """All customers."""
+        return fetch_page(self._transport, Customer, "/v1/customers", given(limit=limit, cursor=cursor))
+
+    def create(
+        self, *, name: str, display_name: str | None = None, idempotency_key: str | None = None
+    ) -> Customer:
+        """A new customer."""
+        body = given(name=name, display_name=display_name)
+        return self._transport.create(Customer, "/v1/customers", body=body, idempotency_key=idempotency_key)
+
+    def get(self, customer: str) -> Customer:
+        """One customer."""
+        return self._transport.call(Customer, "GET", f"/v1/customers/{segment(customer)}")
+
+    def update(self, customer: str, *, display_name: str | None = None) -> Customer:
+        """Change what is given."""
+        body = given(display_name=display_name)
+        return self._transport.call(Customer, "PATCH", f"/v1/customers/{segment(customer)}", body=body)
+
+    def suspend(self, customer: str) -> Customer:
+        """Keep every user of the customer out, and stop what they run."""
+        return self._transport.put_in_state(Customer, f"/v1/customers/{segment(customer)}:suspend")
+
+    def resume(self, customer: str) -> Customer:
+        """End a suspension."""
+        return self._transport.put_in_state(Customer, f"/v1/customers/{segment(customer)}:resume")

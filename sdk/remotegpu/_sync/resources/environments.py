@@ -1,0 +1,141 @@
+# Generated from remotegpu/_async by sdk/generate_sync.py. Change that and run it again.
+"""Environments: interactive containers with a notebook server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from remotegpu._protocol import given, segment
+from remotegpu._sync import wait
+from remotegpu._sync.pages import Page, fetch_page
+from remotegpu._sync.resource import SyncResource
+from remotegpu.types.environments import Environment, EnvironmentLogs, EnvironmentUsage
+
+Progress = bool | Callable[[Environment], object]
+
+
+class SyncEnvironments(SyncResource):
+    """Environments: interactive containers with a notebook server."""
+
+    def list(
+        self,
+        *,
+        owner: str | None = None,
+        name: str | None = None,
+        status: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[Environment]:
+        """The environments that the caller may see. `owner` is a user's id or name."""
+        params = given(owner=owner, name=name, status=status, limit=limit, cursor=cursor)
+        return fetch_page(self._transport, Environment, "/v1/environments", params)
+
+    def create(
+        self,
+        *,
+        name: str,
+        image: str,
+        gpus: int | None = None,
+        gpu_model: str | None = None,
+        cpus: float | None = None,
+        memory_bytes: int | None = None,
+        env: Mapping[str, str] | None = None,
+        secret_env: Mapping[str, str] | None = None,
+        display_name: str | None = None,
+        queue: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> Environment:
+        """Make an environment and start it. ``queue=False`` raises
+        :class:`remotegpu.errors.NoCapacity` instead of waiting in line.
+        """
+        body = given(
+            name=name,
+            image=image,
+            gpus=gpus,
+            gpu_model=gpu_model,
+            cpus=cpus,
+            memory_bytes=memory_bytes,
+            env=None if env is None else dict(env),
+            secret_env=None if secret_env is None else dict(secret_env),
+            display_name=display_name,
+            queue=queue,
+        )
+        return self._transport.create(
+            Environment, "/v1/environments", body=body, idempotency_key=idempotency_key
+        )
+
+    def get(self, environment_id: str) -> Environment:
+        """One environment."""
+        return self._transport.call(Environment, "GET", f"/v1/environments/{segment(environment_id)}")
+
+    def start(
+        self,
+        environment_id: str,
+        *,
+        image: str | None = None,
+        gpus: int | None = None,
+        gpu_model: str | None = None,
+        cpus: float | None = None,
+        memory_bytes: int | None = None,
+        env: Mapping[str, str] | None = None,
+        secret_env: Mapping[str, str] | None = None,
+        queue: bool | None = None,
+    ) -> Environment:
+        """Start a stopped or failed environment; what is left out keeps its last value. An empty `gpu_model`
+        means any model.
+        """
+        body = given(
+            image=image,
+            gpus=gpus,
+            gpu_model=gpu_model,
+            cpus=cpus,
+            memory_bytes=memory_bytes,
+            env=None if env is None else dict(env),
+            secret_env=None if secret_env is None else dict(secret_env),
+            queue=queue,
+        )
+        path = f"/v1/environments/{segment(environment_id)}:start"
+        return self._transport.call(Environment, "POST", path, body=body)
+
+    def stop(self, environment_id: str) -> Environment:
+        """Ask for a stop; the GPUs are free when the host has confirmed it (:meth:`wait_stopped`)."""
+        return self._transport.put_in_state(Environment, f"/v1/environments/{segment(environment_id)}:stop")
+
+    def release(self, environment_id: str) -> Environment:
+        """Free what it holds without proof that it is gone. For admins, after a host was lost for good."""
+        path = f"/v1/environments/{segment(environment_id)}:release"
+        return self._transport.call(Environment, "POST", path)
+
+    def delete(self, environment_id: str) -> None:
+        """Stop and remove it. The owner's home stays."""
+        self._transport.send("DELETE", f"/v1/environments/{segment(environment_id)}")
+
+    def logs(self, environment_id: str, *, tail_lines: int | None = None) -> EnvironmentLogs:
+        """The newest output of its container."""
+        path = f"/v1/environments/{segment(environment_id)}/logs"
+        return self._transport.call(EnvironmentLogs, "GET", path, params=given(tail_lines=tail_lines))
+
+    def usage(self, environment_id: str) -> EnvironmentUsage:
+        """What it uses, as its host's agent measured it."""
+        path = f"/v1/environments/{segment(environment_id)}/usage"
+        return self._transport.call(EnvironmentUsage, "GET", path)
+
+    def wait_ready(
+        self, environment_id: str, *, timeout_s: float = 600.0, progress: Progress = True
+    ) -> Environment:
+        """Follow an environment until it runs. `progress`: a line in a terminal or notebook, nothing, or a
+        function that is called with the environment after every look.
+
+        :raises WaitFailed: it failed, was stopped or deleted; has the reason and the last output.
+        :raises WaitTimeout: not within `timeout_s` seconds; it goes on.
+        """
+        return wait.until_ready(self.get, environment_id, timeout_s=timeout_s, progress=progress)
+
+    def wait_stopped(
+        self, environment_id: str, *, timeout_s: float = 120.0, progress: Progress = False
+    ) -> Environment:
+        """Follow an environment until it runs no more: stopped, failed or deleted.
+
+        :raises WaitTimeout: not within `timeout_s` seconds; it goes on.
+        """
+        return wait.until_stopped(self.get, environment_id, timeout_s=timeout_s, progress=progress)

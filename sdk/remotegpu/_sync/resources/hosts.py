@@ -1,0 +1,58 @@
+# Generated from remotegpu/_async by sdk/generate_sync.py. Change that and run it again.
+"""Hosts: machines with one agent each. For admins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from remotegpu._protocol import given, segment
+from remotegpu._sync.pages import Page, fetch_page
+from remotegpu._sync.resource import SyncResource
+from remotegpu.types.hosts import EnrollmentToken, Host
+
+
+class SyncHosts(SyncResource):
+    """Hosts: machines with one agent each. For admins. A host is named by id or name."""
+
+    def list(self, *, limit: int | None = None, cursor: str | None = None) -> Page[Host]:
+        """All hosts."""
+        return fetch_page(self._transport, Host, "/v1/hosts", given(limit=limit, cursor=cursor))
+
+    def create(
+        self, *, name: str, labels: Mapping[str, str] | None = None, idempotency_key: str | None = None
+    ) -> Host:
+        """A host that an agent will join with an enrolment token."""
+        body = given(name=name, labels=None if labels is None else dict(labels))
+        return self._transport.create(Host, "/v1/hosts", body=body, idempotency_key=idempotency_key)
+
+    def get(self, host: str) -> Host:
+        """One host."""
+        return self._transport.call(Host, "GET", f"/v1/hosts/{segment(host)}")
+
+    def update(self, host: str, *, labels: Mapping[str, str] | None = None) -> Host:
+        """Change what is given; labels are replaced as a whole."""
+        body = given(labels=None if labels is None else dict(labels))
+        return self._transport.call(Host, "PATCH", f"/v1/hosts/{segment(host)}", body=body)
+
+    def delete(self, host: str) -> None:
+        """Forget a host on which nothing runs."""
+        self._transport.send("DELETE", f"/v1/hosts/{segment(host)}")
+
+    def cordon(self, host: str) -> Host:
+        """Place no new work there; running work goes on."""
+        return self._transport.put_in_state(Host, f"/v1/hosts/{segment(host)}:cordon")
+
+    def uncordon(self, host: str) -> Host:
+        """Place new work there again."""
+        return self._transport.put_in_state(Host, f"/v1/hosts/{segment(host)}:uncordon")
+
+    def create_enrollment_token(
+        self, host: str, *, expires_in_s: int | None = None, idempotency_key: str | None = None
+    ) -> EnrollmentToken:
+        """A token with which one agent may join this host, shown this once."""
+        return self._transport.create(
+            EnrollmentToken,
+            f"/v1/hosts/{segment(host)}/enrollment-tokens",
+            body=given(expires_in_s=expires_in_s),
+            idempotency_key=idempotency_key,
+        )
