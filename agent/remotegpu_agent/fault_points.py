@@ -6,6 +6,8 @@ import os
 
 CREATED = "created"
 """The container or record exists; nothing of it was started or reported."""
+SPAWNED = "spawned"
+"""A process runs, and its record does not say so yet."""
 STARTED = "started"
 """It runs; neither the journal nor the server knows."""
 STOPPED = "stopped"

@@ -121,7 +121,7 @@ class ProcessRuntime:
             child = self._spawn(workload, home, port)
         except (OSError, ValueError) as error:
             raise StartRefused(Reason.START_FAILED, f"It could not be started: {error}") from error
-        fault_points.hit("spawned")
+        fault_points.hit(fault_points.SPAWNED)
         self._children[key] = child
         record = replace(record, pid=child.pid, start_ticks=processes.start_ticks(child.pid), port=port)
         self._write(record)

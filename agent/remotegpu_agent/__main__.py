@@ -1,0 +1,143 @@
+"""``remotegpu-agent run | enroll | status``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from remotegpu_agent import __version__, fault_points, status
+from remotegpu_agent.settings import (
+    Settings,
+    SettingsError,
+    credential_path,
+    load_credential,
+    save_credential,
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
+    try:
+        answer: int = arguments.command(arguments)
+    except SettingsError as error:
+        print(f"remotegpu-agent: {error}", file=sys.stderr)
+        return 2
+    return answer
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from remotegpu_agent import runner  # `status` must answer at once and needs none of this
+
+    credential = load_credential(arguments.state_dir)
+    settings = _settings(arguments, url=arguments.url or credential.url)
+    fault_points.arm(settings.crash_at)
+    return int(asyncio.run(runner.run(settings, credential)))
+
+
+def _enroll(arguments: argparse.Namespace) -> int:
+    from remotegpu import errors
+    from remotegpu_agent import runner
+
+    if not arguments.url:
+        raise SettingsError("Say where the server is: --url, or REMOTEGPU_URL.")
+    try:
+        token = arguments.token or Path(arguments.token_file).read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"The token file cannot be read: {error}") from None
+    try:
+        credential = asyncio.run(runner.enroll(arguments.url, token))
+    except errors.RemoteGPUError as error:
+        print(f"remotegpu-agent: {error}", file=sys.stderr)
+        return 1
+    save_credential(arguments.state_dir, credential)
+    print(f"This host is {credential.host_name}. Credential: {credential_path(arguments.state_dir)}")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    answer = status.read(arguments.state_dir)
+    print(json.dumps(answer, indent=1))
+    return 0 if answer["alive"] else 1
+
+
+def _settings(arguments: argparse.Namespace, *, url: str) -> Settings:
+    shared_name, shared_dir = arguments.shared_home or (None, None)
+    state_dir: Path = arguments.state_dir.absolute()
+    return Settings(
+        url=url,
+        state_dir=state_dir,
+        home_root=(arguments.home_root or state_dir / "homes").absolute(),
+        runtime=arguments.runtime,
+        docker_host=arguments.docker_host,
+        address=arguments.address,
+        simulate_gpus=arguments.simulate_gpus,
+        shared_home_name=shared_name,
+        shared_home_dir=shared_dir,
+        labels=dict(arguments.host_label),
+        network_pool=arguments.network_pool,
+        poll_wait_s=arguments.poll_wait,
+        crash_at=os.environ.get("REMOTEGPU_CRASH_AT"),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="remotegpu-agent", description="The RemoteGPU host agent.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="run|enroll|status")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--state-dir", type=Path, default=_default_state_dir(), help="default: %(default)s")
+    server = argparse.ArgumentParser(add_help=False)
+    server.add_argument("--url", default=os.environ.get("REMOTEGPU_URL"), help="the server (REMOTEGPU_URL)")
+
+    run = commands.add_parser("run", parents=[common, server], help="serve this host")
+    run.set_defaults(command=_run)
+    run.add_argument("--runtime", choices=["auto", "docker", "process"], default="auto")
+    run.add_argument("--docker-host", help="unix:///path or tcp://host:port of the engine")
+    run.add_argument("--simulate-gpus", metavar="SPEC", help="such as 2xA100-80GB,1xH100-80GB")
+    run.add_argument("--address", default="127.0.0.1", help="where the hub's proxy reaches environments")
+    run.add_argument("--home-root", type=Path, help="homes of this host (default: STATE_DIR/homes)")
+    run.add_argument("--shared-home", type=_shared_home, metavar="NAME=DIR", help="a shared root of homes")
+    run.add_argument("--host-label", type=_label, action="append", default=[], metavar="KEY=VALUE")
+    run.add_argument("--network-pool", default="10.213.0.0/16", help="default: %(default)s")
+    run.add_argument("--poll-wait", type=float, default=25.0, metavar="SECONDS", help="default: %(default)s")
+
+    enroll = commands.add_parser("enroll", parents=[common, server], help="join with a one-time token")
+    enroll.set_defaults(command=_enroll)
+    token = enroll.add_mutually_exclusive_group(required=True)
+    token.add_argument("--token", help="visible in the process list: prefer --token-file")
+    token.add_argument("--token-file")
+
+    show = commands.add_parser("status", parents=[common], help="print the running agent's state as JSON")
+    show.set_defaults(command=_status)
+    return parser
+
+
+def _default_state_dir() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/remotegpu-agent")
+    return Path.home() / ".local" / "state" / "remotegpu-agent"
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError("write KEY=VALUE")
+    return key, value
+
+
+def _shared_home(text: str) -> tuple[str, Path]:
+    name, directory = _label(text)
+    if not Path(directory).is_dir():
+        raise argparse.ArgumentTypeError(f"{directory} is not a directory on this host")
+    return name, Path(directory)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What a registration says of this machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from pathlib import Path
+
+import psutil
+
+from remotegpu.types.agent import Inventory
+from remotegpu_agent.gpus import GpuInventory
+from remotegpu_agent.runtime import Health, Runtime, RuntimeUnavailable
+from remotegpu_agent.settings import Settings
+
+
+def machine_id() -> str:
+    """``/etc/machine-id``, or the host name on systems without one."""
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        try:
+            return Path(path).read_text().strip() or socket.gethostname()
+        except OSError:
+            continue
+    return socket.gethostname()
+
+
+def boot_id() -> str:
+    """Changes with every start of the machine: proof that nothing of the last one runs."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+async def take_inventory(
+    settings: Settings, *, runtime: Runtime, health: Health, gpus: GpuInventory
+) -> Inventory:
+    try:
+        images = await runtime.images() if health.healthy else []
+    except RuntimeUnavailable:
+        images = []
+    detail = health.detail if gpus.reason is None else f"{health.detail}; no GPUs: {gpus.reason}"
+    return Inventory(
+        hostname=socket.gethostname(),
+        os=_os_name(),
+        kernel=platform.release(),
+        cpus=os.cpu_count() or 1,
+        memory_bytes=psutil.virtual_memory().total,
+        disk_total_bytes=psutil.disk_usage(str(settings.home_root)).total,
+        gpus=gpus.gpus,
+        driver_version=gpus.driver_version,
+        cuda_version=gpus.cuda_version,
+        runtime=runtime.kind,
+        runtime_healthy=health.healthy,
+        runtime_detail=detail[:256],
+        images=images,
+        address=settings.address,
+        shared_home=settings.shared_home_name,
+    )
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system()

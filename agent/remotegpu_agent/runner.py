@@ -1,0 +1,268 @@
+"""The agent's life: set up, register, guarded tasks, and one order of ending."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Coroutine
+from contextlib import suppress
+from datetime import UTC, datetime
+from enum import IntEnum
+
+import remotegpu
+from remotegpu.types.agent import Enroll, Heartbeat, SessionCreate, WorkloadMetrics
+from remotegpu_agent import __version__, inventory, status
+from remotegpu_agent.converge import Converger
+from remotegpu_agent.gpus import GpuProvider
+from remotegpu_agent.journal import Journal
+from remotegpu_agent.runtime import Health, Runtime, RuntimeUnavailable
+from remotegpu_agent.sampling import HostMeter, Sampler
+from remotegpu_agent.settings import Credential, Settings
+from remotegpu_agent.sync import AgentApi, Refused, Superseded, Sync
+
+log = logging.getLogger(__name__)
+
+
+class Exit(IntEnum):
+    """How ``remotegpu-agent run`` ends."""
+
+    STOPPED = 0
+    FAILED = 1
+    SUPERSEDED = 3
+    """A newer agent of this host took over: do not restart this one."""
+    REFUSED = 4
+    """The credential is not accepted: enrol again."""
+
+
+async def run(settings: Settings, credential: Credential) -> Exit:
+    """Serve until SIGTERM or SIGINT, or until a task of the agent ends."""
+    for folder in (settings.state_dir, settings.home_root):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    runtime = await choose_runtime(settings, credential.host_id)
+    async with remotegpu.AsyncClient(url=settings.url, token=credential.secret, max_retries=0) as client:
+        agent = Agent(settings, credential, api=client.agent, runtime=runtime)
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        return await agent.serve(stopping)
+
+
+async def enroll(url: str, token: str) -> Credential:
+    """Turn a one-time token into this host's credential."""
+    async with remotegpu.AsyncClient(url=url, token=token) as client:
+        joined = await client.agent.enroll(
+            Enroll(hostname=os.uname().nodename, machine_id=inventory.machine_id(), agent_version=__version__)
+        )
+    return Credential(url=url, host_id=joined.host_id, host_name=joined.host_name, secret=joined.credential)
+
+
+async def choose_runtime(settings: Settings, host_id: str) -> Runtime:
+    """``auto`` takes Docker where an engine answers, and stays with what it took before.
+
+    The memory matters while the engine is down: a Docker host must not turn into a process host.
+    """
+    chosen = settings.runtime
+    memory = settings.state_dir / "runtime"
+    if chosen == "auto" and memory.exists():
+        chosen = memory.read_text().strip()
+    if chosen in ("docker", "auto"):
+        # Imported here: aiodocker and aiohttp are 15 MB that a process host does not need.
+        from remotegpu_agent.docker_runtime import DockerRuntime
+
+        docker = DockerRuntime(settings, host_id)
+        if chosen == "docker" or (await docker.probe()).healthy:
+            memory.write_text("docker\n")
+            return docker
+        await docker.close()
+    from remotegpu_agent.process_runtime import ProcessRuntime
+
+    if settings.runtime == "process":
+        memory.write_text("process\n")
+    return ProcessRuntime(settings, host_id)
+
+
+def choose_gpus(settings: Settings, host_id: str) -> GpuProvider:
+    if settings.simulate_gpus is not None:
+        from remotegpu_agent.simulated_gpus import SimulatedGpus
+
+        return SimulatedGpus(settings.simulate_gpus, host_id=host_id)
+    from remotegpu_agent.nvml import Nvml  # a host with simulated GPUs needs no NVML
+
+    return Nvml()
+
+
+class Agent:
+    """All parts of one agent process."""
+
+    def __init__(
+        self, settings: Settings, credential: Credential, *, api: AgentApi, runtime: Runtime
+    ) -> None:
+        self._settings = settings
+        self._credential = credential
+        self._runtime = runtime
+        self._health = Health(False, "not asked yet")
+        self._sync = Sync(api, poll_wait_s=settings.poll_wait_s)
+        self._converger = Converger(
+            runtime=runtime,
+            journal=Journal(settings.state_dir / "journal.json"),
+            report=self._sync.report,
+            observe_every_s=settings.observe_every_s,
+        )
+        self._sampler = Sampler(
+            choose_gpus(settings, credential.host_id),
+            every_s=settings.sample_every_s,
+            held=self._converger.held_gpus,
+        )
+        self._host = HostMeter(settings.home_root)
+
+    async def serve(self, stopping: asyncio.Event) -> Exit:
+        """Returns when it is told to stop or when a task ended; workloads run on in every case."""
+        work = asyncio.create_task(self._work(), name="agent")
+        stop = asyncio.create_task(stopping.wait(), name="stop")
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            result = Exit.STOPPED if stop.done() and not work.done() else _result(work)
+        finally:
+            await self._end(work, stop)
+        self._write_status(state="ended", exit_code=int(result))
+        log.info("agent ends with %s; workloads run on", result.name.lower())
+        return result
+
+    async def _work(self) -> None:
+        self._write_status(state="registering")
+        session = await self._sync.register(self._registration)
+        self._converger.epoch = session.epoch
+        self._write_status()
+        tasks: dict[str, Coroutine[None, None, None]] = {
+            "sampler": self._sampler.run(),
+            "heartbeats": self._sync.send_heartbeats(self._heartbeat),
+            "desired": self._sync.follow_desired(self._converger.set_desired),
+            "reports": self._sync.push(),
+            "logs": self._sync.answer_logs(self._converger.log_of),
+            "observer": self._converger.run(),
+        }
+        await _guard(tasks)
+
+    async def _end(self, *tasks: asyncio.Task[object]) -> None:
+        """Stop talking first, then working, then measuring."""
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._converger.close()
+        self._sampler.close()
+        await self._runtime.close()
+
+    async def _registration(self) -> SessionCreate:
+        self._health = await self._runtime.probe()
+        if not self._health.healthy:
+            log.warning("%s", self._health.detail)
+        return SessionCreate(
+            boot_id=inventory.boot_id(),
+            agent_version=__version__,
+            labels=self._settings.labels,
+            inventory=await inventory.take_inventory(
+                self._settings,
+                runtime=self._runtime,
+                health=self._health,
+                gpus=await self._sampler.inventory(),
+            ),
+            workloads=await self._converger.adopt(),
+        )
+
+    async def _heartbeat(self) -> Heartbeat:
+        before, self._health = self._health, await self._runtime.probe()
+        if before.healthy != self._health.healthy:
+            log.warning("runtime: %s", self._health.detail)
+        body = Heartbeat(
+            epoch=self._sync.epoch,
+            sampled_at=datetime.now(UTC),
+            runtime_healthy=self._health.healthy,
+            runtime_detail=self._health.detail,
+            host=self._host.read(),
+            gpus=self._sampler.take(),
+            workloads=await self._workload_metrics(),
+            observed=self._converger.states(),
+            quarantined=self._converger.quarantined(),
+        )
+        self._write_status()
+        return body
+
+    async def _workload_metrics(self) -> list[WorkloadMetrics]:
+        try:
+            usage = await self._runtime.usage() if self._health.healthy else {}
+        except RuntimeUnavailable:
+            return []
+        gpu_memory = self._sampler.gpu_memory_of(self._runtime.workload_of_pid)
+        return [
+            WorkloadMetrics(
+                workload_id=workload_id,
+                cpu_percent=used.cpu_percent,
+                memory_used_bytes=used.memory_used_bytes,
+                gpu_memory_bytes=gpu_memory.get(workload_id, {}),
+            )
+            for workload_id, used in usage.items()
+        ]
+
+    def _write_status(self, *, state: str = "running", exit_code: int | None = None) -> None:
+        status.write(
+            self._settings.state_dir,
+            {
+                "state": state,
+                "exit_code": exit_code,
+                "pid": os.getpid(),
+                "version": __version__,
+                "url": self._settings.url,
+                "host_id": self._credential.host_id,
+                "host_name": self._credential.host_name,
+                "epoch": self._sync.epoch,
+                "last_contact": self._sync.last_contact,
+                "trouble": self._sync.trouble,
+                "runtime": str(self._runtime.kind),
+                "runtime_healthy": self._health.healthy,
+                "runtime_detail": self._health.detail,
+                "simulated_gpus": self._settings.simulate_gpus,
+                "workloads": [
+                    {
+                        "id": it.workload_id,
+                        "generation": it.generation,
+                        "observed": str(it.observed),
+                        "address": it.address,
+                    }
+                    for it in self._converger.states()
+                ],
+                "quarantined": self._converger.quarantined(),
+            },
+        )
+
+
+async def _guard(work: dict[str, Coroutine[None, None, None]]) -> None:
+    """Run endless tasks by name; the first that ends, for whatever reason, ends them all."""
+    tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in work.items()]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            await task
+            raise RuntimeError(f"the agent's task {task.get_name()!r} ended, which it never should")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _result(work: asyncio.Task[None]) -> Exit:
+    with suppress(asyncio.CancelledError):
+        error = work.exception()
+        if isinstance(error, Superseded):
+            log.error("%s", error)
+            return Exit.SUPERSEDED
+        if isinstance(error, Refused):
+            log.error("%s", error)
+            return Exit.REFUSED
+        log.error("the agent failed", exc_info=error)
+    return Exit.FAILED
+
+
+__all__ = ["Agent", "Exit", "choose_gpus", "choose_runtime", "enroll", "run"]

@@ -1,0 +1,259 @@
+"""The agent's side of the protocol: the only user of the RemoteGPU client.
+
+Everything here may be slow or fail without touching a workload. Two answers end the agent: a stale epoch
+(another agent took over) and a refused credential. In both cases the workloads run on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Protocol, TypeVar
+
+from remotegpu import errors
+from remotegpu.types.agent import (
+    DesiredWorkloads,
+    Heartbeat,
+    HeartbeatReply,
+    LogAnswer,
+    LogRequest,
+    Observation,
+    ObservedWorkload,
+    Session,
+    SessionCreate,
+    Workload,
+)
+from remotegpu_agent.runtime import RuntimeUnavailable
+
+log = logging.getLogger(__name__)
+
+BACKOFF_S = (1.0, 60.0)
+JITTER = 0.2
+LOG_CHARACTERS = 1_000_000
+
+T = TypeVar("T")
+
+
+class Superseded(Exception):
+    """A newer agent session of this host exists: this agent must not write any more."""
+
+
+class Refused(Exception):
+    """The server does not accept this host's credential."""
+
+
+class AgentApi(Protocol):
+    """The part of ``remotegpu.AsyncClient`` that agents use (``client.agent``)."""
+
+    async def create_session(self, body: SessionCreate) -> Session: ...
+
+    async def heartbeat(self, body: Heartbeat) -> HeartbeatReply: ...
+
+    async def workloads(self, *, epoch: int, since: int | None, wait_s: float) -> DesiredWorkloads: ...
+
+    async def observe(self, workload_id: str, body: Observation) -> None: ...
+
+    async def answer_logs(self, request_id: str, body: LogAnswer) -> None: ...
+
+
+class Backoff:
+    """Full jitter: 0 to a bound that doubles from 1 to 60 s. ``Retry-After`` wins."""
+
+    def __init__(self, first_s: float = BACKOFF_S[0], longest_s: float = BACKOFF_S[1]) -> None:
+        self._first_s, self._longest_s = first_s, longest_s
+        self._failures = 0
+
+    def reset(self) -> None:
+        self._failures = 0
+
+    def next_s(self, error: Exception) -> float:
+        bound = min(self._longest_s, self._first_s * 2 ** min(self._failures, 16))
+        self._failures += 1
+        asked = getattr(error, "retry_after_s", None)
+        return float(asked) if asked is not None else random.uniform(0.0, bound)  # noqa: S311
+
+
+class Sync:
+    """One session with the server."""
+
+    def __init__(self, api: AgentApi, *, poll_wait_s: float) -> None:
+        self._api = api
+        self._poll_wait_s = poll_wait_s
+        self._outbox: dict[str, ObservedWorkload] = {}
+        self._acknowledged: dict[str, ObservedWorkload] = {}
+        self._to_send = asyncio.Event()
+        self._answered = asyncio.Event()
+        self._fetch = asyncio.Event()
+        self._log_requests: asyncio.Queue[LogRequest] = asyncio.Queue()
+        self._logs_seen: set[str] = set()
+        self._revision: int | None = None
+        self._next_in_s = 10.0
+        self.epoch = 0
+        self.last_contact: float | None = None
+        """Unix time of the last answer."""
+        self.trouble: str | None = "not registered yet"
+
+    async def register(self, build: Callable[[], Awaitable[SessionCreate]]) -> Session:
+        """Register until it works. What runs is looked at anew for every try."""
+
+        async def attempt() -> Session:
+            return await self._api.create_session(await build())
+
+        session = await self._until_answered("registration", attempt)
+        self.epoch, self._next_in_s = session.epoch, session.next_in_s
+        log.info("registered: host %s, epoch %s", session.host_id, session.epoch)
+        return session
+
+    def report(self, state: ObservedWorkload) -> None:
+        """Send this state; a newer one of the same workload takes its place. Kept until acknowledged."""
+        if state.workload_id not in self._outbox and self._acknowledged.get(state.workload_id) == state:
+            return
+        self._outbox[state.workload_id] = state
+        self._to_send.set()
+
+    async def send_heartbeats(self, build: Callable[[], Awaitable[Heartbeat]]) -> None:
+        """At the server's pace, give or take a fifth, so that hosts do not march in step."""
+        while True:
+            await asyncio.sleep(self._next_in_s * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+
+            async def attempt() -> HeartbeatReply:
+                return await self._api.heartbeat(await build())
+
+            try:
+                reply = await self._until_answered("heartbeat", attempt)
+            except errors.ApiError as error:
+                log.error("the server refuses heartbeats: %s", error)
+                continue
+            self._next_in_s = max(0.05, reply.next_in_s)
+            if reply.revision != self._revision:
+                self._fetch.set()
+
+    async def follow_desired(self, apply: Callable[[Iterable[Workload]], None]) -> None:
+        """Long-poll the desired set; a heartbeat that names another revision fetches at once."""
+        while True:
+            try:
+                answer = await self._until_answered("long poll", self._poll)
+            except errors.ApiError as error:
+                log.error("the server refuses the long poll: %s", error)
+                await asyncio.sleep(BACKOFF_S[1])
+                continue
+            if answer is None:
+                continue
+            self._revision = answer.revision
+            apply(answer.workloads)
+            self._queue_logs(answer.log_requests)
+
+    async def push(self) -> None:
+        """Deliver reports one by one, the oldest first."""
+        while True:
+            await self._to_send.wait()
+            if not self._outbox:
+                self._to_send.clear()
+                continue
+            state = next(iter(self._outbox.values()))
+            await self._deliver(state)
+            if self._outbox.get(state.workload_id) is state:
+                del self._outbox[state.workload_id]
+
+    async def answer_logs(self, read: Callable[[str, int], Awaitable[tuple[str, bool]]]) -> None:
+        while True:
+            request = await self._log_requests.get()
+            try:
+                text, truncated = await read(request.workload_id, request.tail_lines)
+            except RuntimeUnavailable as error:
+                text, truncated = f"(the host cannot read the log now: {error})", False
+            answer = LogAnswer(
+                epoch=self.epoch,
+                text=text[-LOG_CHARACTERS:],
+                truncated=truncated or len(text) > LOG_CHARACTERS,
+            )
+            await self._until_accepted("log answer", partial(self._api.answer_logs, request.id, answer))
+
+    async def _poll(self) -> DesiredWorkloads | None:
+        """``None``: a heartbeat asked for a fresh look."""
+        self._fetch.clear()
+        poll = asyncio.create_task(
+            self._api.workloads(epoch=self.epoch, since=self._revision, wait_s=self._poll_wait_s)
+        )
+        hurry = asyncio.create_task(self._fetch.wait())
+        try:
+            await asyncio.wait({poll, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            return await poll if poll.done() else None
+        finally:
+            for task in (poll, hurry):
+                task.cancel()
+            await asyncio.gather(poll, hurry, return_exceptions=True)
+
+    def _queue_logs(self, requests: list[LogRequest]) -> None:
+        self._logs_seen &= {request.id for request in requests}
+        for request in requests:
+            if request.id not in self._logs_seen:
+                self._logs_seen.add(request.id)
+                self._log_requests.put_nowait(request)
+
+    async def _deliver(self, state: ObservedWorkload) -> None:
+        body = Observation(epoch=self.epoch, **dict(state))
+        await self._until_accepted(
+            f"report {state.observed} of {state.workload_id}",
+            lambda: self._api.observe(state.workload_id, body),
+        )
+        self._acknowledged[state.workload_id] = state
+
+    async def _until_accepted(self, what: str, call: Callable[[], Awaitable[None]]) -> None:
+        """Repeat until the server has it, or says that it never will."""
+        try:
+            await self._until_answered(what, call)
+        except errors.ApiError as error:
+            log.warning("%s: the server does not want it: %s", what, error)
+
+    async def _until_answered(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        """The answer. Repeats on trouble; raises what the server will always refuse as ApiError."""
+        backoff = Backoff()
+        while True:
+            try:
+                answer = await call()
+            except errors.EpochStale as error:
+                raise Superseded(
+                    "Another agent session of this host is newer (epoch_stale). Two agents of one host? "
+                    "Workloads run on; this agent ends."
+                ) from error
+            except (errors.Unauthorized, errors.Forbidden) as error:
+                raise Refused(
+                    f"The server refuses this host's credential ({error.detail}). Workloads run on. "
+                    "Enrol the host again with a new token."
+                ) from error
+            except errors.RemoteGPUError as error:
+                if _final(error):
+                    self._heard()
+                    raise
+                await self._pause(what, error, backoff)
+            else:
+                self._heard()
+                return answer
+
+    async def _pause(self, what: str, error: errors.RemoteGPUError, backoff: Backoff) -> None:
+        """Wait; any answer that another call gets ends the wait, since the server is back."""
+        self.trouble = f"{what}: {error}"
+        pause = backoff.next_s(error)
+        log.warning("%s failed, again in %.1f s: %s", what, pause, error)
+        self._answered.clear()
+        try:
+            async with asyncio.timeout(pause):
+                await self._answered.wait()
+        except TimeoutError:
+            return
+
+    def _heard(self) -> None:
+        self.last_contact, self.trouble = time.time(), None
+        self._answered.set()
+
+
+def _final(error: errors.RemoteGPUError) -> bool:
+    """Whether the same request would be refused for ever: 4xx, except those that pass."""
+    if not isinstance(error, errors.ApiError):
+        return False
+    return 400 <= error.http_status < 500 and error.http_status not in (408, 423, 425, 429)
