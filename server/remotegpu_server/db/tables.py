@@ -123,7 +123,8 @@ class Token(Base):
         CheckConstraint("(kind = 'user') <= (user_id IS NOT NULL)", name="user_owned"),
         CheckConstraint("(kind IN ('agent', 'enrollment')) <= (host_id IS NOT NULL)", name="host_bound"),
         CheckConstraint(
-            "(kind = 'workload') <= (environment_id IS NOT NULL AND user_id IS NOT NULL)", name="workload_bound"
+            "(kind = 'workload') <= (environment_id IS NOT NULL AND user_id IS NOT NULL)",
+            name="workload_bound",
         ),
         Index("ix_tokens_live_user", "user_id", postgresql_where=text("revoked_at IS NULL")),
         Index("ix_tokens_environment", "environment_id", postgresql_where=text("environment_id IS NOT NULL")),
@@ -256,7 +257,13 @@ class Volume(Base):
     __tablename__ = "volumes"
     __table_args__ = (
         CheckConstraint("(host_id IS NULL) <> (shared_home IS NULL)", name="on_host_or_shared"),
-        Index("uq_volumes_owner_host", "owner_id", "host_id", unique=True, postgresql_where=text("host_id IS NOT NULL")),
+        Index(
+            "uq_volumes_owner_host",
+            "owner_id",
+            "host_id",
+            unique=True,
+            postgresql_where=text("host_id IS NOT NULL"),
+        ),
         Index(
             "uq_volumes_owner_shared",
             "owner_id",
@@ -283,10 +290,27 @@ class Environment(Base):
     __table_args__ = (
         _one_of("desired", "running", "stopped", "deleted"),
         _one_of(
-            "observed", "absent", "pulling", "creating", "starting", "running", "stopping", "exited", "failed", "unknown"
+            "observed",
+            "absent",
+            "pulling",
+            "creating",
+            "starting",
+            "running",
+            "stopping",
+            "exited",
+            "failed",
+            "unknown",
         ),
         _one_of(
-            "status", "pending", "starting", "running", "stopping", "stopped", "failed", "unreachable", "deleted"
+            "status",
+            "pending",
+            "starting",
+            "running",
+            "stopping",
+            "stopped",
+            "failed",
+            "unreachable",
+            "deleted",
         ),
         CheckConstraint("gpus >= 0 AND cpus > 0 AND memory_bytes > 0", name="sizes"),
         Index(
@@ -374,7 +398,9 @@ class Allocation(Base):
     __tablename__ = "allocations"
     __table_args__ = (
         ForeignKeyConstraint(["gpu_id", "host_id"], ["gpus.id", "gpus.host_id"], ondelete="RESTRICT"),
-        ForeignKeyConstraint(["placement_id", "host_id"], ["placements.id", "placements.host_id"], ondelete="RESTRICT"),
+        ForeignKeyConstraint(
+            ["placement_id", "host_id"], ["placements.id", "placements.host_id"], ondelete="RESTRICT"
+        ),
         Index("uq_allocations_live_gpu", "gpu_id", unique=True, postgresql_where=text("released_at IS NULL")),
         Index("ix_allocations_placement", "placement_id"),
         Index("ix_allocations_live_user", "user_id", postgresql_where=text("released_at IS NULL")),
@@ -386,7 +412,9 @@ class Allocation(Base):
     gpu_id: Mapped[str]
     host_id: Mapped[str]
     placement_id: Mapped[str]
-    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="RESTRICT"), index=True)
+    environment_id: Mapped[str] = mapped_column(
+        ForeignKey("environments.id", ondelete="RESTRICT"), index=True
+    )
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"))
     customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id", ondelete="RESTRICT"))
     allocated_at: Mapped[datetime] = mapped_column(server_default=_now)

@@ -1,0 +1,271 @@
+"""Who may do what: one function, actor + action + facts about the row -> allow, or a typed error.
+
+A row that the actor may not see is answered as if it did not exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+
+from remotegpu.errors import Forbidden, NotFound, Unauthorized
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actor:
+    """Who makes a request. For a service that acts for a user, the user's fields are set."""
+
+    kind: str
+    """A value of :class:`remotegpu.types.identity.TokenKind`."""
+    token_id: str
+    scopes: frozenset[str]
+    name: str
+    """As shown in events: user name, ``agent:<host>``, ``service:<name>`` or ``system``."""
+    user_id: str | None = None
+    username: str | None = None
+    role: str | None = None
+    customer_id: str | None = None
+    host_id: str | None = None
+    environment_id: str | None = None
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role == "admin" and self.kind != "workload"
+
+    @property
+    def is_service(self) -> bool:
+        """The hub, whether it acts for somebody or for itself."""
+        return self.kind == "service"
+
+
+SYSTEM = Actor(kind="system", token_id="", scopes=frozenset(), name="system")
+"""The loops, as actor of events."""
+
+
+class Action(StrEnum):
+    """Everything that is ever asked for. Names that end in ``:read`` change nothing."""
+
+    ME_READ = "me:read"
+    PASSWORD_CHANGE = "password:change"  # noqa: S105
+    SESSION_END = "session:end"
+    AUTH_VERIFY = "auth:verify"
+    TOKEN_READ = "token:read"  # noqa: S105
+    TOKEN_CREATE = "token:create"  # noqa: S105
+    TOKEN_REVOKE = "token:revoke"  # noqa: S105
+    CUSTOMER_READ = "customer:read"
+    CUSTOMER_WRITE = "customer:write"
+    USER_LIST = "user:list:read"
+    USER_READ = "user:read"
+    USER_CREATE = "user:create"
+    USER_WRITE = "user:write"
+    HOST_READ = "host:read"
+    HOST_WRITE = "host:write"
+    GPU_READ = "gpu:read"
+    CAPACITY_READ = "capacity:read"
+    IMAGE_READ = "image:read"
+    IMAGE_WRITE = "image:write"
+    QUOTA_READ = "quota:read"
+    """The own limits."""
+    QUOTA_READ_OF = "quota:of:read"
+    """The limits of a given user or customer."""
+    QUOTA_WRITE = "quota:write"
+    PLACEMENT_EXPLAIN = "placement:explain:read"
+    ENVIRONMENT_LIST = "environment:list:read"
+    ENVIRONMENT_CREATE = "environment:create"
+    ENVIRONMENT_READ = "environment:read"
+    ENVIRONMENT_USAGE = "environment:usage:read"
+    ENVIRONMENT_LOGS = "environment:logs:read"
+    ENVIRONMENT_WRITE = "environment:write"
+    ENVIRONMENT_RELEASE = "environment:release"
+    EVENTS_READ = "events:read"
+    METRICS_READ = "metrics:read"
+    AGENT_ENROLL = "agent:enroll"
+    AGENT_REPORT = "agent:report"
+    """The whole agent protocol of the own host."""
+
+
+class _Who(Enum):
+    """Kinds of rules."""
+
+    ANY_TOKEN = auto()
+    PERSON = auto()
+    """A user, or the hub for one."""
+    PERSON_OR_WORKLOAD = auto()
+    ROW_OWNER = auto()
+    """The user the row belongs to, the owners of its customer, admins."""
+    ROW_OWNER_OR_WORKLOAD = auto()
+    """The same, and the workload whose environment the row is."""
+    CUSTOMER_OWNER = auto()
+    """Owners of the row's customer, and admins; the row's own user sees it, but may not do this."""
+    ADMIN = auto()
+    SERVICE = auto()
+    AGENT = auto()
+    ENROLLMENT = auto()
+    METRICS = auto()
+
+
+_RULES: dict[Action, _Who] = {
+    Action.ME_READ: _Who.ANY_TOKEN,
+    Action.PASSWORD_CHANGE: _Who.PERSON,
+    Action.SESSION_END: _Who.PERSON,
+    Action.AUTH_VERIFY: _Who.SERVICE,
+    Action.TOKEN_READ: _Who.PERSON,
+    Action.TOKEN_CREATE: _Who.PERSON,
+    Action.TOKEN_REVOKE: _Who.ROW_OWNER,
+    Action.CUSTOMER_READ: _Who.ADMIN,
+    Action.CUSTOMER_WRITE: _Who.ADMIN,
+    Action.USER_LIST: _Who.CUSTOMER_OWNER,
+    Action.USER_READ: _Who.ROW_OWNER,
+    Action.USER_CREATE: _Who.CUSTOMER_OWNER,
+    Action.USER_WRITE: _Who.CUSTOMER_OWNER,
+    Action.HOST_READ: _Who.ADMIN,
+    Action.HOST_WRITE: _Who.ADMIN,
+    Action.GPU_READ: _Who.PERSON,
+    Action.CAPACITY_READ: _Who.PERSON_OR_WORKLOAD,
+    Action.IMAGE_READ: _Who.PERSON,
+    Action.IMAGE_WRITE: _Who.ADMIN,
+    Action.QUOTA_READ: _Who.PERSON_OR_WORKLOAD,
+    Action.QUOTA_READ_OF: _Who.ROW_OWNER,
+    Action.QUOTA_WRITE: _Who.ADMIN,
+    Action.PLACEMENT_EXPLAIN: _Who.PERSON,
+    Action.ENVIRONMENT_LIST: _Who.PERSON,
+    Action.ENVIRONMENT_CREATE: _Who.PERSON,
+    Action.ENVIRONMENT_READ: _Who.ROW_OWNER_OR_WORKLOAD,
+    Action.ENVIRONMENT_USAGE: _Who.ROW_OWNER_OR_WORKLOAD,
+    Action.ENVIRONMENT_LOGS: _Who.ROW_OWNER,
+    Action.ENVIRONMENT_WRITE: _Who.ROW_OWNER,
+    Action.ENVIRONMENT_RELEASE: _Who.ADMIN,
+    Action.EVENTS_READ: _Who.PERSON_OR_WORKLOAD,
+    Action.METRICS_READ: _Who.METRICS,
+    Action.AGENT_ENROLL: _Who.ENROLLMENT,
+    Action.AGENT_REPORT: _Who.AGENT,
+}
+
+
+def require(
+    actor: Actor,
+    action: Action,
+    *,
+    user_id: str | None = None,
+    customer_id: str | None = None,
+    environment_id: str | None = None,
+    host_id: str | None = None,
+    noun: str = "thing",
+) -> None:
+    """Return when ``actor`` may do ``action``; otherwise raise.
+
+    Pass what the row belongs to: ``user_id`` and ``customer_id`` of its owner, the ``environment_id`` if it is
+    one, the ``host_id`` an agent writes to. ``noun`` stands in the text of :class:`NotFound`.
+    """
+    who = _RULES[action]
+    _require_scope(actor, action)
+    if who is _Who.AGENT:
+        if actor.kind != "agent" or (host_id is not None and host_id != actor.host_id):
+            raise Forbidden("Only the agent of this host may do this.")
+        return
+    if not _fits(actor, who, user_id=user_id, customer_id=customer_id, environment_id=environment_id):
+        has_row = user_id is not None or customer_id is not None or environment_id is not None
+        if has_row and not _sees(actor, user_id, customer_id, environment_id):
+            raise NotFound(f"There is no such {noun}.")
+        raise Forbidden(_refusal(who))
+
+
+def may(actor: Actor, action: Action, **row: str | None) -> bool:
+    """The same question with a yes or a no."""
+    try:
+        require(actor, action, **row)  # type: ignore[arg-type]
+    except (Forbidden, NotFound, Unauthorized):
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """Which rows a list may hold: all, those of a customer, of a user, of one environment."""
+
+    everything: bool = False
+    customer_id: str | None = None
+    user_id: str | None = None
+    environment_id: str | None = None
+
+
+def visibility(actor: Actor) -> Visibility:
+    """What the actor sees in lists of rows that belong to users."""
+    if actor.environment_id is not None:
+        return Visibility(environment_id=actor.environment_id, user_id=actor.user_id)
+    if actor.is_admin:
+        return Visibility(everything=True)
+    if actor.role == "owner":
+        return Visibility(customer_id=actor.customer_id)
+    return Visibility(user_id=actor.user_id or "")
+
+
+def _require_scope(actor: Actor, action: Action) -> None:
+    if actor.scopes & {"all", "act_as"} or actor.kind in ("agent", "workload", "enrollment"):
+        return
+    if action is Action.METRICS_READ and "metrics" in actor.scopes:
+        return
+    if action in (Action.ME_READ, Action.SESSION_END):
+        return
+    if "read" in actor.scopes and action.endswith(":read"):
+        return
+    raise Forbidden(
+        f"This token's scopes ({', '.join(sorted(actor.scopes))}) do not cover {action}.",
+        hint="Make a token with a wider scope.",
+    )
+
+
+def _fits(
+    actor: Actor, who: _Who, *, user_id: str | None, customer_id: str | None, environment_id: str | None
+) -> bool:
+    person = actor.kind in ("user", "service") and actor.user_id is not None
+    workload = actor.kind == "workload"
+    if who is _Who.ANY_TOKEN:
+        return True
+    if who is _Who.SERVICE:
+        return actor.kind == "service" and "act_as" in actor.scopes
+    if who is _Who.ENROLLMENT:
+        return actor.kind == "enrollment"
+    if who is _Who.METRICS:
+        return "metrics" in actor.scopes or actor.is_admin
+    if who is _Who.PERSON:
+        return person
+    if who is _Who.PERSON_OR_WORKLOAD:
+        return person or workload
+    if who is _Who.ADMIN:
+        return person and actor.is_admin
+    if workload:
+        return who is _Who.ROW_OWNER_OR_WORKLOAD and environment_id == actor.environment_id
+    if not person:
+        return False
+    if actor.is_admin:
+        return True
+    owns_customer = actor.role == "owner" and customer_id is not None and customer_id == actor.customer_id
+    if who is _Who.CUSTOMER_OWNER:
+        return owns_customer
+    return owns_customer or (user_id is not None and user_id == actor.user_id)
+
+
+def _sees(actor: Actor, user_id: str | None, customer_id: str | None, environment_id: str | None) -> bool:
+    if actor.environment_id is not None:
+        return environment_id == actor.environment_id
+    if actor.is_admin:
+        return True
+    if user_id is not None and user_id == actor.user_id:
+        return True
+    same_customer = customer_id is not None and customer_id == actor.customer_id
+    return same_customer and (actor.role == "owner" or user_id is None)
+
+
+def _refusal(who: _Who) -> str:
+    if who is _Who.ADMIN:
+        return "Only platform admins may do this."
+    if who is _Who.CUSTOMER_OWNER:
+        return "Only owners of the customer and platform admins may do this."
+    if who is _Who.SERVICE:
+        return "Only a service token may do this."
+    if who is _Who.ENROLLMENT:
+        return "This needs an enrolment token."
+    if who is _Who.METRICS:
+        return "This needs the scope metrics."
+    return "This token may not do this."

@@ -1,0 +1,48 @@
+"""Recording and reading what happened."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu_server.authz import Actor
+from remotegpu_server.db import tables
+from remotegpu_server.db.notify import notify
+
+STREAM_KEY = "events"
+"""Hint that new events were committed."""
+
+
+async def record(
+    db: AsyncSession,
+    *,
+    kind: str,
+    subject_type: str,
+    subject_id: str,
+    actor: Actor,
+    message: str,
+    reason: str | None = None,
+    data: dict[str, Any] | None = None,
+    customer_id: str | None = None,
+    user_id: str | None = None,
+) -> None:
+    """Write one event in the caller's transaction. ``customer_id`` and ``user_id`` say who may see it besides
+    admins; ``data`` never holds a secret.
+    """
+    await db.execute(
+        insert(tables.Event).values(
+            kind=kind,
+            subject_type=subject_type,
+            subject_id=subject_id,
+            actor=actor.name,
+            customer_id=customer_id,
+            user_id=user_id,
+            reason=reason,
+            message=message,
+            data=json.loads(json.dumps(data or {})),
+        )
+    )
+    notify(db, STREAM_KEY, f"{subject_type}:{subject_id}")

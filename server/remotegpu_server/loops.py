@@ -1,0 +1,179 @@
+"""Background loops: named, guarded, run by one leader.
+
+A slice offers ``LOOP = Loop(name="queue", every_s=1.0, run=tick, wake="queue")`` and adds it to ``LOOPS`` in
+``app.py``. One call of ``run`` is one pass; it works in short transactions::
+
+    async def tick(work: Work) -> None:
+        async with work.session() as db:   # fenced by the leader's term, committed at the end
+            ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu_server import leadership, observability
+from remotegpu_server.crypto import Vault
+from remotegpu_server.db.engine import Database
+from remotegpu_server.leadership import LeadershipLost
+from remotegpu_server.settings import Settings
+
+PASS_DEADLINE_S = 60.0
+_BACKOFF_MAX_S = 60.0
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pass of a loop works with."""
+
+    database: Database
+    settings: Settings
+    vault: Vault
+    candidate: leadership.Candidate
+    leading_since: float
+    """``time.monotonic()`` of the moment this process became leader."""
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """A transaction that only a leader can commit; rolled back on any error."""
+        async with self.database.sessions() as db:
+            await self.candidate.fence(db)
+            yield db
+            await db.commit()
+
+    def led_for_s(self) -> float:
+        """Seconds since this process became leader."""
+        return time.monotonic() - self.leading_since
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One loop: ``run`` is called every ``every_s`` seconds, and early when the hint ``wake`` comes."""
+
+    name: str
+    every_s: float | Callable[[Settings], float]
+    run: Callable[[Work], Awaitable[None]]
+    wake: str | None = None
+
+    def pause_s(self, settings: Settings) -> float:
+        return self.every_s(settings) if callable(self.every_s) else self.every_s
+
+
+class LoopRunner:
+    """Runs all loops while this process leads, and tries to lead otherwise."""
+
+    def __init__(
+        self, loops: Sequence[Loop], *, database: Database, settings: Settings, vault: Vault
+    ) -> None:
+        self._loops = loops
+        self._database = database
+        self._settings = settings
+        self._vault = vault
+        self._candidate = leadership.Candidate("loops")
+        self._task: asyncio.Task[None] | None = None
+        self._passes: list[asyncio.Task[None]] = []
+
+    @property
+    def leading(self) -> bool:
+        return bool(self._passes)
+
+    def start(self) -> None:
+        """Begin; needs a running event loop."""
+        self._task = asyncio.create_task(self._lead_for_ever(), name="loops-leader")
+
+    async def stop(self) -> None:
+        """Stop passes, then resign, so that another process leads at once. A second stop does nothing."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await self._stop_passes()
+        if self._candidate.term is not None:
+            try:
+                async with self._database.sessions() as db:
+                    await self._candidate.resign(db)
+                    await db.commit()
+            except (SQLAlchemyError, OSError) as error:
+                _log.warning("resign_failed", error=type(error).__name__)
+
+    async def _lead_for_ever(self) -> None:
+        valid_until = 0.0
+        while True:
+            asked_at = time.monotonic()
+            try:
+                async with asyncio.timeout(leadership.LEASE_S), self._database.sessions() as db:
+                    leads = await self._candidate.acquire(db)
+                    await db.commit()
+                valid_until = asked_at + leadership.LEASE_S
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                _log.warning("leadership_unknown", error=type(error).__name__)
+                leads = self.leading and time.monotonic() < valid_until
+            if leads and not self._passes:
+                self._start_passes()
+            elif not leads and self._passes:
+                _log.warning("leadership_lost")
+                await self._stop_passes()
+            observability.LEADING.set(1 if leads else 0)
+            await asyncio.sleep(leadership.RENEW_S * random.uniform(0.9, 1.0))  # noqa: S311
+
+    def _start_passes(self) -> None:
+        _log.info("leadership_taken", term=self._candidate.term)
+        work = Work(
+            database=self._database,
+            settings=self._settings,
+            vault=self._vault,
+            candidate=self._candidate,
+            leading_since=time.monotonic(),
+        )
+        self._passes = [
+            asyncio.create_task(self._repeat(loop, work), name=f"loop-{loop.name}") for loop in self._loops
+        ]
+
+    async def _stop_passes(self) -> None:
+        passes, self._passes = self._passes, []
+        for task in passes:
+            task.cancel()
+        await asyncio.gather(*passes, return_exceptions=True)
+
+    async def _repeat(self, loop: Loop, work: Work) -> None:
+        failures = 0
+        with self._database.signals.watch(*([loop.wake] if loop.wake else [])) as watch:
+            while True:
+                failures = 0 if await run_guarded(loop, work) else failures + 1
+                pause_s = loop.pause_s(self._settings)
+                if failures:
+                    await asyncio.sleep(min(pause_s * 2**failures, _BACKOFF_MAX_S))
+                else:
+                    await watch.wait(pause_s)
+                    if self._database.signals.stopping:
+                        return
+
+
+async def run_guarded(loop: Loop, work: Work) -> bool:
+    """One pass; False when it failed, which is logged and counted."""
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(PASS_DEADLINE_S):
+            await loop.run(work)
+    except LeadershipLost:
+        _log.info("loop_fenced", loop=loop.name)
+        observability.LOOP_FAILURES.labels(loop.name).inc()
+        return False
+    except Exception:  # one bad pass must not end the loop: it is logged, counted and tried again
+        _log.exception("loop_failed", loop=loop.name)
+        observability.LOOP_FAILURES.labels(loop.name).inc()
+        return False
+    observability.LOOP_LAST_TICK.labels(loop.name).set_to_current_time()
+    observability.LOOP_SECONDS.labels(loop.name).observe(time.monotonic() - started)
+    return True

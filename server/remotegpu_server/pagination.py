@@ -1,0 +1,65 @@
+"""Keyset pages: a cursor is the sort key of the last row, so a page is right however rows come and go."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Select, tuple_
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.errors import Invalid
+from remotegpu.types.wire import Page
+
+Row = TypeVar("Row")
+Item = TypeVar("Item")
+
+
+async def page(
+    db: AsyncSession,
+    query: Select[tuple[Row]],
+    *,
+    key: Sequence[Any],
+    limit: int,
+    cursor: str | None,
+    convert: Callable[[Row], Item] | Callable[[Row], Awaitable[Item]] | None = None,
+) -> tuple[list[Row], str | None]:
+    """One page of ``query`` ordered by the columns ``key`` (unique together), and the next cursor.
+
+    ``key`` holds mapped columns of the selected class, such as ``(User.username,)``.
+    """
+    columns: list[ColumnElement[Any]] = list(key)
+    if cursor is not None:
+        query = query.where(tuple_(*columns) > tuple_(*decode(cursor, len(columns))))
+    rows = list(await db.scalars(query.order_by(*columns).limit(limit + 1)))
+    if len(rows) <= limit:
+        return rows, None
+    rows = rows[:limit]
+    return rows, encode([getattr(rows[-1], column.key or "") for column in columns])
+
+
+def to_page(items: list[Item], next_cursor: str | None) -> Page[Item]:
+    """The wire type of a page."""
+    return Page[Any](items=items, next_cursor=next_cursor)
+
+
+def encode(values: Sequence[Any]) -> str:
+    """An opaque cursor for the sort key of a row."""
+    plain = [{"t": value.isoformat()} if isinstance(value, datetime) else value for value in values]
+    return base64.urlsafe_b64encode(json.dumps(plain).encode()).decode().rstrip("=")
+
+
+def decode(cursor: str, length: int) -> list[Any]:
+    """The sort key in a cursor; raises ``Invalid`` for one that this server did not make."""
+    try:
+        plain = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        values = [datetime.fromisoformat(value["t"]) if isinstance(value, dict) else value for value in plain]
+    except (ValueError, KeyError, TypeError):
+        values = []
+    known = all(isinstance(value, (str, int, datetime)) for value in values)
+    if len(values) != length or not known:
+        raise Invalid("The cursor is not one of this list.", hint="Start again without a cursor.")
+    return values

@@ -1,0 +1,156 @@
+"""Settings of the server: ``REMOTEGPU_*`` variables, read once in ``__main__`` and passed down."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cryptography.fernet import Fernet
+
+
+class SettingsError(Exception):
+    """A variable has a wrong value; the text names it and says what would be right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything the server can be told. Durations are seconds."""
+
+    database_url: str = field(repr=False)
+    """``postgresql+psycopg://…``"""
+    secret_key: str = field(repr=False)
+    """Fernet key for ``secret_env`` and stored answers. Losing it loses those, nothing else."""
+    listen: tuple[tuple[str, int], ...] = (("127.0.0.1", 8003),)
+    """Addresses to serve on."""
+    workload_url: str = "http://127.0.0.1:8003"
+    """URL of this server as workloads see it (``REMOTEGPU_URL`` inside a container)."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Client addresses whose ``X-Forwarded-For`` is believed, besides the hub's service token."""
+    heartbeat_s: float = 10.0
+    """Pace that agents are asked for."""
+    suspect_after_s: float = 30.0
+    """Silence after which a host takes no new work."""
+    unreachable_after_s: float = 50.0
+    """Silence after which its environments are shown as unreachable."""
+    restart_grace_s: float = 30.0
+    """After a start of the loops no host is judged by older silence."""
+    queue_tick_s: float = 1.0
+    """Pause between two passes over the queue when nothing wakes it."""
+    login_window_s: float = 300.0
+    """Failed sign-ins count this long."""
+    login_failures_per_account: int = 10
+    login_failures_per_address: int = 50
+    event_retention_s: float = 90 * 86400.0
+    pool_size: int = 10
+    """Connections to the database, and as many again for short peaks."""
+    log_level: str = "info"
+    crash_at: str | None = None
+    """Fault tests only, see ``fault_points.py``."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.heartbeat_s * 2 <= self.suspect_after_s < self.unreachable_after_s:
+            raise SettingsError(
+                "REMOTEGPU_HEARTBEAT_S, REMOTEGPU_SUSPECT_AFTER_S and REMOTEGPU_UNREACHABLE_AFTER_S: "
+                "two heartbeats must fit into suspect_after_s, and that must be below unreachable_after_s"
+            )
+        if urlsplit(self.workload_url).scheme not in ("http", "https"):
+            raise SettingsError("REMOTEGPU_WORKLOAD_URL must be an http:// or https:// URL")
+        for name in ("queue_tick_s", "login_window_s", "event_retention_s", "restart_grace_s"):
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"REMOTEGPU_{name.upper()} must be above 0")
+        for name in ("login_failures_per_account", "login_failures_per_address", "pool_size"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"REMOTEGPU_{name.upper()} must be 1 or more")
+
+
+def data_folder(environ: Mapping[str, str]) -> Path:
+    """``REMOTEGPU_HOME``, or its default below the user's home."""
+    return Path(environ.get("REMOTEGPU_HOME") or "~/.local/share/remotegpu").expanduser()
+
+
+def from_environ(environ: Mapping[str, str], *, database_url: str) -> Settings:
+    """Read the variables. Makes the secret key at first use. Raises :class:`SettingsError`."""
+    listen = _addresses(environ.get("REMOTEGPU_LISTEN", "127.0.0.1:8003"))
+    key_file = environ.get("REMOTEGPU_SECRET_KEY_FILE")
+    values: dict[str, object] = {}
+    for name in ("heartbeat_s", "suspect_after_s", "unreachable_after_s", "restart_grace_s", "queue_tick_s"):
+        _number(environ, name, float, values)
+    for name in ("login_window_s", "event_retention_s"):
+        _number(environ, name, float, values)
+    for name in ("login_failures_per_account", "login_failures_per_address", "pool_size"):
+        _number(environ, name, int, values)
+    return Settings(
+        database_url=database_url,
+        secret_key=_secret_key(
+            Path(key_file) if key_file else data_folder(environ) / "secrets" / "server.key"
+        ),
+        listen=listen,
+        workload_url=environ.get("REMOTEGPU_WORKLOAD_URL", f"http://{listen[0][0]}:{listen[0][1]}").rstrip(
+            "/"
+        ),
+        trusted_proxies=_proxies(environ.get("REMOTEGPU_TRUSTED_PROXIES", "")),
+        log_level=environ.get("REMOTEGPU_LOG_LEVEL", "info").lower(),
+        crash_at=environ.get("REMOTEGPU_CRASH_AT"),
+        **values,  # type: ignore[arg-type]
+    )
+
+
+def _number(environ: Mapping[str, str], name: str, kind: type, into: dict[str, object]) -> None:
+    variable = f"REMOTEGPU_{name.upper()}"
+    if variable in environ:
+        try:
+            into[name] = kind(environ[variable])
+        except ValueError:
+            raise SettingsError(f"{variable} must be a number, not {environ[variable]!r}") from None
+
+
+def _addresses(text: str) -> tuple[tuple[str, int], ...]:
+    found = []
+    for part in text.split(","):
+        host, colon, port = part.strip().rpartition(":")
+        if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+            raise SettingsError(f"REMOTEGPU_LISTEN must be host:port, comma separated, not {text!r}")
+        found.append((host.strip("[]"), int(port)))
+    return tuple(found)
+
+
+def _proxies(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    for address in found:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            raise SettingsError(f"REMOTEGPU_TRUSTED_PROXIES: {address!r} is not an IP address") from None
+    return found
+
+
+def _secret_key(path: Path) -> str:
+    try:
+        key = path.read_text().strip()
+    except FileNotFoundError:
+        key = _new_key(path)
+    try:
+        Fernet(key)
+    except ValueError:
+        raise SettingsError(f"REMOTEGPU_SECRET_KEY_FILE: {path} does not hold a key") from None
+    return key
+
+
+def _new_key(path: Path) -> str:
+    """Written beside and linked into place, so that two starting processes agree on one key."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(Fernet.generate_key().decode() + "\n")
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass  # the other process was first
+    finally:
+        draft.unlink()
+    return path.read_text().strip()

@@ -1,0 +1,188 @@
+"""Tokens: made, looked up at every request, revoked at once."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.errors import AccountSuspended, Forbidden, NotFound, TokenInvalid, Unauthorized
+from remotegpu.types.identity import Scope, TokenKind
+from remotegpu_server.authz import Actor
+from remotegpu_server.db import tables
+from remotegpu_server.tokens import secret as token_secret
+
+
+@dataclass(frozen=True)
+class Minted:
+    """A new token; the secret is known only here."""
+
+    row: tables.Token
+    secret: str
+
+
+async def mint(
+    db: AsyncSession,
+    *,
+    kind: TokenKind,
+    scopes: Iterable[Scope],
+    name: str = "",
+    user_id: str | None = None,
+    host_id: str | None = None,
+    environment_id: str | None = None,
+    expires_in_s: float | None = None,
+) -> Minted:
+    """Insert a token. Without ``expires_in_s`` it lives until it is revoked."""
+    token_id = tables.new_id("tok")
+    secret = token_secret.make_secret(kind, token_id)
+    expires_at = None if expires_in_s is None else func.now() + timedelta(seconds=expires_in_s)
+    row = await db.scalar(
+        insert(tables.Token)
+        .values(
+            id=token_id,
+            secret_hash=token_secret.digest(secret),
+            kind=str(kind),
+            name=name,
+            scopes=[str(scope) for scope in scopes],
+            user_id=user_id,
+            host_id=host_id,
+            environment_id=environment_id,
+            expires_at=expires_at,
+        )
+        .returning(tables.Token)
+    )
+    assert row is not None
+    return Minted(row=row, secret=secret)
+
+
+async def revoke(db: AsyncSession, *where: ColumnElement[bool]) -> list[str]:
+    """Revoke the live tokens that match, at once; answers their ids."""
+    revoked = await db.scalars(
+        update(tables.Token)
+        .where(tables.Token.revoked_at.is_(None), *where)
+        .values(revoked_at=func.now())
+        .returning(tables.Token.id)
+        .execution_options(synchronize_session=False)
+    )
+    return list(revoked)
+
+
+async def revoke_of_environment(db: AsyncSession, environment_id: str) -> None:
+    """A workload's token dies with its generation."""
+    await revoke(db, tables.Token.environment_id == environment_id, tables.Token.kind == "workload")
+
+
+async def revoke_of_host(db: AsyncSession, host_id: str, *, kind: TokenKind | None = None) -> None:
+    """End what a host's agent may do; ``kind`` narrows it to credentials or enrolment tokens."""
+    where: list[ColumnElement[bool]] = [tables.Token.host_id == host_id]
+    if kind is not None:
+        where.append(tables.Token.kind == str(kind))
+    await revoke(db, *where)
+
+
+async def spend_enrollment(db: AsyncSession, token_id: str) -> bool:
+    """Use an enrolment token up; False when somebody else did, or it is too old."""
+    spent = await db.scalar(
+        update(tables.Token)
+        .where(
+            tables.Token.id == token_id,
+            tables.Token.used_at.is_(None),
+            tables.Token.revoked_at.is_(None),
+            tables.Token.expires_at > func.now(),
+        )
+        .values(used_at=func.now())
+        .returning(tables.Token.id)
+        .execution_options(synchronize_session=False)
+    )
+    return spent is not None
+
+
+async def authenticate(db: AsyncSession, secret: str | None, *, on_behalf_of: str | None = None) -> Actor:
+    """The actor a secret stands for. Raises ``Unauthorized``, ``TokenInvalid``, ``AccountSuspended``; for an
+    ``on_behalf_of`` that the token may not use, or a user who may not act, ``Forbidden``.
+
+    A spent or expired enrolment token still authenticates, so that the enrolment can say ``410`` for it.
+    """
+    if not secret:
+        raise Unauthorized("This request needs a token.")
+    named = token_secret.token_id_of(secret)
+    if named is None:
+        raise TokenInvalid("The token is not valid.")
+    kind, token_id = named
+    found = (
+        await db.execute(
+            select(
+                tables.Token,
+                tables.User,
+                tables.Customer,
+                tables.Host.name,
+                (tables.Token.expires_at <= func.now()).label("expired"),
+            )
+            .outerjoin(tables.User, tables.User.id == tables.Token.user_id)
+            .outerjoin(tables.Customer, tables.Customer.id == tables.User.customer_id)
+            .outerjoin(tables.Host, tables.Host.id == tables.Token.host_id)
+            .where(tables.Token.id == token_id)
+            .execution_options(populate_existing=True)
+        )
+    ).one_or_none()
+    stored = found[0].secret_hash if found else bytes(32)
+    matches = hmac.compare_digest(stored, token_secret.digest(secret))
+    if found is None or not matches or found[0].kind != kind:
+        raise TokenInvalid("The token is not valid.")
+    token, user, customer, host_name, expired = found
+    if token.revoked_at is not None or (expired and kind is not TokenKind.ENROLLMENT):
+        raise TokenInvalid("The token has expired or was revoked.")
+    if user is not None:
+        _require_active(user, customer)
+    if on_behalf_of is not None:
+        return await _acting_for(db, token, on_behalf_of)
+    return _actor(token, user, host_name)
+
+
+def _require_active(user: tables.User, customer: tables.Customer) -> None:
+    if user.status != "active":
+        raise AccountSuspended(f"The account {user.username} is suspended.")
+    if customer.status != "active":
+        raise AccountSuspended(f"The customer {customer.name} is suspended.")
+
+
+async def _acting_for(db: AsyncSession, token: tables.Token, username: str) -> Actor:
+    if token.kind != TokenKind.SERVICE or Scope.ACT_AS not in token.scopes:
+        raise Forbidden("Only a service token with the scope act_as may name another user.")
+    found = (
+        await db.execute(
+            select(tables.User, tables.Customer)
+            .join(tables.Customer, tables.Customer.id == tables.User.customer_id)
+            .where(tables.User.username == username)
+        )
+    ).one_or_none()
+    if found is None:
+        raise NotFound(f"There is no user {username[:64]!r}.")
+    user, customer = found
+    _require_active(user, customer)
+    return _actor(token, user, None)
+
+
+def _actor(token: tables.Token, user: tables.User | None, host_name: str | None) -> Actor:
+    if user is not None:
+        name = user.username
+    elif host_name is not None:
+        name = f"agent:{host_name}"
+    else:
+        name = f"service:{token.name or token.id}"
+    return Actor(
+        kind=token.kind,
+        token_id=token.id,
+        scopes=frozenset(token.scopes),
+        name=name,
+        user_id=user.id if user else None,
+        username=user.username if user else None,
+        role=user.role if user else None,
+        customer_id=user.customer_id if user else None,
+        host_id=token.host_id,
+        environment_id=token.environment_id,
+    )
