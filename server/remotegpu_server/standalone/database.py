@@ -61,7 +61,7 @@ def _external(written: str) -> Database:
         raise StepFailed(
             "database",
             f"REMOTEGPU_DATABASE_URL does not work: {type(error).__name__}: {error}",
-            "Give postgresql://USER@HOST/DATABASE of a PostgreSQL 15 or newer, with a user who may create schemas.",
+            "Give postgresql://USER@HOST/DATABASE of a PostgreSQL 15 or newer; the user must own it.",
         ) from error
     options = f"{url.query.get('options', '')} -csearch_path={_HUB_SCHEMA}".strip()
     return Database(
