@@ -108,7 +108,8 @@ def _host_config(workload: Workload, placement: Placement, port: str) -> dict[st
         "Memory": workload.memory_bytes,
         "MemorySwap": workload.memory_bytes,
         "NanoCpus": round(workload.cpus * 1e9),
-        "Ulimits": [{"Name": "nofile", "Soft": 65536, "Hard": 65536}, {"Name": "core", "Soft": 0, "Hard": 0}],
+        # No nofile: an engine without CAP_SYS_RESOURCE refuses a limit above its own.
+        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
         "IpcMode": "private",
         "ShmSize": max(64 * 2**20, workload.memory_bytes // 4),

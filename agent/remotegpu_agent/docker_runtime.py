@@ -94,9 +94,7 @@ class DockerRuntime:
         # A home in the wrong place or an odd image is found before anything exists.
         home = await asyncio.to_thread(prepare_home, self._settings, workload.home, owner=container_spec.UID)
         try:
-            image, _ = await asyncio.gather(
-                self._local_image(workload), self._networks.create(workload, epoch)
-            )
+            image = await self._local_image(workload)
             if image is None:
                 raise StartRefused(Reason.IMAGE_NOT_FOUND, f"{workload.image_reference} is not on this host.")
             await self._networks.create(workload, epoch)
