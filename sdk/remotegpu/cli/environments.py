@@ -1,0 +1,130 @@
+"""``remotegpu env``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from urllib.parse import quote
+
+import remotegpu
+from remotegpu.cli import output
+from remotegpu.cli.connection import connect, find_environment
+from remotegpu.types.environments import Environment
+
+HUB_VARIABLES = ("REMOTEGPU_HUB_URL", "JUPYTERHUB_PUBLIC_HUB_URL")
+
+
+def list_(arguments: argparse.Namespace) -> None:
+    """The environments that the caller may see."""
+    with connect(arguments) as client:
+        found = client.environments.list(owner=arguments.owner, status=arguments.status)
+        output.show_list(arguments, "Environment", found)
+
+
+def create(arguments: argparse.Namespace) -> None:
+    """Make one, and wait until it runs."""
+    with connect(arguments) as client:
+        environment = client.environments.create(
+            name=arguments.name,
+            image=arguments.image,
+            gpus=arguments.gpus,
+            gpu_model=arguments.gpu_model,
+            cpus=arguments.cpus,
+            memory_bytes=arguments.memory,
+            env=dict(arguments.env) or None,
+            queue=not arguments.no_queue,
+        )
+        _wait_and_show(client, arguments, environment)
+
+
+def start(arguments: argparse.Namespace) -> None:
+    """Start a stopped one, and wait until it runs."""
+    with connect(arguments) as client:
+        known = find_environment(client, arguments.environment, owner=arguments.owner)
+        environment = client.environments.start(
+            known.id,
+            image=arguments.image,
+            gpus=arguments.gpus,
+            gpu_model=arguments.gpu_model,
+            cpus=arguments.cpus,
+            memory_bytes=arguments.memory,
+            env=dict(arguments.env) or None,
+            queue=not arguments.no_queue,
+        )
+        _wait_and_show(client, arguments, environment)
+
+
+def _wait_and_show(client: remotegpu.Client, arguments: argparse.Namespace, environment: Environment) -> None:
+    if not arguments.no_wait:
+        try:
+            environment = client.environments.wait_ready(environment.id, timeout_s=arguments.timeout)
+        except KeyboardInterrupt:
+            again = f"`remotegpu env stop {environment.name}` stops it."
+            print(f"\nThe environment goes on starting; {again}", file=sys.stderr)
+            raise
+    output.show_item(arguments, environment, _sentence(environment))
+
+
+def _sentence(environment: Environment) -> str:
+    where = f" on {environment.host_name}" if environment.host_name else ""
+    with_gpus = ", ".join(
+        f"{gpu.model}{' (simulated)' if gpu.simulated else ''}" for gpu in environment.allocated_gpus
+    )
+    gpus = f" with {with_gpus}" if with_gpus else ""
+    words = f": {environment.message}" if environment.message else ""
+    return f"{environment.name} is {environment.status}{where}{gpus}{words}"
+
+
+def stop(arguments: argparse.Namespace) -> None:
+    """Stop it, and wait until its GPUs are free."""
+    with connect(arguments) as client:
+        known = find_environment(client, arguments.environment, owner=arguments.owner)
+        environment = client.environments.stop(known.id)
+        if not arguments.no_wait:
+            environment = client.environments.wait_stopped(
+                known.id, timeout_s=arguments.timeout, progress=True
+            )
+        output.show_item(arguments, environment, _sentence(environment))
+
+
+def remove(arguments: argparse.Namespace) -> None:
+    """Stop and remove it; the home stays."""
+    with connect(arguments) as client:
+        known = find_environment(client, arguments.environment, owner=arguments.owner)
+        client.environments.delete(known.id)
+        output.say(
+            arguments, f"{known.name} is being removed; its owner's files stay.", id=known.id, name=known.name
+        )
+
+
+def logs(arguments: argparse.Namespace) -> None:
+    """Its newest output."""
+    with connect(arguments) as client:
+        known = find_environment(client, arguments.environment, owner=arguments.owner)
+        found = client.environments.logs(known.id, tail_lines=arguments.tail)
+    if arguments.json:
+        output.show_item(arguments, found, "")
+        return
+    if not found.live:
+        print("(the container is gone; this is what was kept)", file=sys.stderr)
+    sys.stdout.write(found.text if found.text.endswith("\n") or not found.text else found.text + "\n")
+
+
+def open_(arguments: argparse.Namespace) -> None:
+    """Print where its notebook is: through the hub where that is known, else its own address."""
+    with connect(arguments) as client:
+        known = find_environment(client, arguments.environment, owner=arguments.owner)
+    hub = next((os.environ[name] for name in HUB_VARIABLES if os.environ.get(name)), None)
+    if hub is not None:
+        root = hub.rstrip("/").removesuffix("/hub")
+        server = "" if known.name == "default" else f"{quote(known.name, safe='')}/"
+        address: str | None = f"{root}/user/{quote(known.owner, safe='@')}/{server}"
+    else:
+        address = known.address
+    if address is None:
+        raise remotegpu.StateConflict(
+            f"{known.name} is {known.status} and has no address.",
+            hint=f"`remotegpu env start {known.name}` starts it.",
+        )
+    output.say(arguments, address, url=address)

@@ -1,0 +1,215 @@
+"""Every command and option. Commands are loaded when they run: ``--help`` needs no httpx, no pydantic."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from importlib import import_module
+
+from remotegpu import __version__
+
+Commands = argparse._SubParsersAction  # argparse has no public name for it
+
+_SIZES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_QUOTA_RESOURCES = ("gpus", "environments", "cpus", "memory_bytes")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="remotegpu",
+        description="Notebooks on GPU hosts.",
+        epilog="Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not reachable, 4 not signed in.",
+    )
+    parser.add_argument("--version", action="version", version=f"remotegpu {__version__}")
+    parser.add_argument("--url", help="the server (default: REMOTEGPU_URL, or where you signed in)")
+    parser.add_argument("--json", action="store_true", help="JSON instead of tables and sentences")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    _session(commands)
+    _environments(commands)
+    _hosts_and_gpus(commands)
+    _quota(commands)
+    _images_and_users(commands)
+    return parser
+
+
+def _add(
+    commands: Commands[argparse.ArgumentParser], name: str, run: str, help_: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".")
+    # Also after the command, where people type them; without a default, which would undo the one before it.
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument("--url", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.set_defaults(run=_loader(run))
+    return parser
+
+
+def _loader(run: str) -> Callable[[argparse.Namespace], None]:
+    module, function = run.split(".")
+
+    def load_and_run(arguments: argparse.Namespace) -> None:
+        getattr(import_module(f"remotegpu.cli.{module}"), function)(arguments)
+
+    return load_and_run
+
+
+def _group(
+    commands: Commands[argparse.ArgumentParser], name: str, help_: str
+) -> Commands[argparse.ArgumentParser]:
+    parser = commands.add_parser(name, help=help_)
+    return parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+
+
+def _session(commands: Commands[argparse.ArgumentParser]) -> None:
+    login = _add(commands, "login", "session.login", "sign in and keep a session token")
+    login.add_argument("server", nargs="?", metavar="URL", help="such as https://gpu.example.org")
+    login.add_argument("--username", "-u")
+    login.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    login.add_argument(
+        "--days", type=float, default=0.5, help="how long the session lasts (default: %(default)s)"
+    )
+    _add(commands, "logout", "session.logout", "end the session and forget its token")
+    _add(commands, "whoami", "session.whoami", "who the server takes you for")
+
+
+def _environments(commands: Commands[argparse.ArgumentParser]) -> None:
+    env = _group(commands, "env", "environments: notebooks on GPU hosts")
+    list_ = _add(env, "list", "environments.list_", "list environments")
+    list_.add_argument("--owner", help="user name (admins and owners)")
+    list_.add_argument("--status", help="such as running")
+
+    create = _add(env, "create", "environments.create", "make an environment and wait until it runs")
+    create.add_argument("name")
+    create.add_argument("--image", required=True, help="a name from `remotegpu image list`")
+    _size_options(create)
+    _start_options(create)
+
+    start = _with_environment(_add(env, "start", "environments.start", "start a stopped environment"))
+    start.add_argument("--image", help="left out: as last time, like all the sizes")
+    _size_options(start)
+    _start_options(start)
+
+    stop = _with_environment(
+        _add(env, "stop", "environments.stop", "stop it and wait until its GPUs are free")
+    )
+    stop.add_argument("--no-wait", action="store_true", help="return at once")
+    stop.add_argument(
+        "--timeout", type=float, default=120, metavar="S", help="seconds (default: %(default)s)"
+    )
+
+    _with_environment(_add(env, "rm", "environments.remove", "stop and remove it; files stay"))
+    logs = _with_environment(_add(env, "logs", "environments.logs", "print its newest output"))
+    logs.add_argument("--tail", type=int, metavar="N", help="lines")
+    _with_environment(_add(env, "open", "environments.open_", "print the URL of its notebook"))
+
+
+def _with_environment(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("environment", help="name or id")
+    parser.add_argument("--owner", help="whose, where several users have one of this name")
+    return parser
+
+
+def _size_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gpus", type=int, metavar="N")
+    parser.add_argument("--gpu-model", metavar="MODEL", help="such as A100-80GB; left out: any")
+    parser.add_argument("--cpus", type=float, metavar="N")
+    parser.add_argument("--memory", type=_bytes, metavar="SIZE", help="such as 16G")
+    parser.add_argument(
+        "--env", type=_pair, action="append", default=[], metavar="KEY=VALUE", help="repeatable"
+    )
+
+
+def _start_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-queue", action="store_true", help="fail instead of waiting for free GPUs")
+    parser.add_argument("--no-wait", action="store_true", help="return at once")
+    parser.add_argument(
+        "--timeout", type=float, default=600, metavar="S", help="seconds (default: %(default)s)"
+    )
+
+
+def _hosts_and_gpus(commands: Commands[argparse.ArgumentParser]) -> None:
+    host = _group(commands, "host", "hosts (admins)")
+    _add(host, "list", "platform.list_hosts", "list hosts")
+    add = _add(host, "add", "platform.add_host", "let a machine join: prints the command to type on it")
+    add.add_argument("name")
+    add.add_argument(
+        "--label", type=_pair, action="append", default=[], metavar="KEY=VALUE", help="repeatable"
+    )
+    add.add_argument("--again", action="store_true", help="a new token for a host that exists already")
+    cordon = _add(host, "cordon", "platform.cordon_host", "place no new work there")
+    cordon.add_argument("host", help="name or id")
+    uncordon = _add(host, "uncordon", "platform.uncordon_host", "place new work there again")
+    uncordon.add_argument("host", help="name or id")
+
+    gpu = _group(commands, "gpu", "GPUs")
+    list_ = _add(gpu, "list", "platform.list_gpus", "list GPUs, their load and what is free")
+    list_.add_argument("--host")
+    list_.add_argument("--model")
+    list_.add_argument("--free", action="store_true", help="only those that are free")
+
+
+def _quota(commands: Commands[argparse.ArgumentParser]) -> None:
+    quota = _add(commands, "quota", "platform.show_quota", "your limits and what is used of them")
+    verbs = quota.add_subparsers(metavar="COMMAND", title="for admins")
+    get = _add(verbs, "get", "platform.get_quota", "the limits of a user or customer")
+    set_ = _add(verbs, "set", "platform.set_quota", "change limits of a user or customer")
+    for parser in (get, set_):
+        parser.add_argument("subject", choices=["user", "customer"])
+        parser.add_argument("name", help="id or name")
+    set_.add_argument(
+        "limit",
+        type=_limit,
+        nargs="+",
+        metavar="RESOURCE=LIMIT",
+        help=f"{', '.join(_QUOTA_RESOURCES)}; a number (0: none allowed) or unlimited",
+    )
+
+
+def _images_and_users(commands: Commands[argparse.ArgumentParser]) -> None:
+    image = _group(commands, "image", "images: what may run")
+    _add(image, "list", "platform.list_images", "list images")
+    add = _add(image, "add", "platform.add_image", "allow an image (admins)")
+    add.add_argument("name")
+    add.add_argument("reference", help="what the engine pulls")
+    add.add_argument("--display-name")
+    add.add_argument("--digest", help="sha256:...; left out, the first pull pins it")
+    add.add_argument("--runtime", choices=["docker", "process"])
+
+    user = _group(commands, "user", "users (admins, owners)")
+    _add(user, "list", "platform.list_users", "list users")
+    new = _add(user, "add", "platform.add_user", "make a user; prints the one-time password")
+    new.add_argument("username")
+    new.add_argument("--customer", help="id or name; left out: yours")
+    new.add_argument("--display-name")
+    new.add_argument("--email")
+    new.add_argument("--role", choices=["admin", "owner", "member"])
+    for verb, what in (("suspend", "keep a user out and stop what runs"), ("resume", "end a suspension")):
+        _add(user, verb, f"platform.{verb}_user", what).add_argument("user", help="id or user name")
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b?)", text.strip().lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"not a size like 16G: {text!r}")
+    return int(float(match[1]) * _SIZES[match[2]])
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"not KEY=VALUE: {text!r}")
+    return key, value
+
+
+def _limit(text: str) -> tuple[str, int | None]:
+    resource, value = _pair(text)
+    if resource not in _QUOTA_RESOURCES:
+        raise argparse.ArgumentTypeError(f"not one of {', '.join(_QUOTA_RESOURCES)}: {resource!r}")
+    if value == "unlimited":
+        return resource, None
+    if resource == "memory_bytes":
+        return resource, _bytes(value)
+    if not value.isdecimal():
+        raise argparse.ArgumentTypeError(f"neither a whole number nor unlimited: {value!r}")
+    return resource, int(value)
