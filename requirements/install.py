@@ -57,10 +57,7 @@ def _require_new_python():
 def _make_venv(venv, python):
     """The standard library's venv; where the distribution split pip off, whatever else can do it."""
     uv = shutil.which("uv")
-    attempts = [
-        [sys.executable, "-m", "venv", str(venv)],
-        [sys.executable, "-m", "virtualenv", "-q", str(venv)],
-    ]
+    attempts = [[sys.executable, "-m", module, str(venv)] for module in ("venv", "virtualenv")]
     if uv:
         attempts.append([uv, "venv", "-q", "--seed", "--python", sys.executable, str(venv)])
     for command in attempts:

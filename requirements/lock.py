@@ -15,14 +15,14 @@ COMMON = [
 
 def main():
     chosen = sys.argv[1:] or ["--upgrade"]
-    _compile("dev.txt", ["--all-extras", "--group", "dev"], chosen)
+    _compile("dev.txt", ["--all-extras", "--group", "dev", "pyproject.toml"], chosen)
     # The peers of the benchmarks share the environment, so they fit what is pinned already.
-    _compile("bench.txt", ["--only-group", "bench", "--constraint", "requirements/dev.txt"], chosen)
+    _compile("bench.txt", ["--group", "pyproject.toml:bench", "--constraint", "requirements/dev.txt"], chosen)
 
 
 def _compile(name, what, chosen):
     target = ["--output-file", f"requirements/{name}"]
-    command = [UV, "pip", "compile", *COMMON, *what, *chosen, *target, "pyproject.toml"]
+    command = [UV, "pip", "compile", *COMMON, *what, *chosen, *target]
     subprocess.run(command, check=True, cwd=HERE.parent)
 
 
