@@ -1,3 +1,4 @@
+# ruff: noqa: INP001, T201 - a program to run, not a package; it talks to a terminal
 """Build `remotegpu/base:latest`, the notebook image. Called by `make image`; needs only Python and Docker.
 
 Prints one line per step with its time. Does nothing when an image of the same inputs is already here; pass
@@ -41,7 +42,9 @@ class BuildFailed(Exception):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--force", action="store_true", help="build even if nothing changed")
     arguments = parser.parse_args()
     started = time.monotonic()
@@ -80,7 +83,9 @@ def _step(title: str, work: Callable[[], None]) -> None:
 def _inputs() -> Iterator[Path]:
     yield from (ROOT / "pyproject.toml", REQUIREMENTS, Path(__file__), HERE / "make_base.py")
     for folder in (FOLDER, EXAMPLES, ROOT / "sdk" / "remotegpu", ROOT / "notebooks" / "remotegpu_notebooks"):
-        yield from sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        yield from sorted(
+            path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+        )
 
 
 def _inputs_hash() -> str:
@@ -126,8 +131,20 @@ def _prepare(context: Path) -> None:
     shutil.copy2(_uv(), context / "uv")
     _copy_ca_bundle(context / "ca.pem")
     (context / "wheels").mkdir()
-    built = _run([str(context / "uv"), "build", "--wheel", "--quiet", "--no-build-isolation", "--python", sys.executable,
-                  "--out-dir", str(context / "wheels"), str(ROOT)])
+    built = _run(
+        [
+            str(context / "uv"),
+            "build",
+            "--wheel",
+            "--quiet",
+            "--no-build-isolation",
+            "--python",
+            sys.executable,
+            "--out-dir",
+            str(context / "wheels"),
+            str(ROOT),
+        ]
+    )
     if built.returncode != 0:
         raise BuildFailed(f"the wheel could not be built:\n{built.stderr[-2000:]}")
 
@@ -143,7 +160,9 @@ def _uv() -> Path:
 
 def _copy_ca_bundle(target: Path) -> None:
     """Where this machine trusts more than the usual authorities, the builder stage must too."""
-    bundle = next((os.environ[name] for name in CA_VARIABLES if Path(os.environ.get(name) or "-").is_file()), None)
+    bundle = next(
+        (os.environ[name] for name in CA_VARIABLES if Path(os.environ.get(name) or "-").is_file()), None
+    )
     if bundle is None:
         target.touch()
     else:
@@ -152,11 +171,22 @@ def _copy_ca_bundle(target: Path) -> None:
 
 def _docker_build(context: Path, inputs: str) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    command = ["docker", "build", "--tag", f"{NAME}:latest", "--tag", f"{NAME}:{version}", "--label", f"{LABEL}={inputs}"]
+    command = [
+        "docker",
+        "build",
+        "--tag",
+        f"{NAME}:latest",
+        "--tag",
+        f"{NAME}:{version}",
+        "--label",
+        f"{LABEL}={inputs}",
+    ]
     for name in (*PASSED_ON, *PROXIES):
         if os.environ.get(name):
             command += ["--build-arg", name]
-    done = subprocess.run([*command, str(context)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        [*command, str(context)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     if done.returncode != 0:
         raise BuildFailed("docker build failed:\n" + "\n".join(done.stdout.splitlines()[-25:]))
 

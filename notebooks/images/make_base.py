@@ -1,3 +1,4 @@
+# ruff: noqa: INP001, T201 - a program to run, not a package; it talks to a terminal
 """Make `debian:bookworm-slim` from the distribution's packages, for sites where no registry answers.
 
 Needs debootstrap and root; installs nothing on this machine. REMOTEGPU_DEBIAN_MIRROR names another mirror.
@@ -47,7 +48,9 @@ def make_base(tag: str = BASE) -> None:
             "Install debootstrap, or load the image from elsewhere with `docker load`."
         )
     if os.geteuid() != 0:
-        raise CannotMakeBase(f"{tag} is not here and no registry answers; making it with debootstrap needs root.")
+        raise CannotMakeBase(
+            f"{tag} is not here and no registry answers; making it with debootstrap needs root."
+        )
     with tempfile.TemporaryDirectory(prefix="remotegpu-base-", dir=_scratch()) as scratch:
         root = Path(scratch) / "root"
         _bootstrap(root)
@@ -75,7 +78,14 @@ def _slim(root: Path) -> None:
     policy.write_text(POLICY)
     policy.chmod(0o755)
     _add_security(root / "etc/apt/sources.list")
-    for folder in ("usr/share/info", "usr/share/locale", "usr/share/man", "var/lib/apt/lists", "var/cache/apt", "var/log"):
+    for folder in (
+        "usr/share/info",
+        "usr/share/locale",
+        "usr/share/man",
+        "var/lib/apt/lists",
+        "var/cache/apt",
+        "var/log",
+    ):
         for entry in (root / folder).iterdir():
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     for entry in (root / "usr/share/doc").rglob("*"):
@@ -105,7 +115,10 @@ def _import(root: Path, tag: str) -> None:
     try:
         done = subprocess.run(
             ["docker", "import", "--change", 'CMD ["bash"]', "-", tag],
-            stdin=tar.stdout, capture_output=True, text=True, check=False,
+            stdin=tar.stdout,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     finally:
         if tar.stdout is not None:

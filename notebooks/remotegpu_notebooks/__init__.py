@@ -1,0 +1,41 @@
+"""GPUs and quota inside a notebook.
+
+    %load_ext remotegpu_notebooks
+    %gpu
+
+    from remotegpu_notebooks import dashboard
+    dashboard()
+
+Importing this package loads neither widgets nor the client: both come with their first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from remotegpu_notebooks.widgets import Dashboard, dashboard
+
+__all__ = ["Dashboard", "dashboard"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from remotegpu_notebooks import widgets
+
+    return getattr(widgets, name)
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """What ``%load_ext remotegpu_notebooks`` calls: brings the line magic ``%gpu``."""
+    from remotegpu_notebooks import magics
+
+    magics.register(shell)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """What ``%unload_ext remotegpu_notebooks`` calls."""
+    shell.magics_manager.magics["line"].pop("gpu", None)
