@@ -129,7 +129,7 @@ def ensure_running(
         found = _choose_binaries(data_dir, binaries)
         account = _choose_account(data_dir, found)
         if not (_cluster(data_dir) / "PG_VERSION").exists():
-            _make_cluster(data_dir, found, account)
+            _make_cluster(data_dir, found, account, durable=durable)
         _start(data_dir, found, account, durable=durable, timeout_s=timeout_s)
         started = status(data_dir)
         if started is None or not _answers(started):
@@ -313,7 +313,7 @@ def _choose_binaries(data_dir: Path, wanted: Binaries | None) -> Binaries:
     )
 
 
-def _make_cluster(data_dir: Path, found: Binaries, account: _Account) -> None:
+def _make_cluster(data_dir: Path, found: Binaries, account: _Account, *, durable: bool) -> None:
     """initdb beside the final place and rename, so that a cluster is whole or absent."""
     unfinished = data_dir / "cluster.new"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -334,6 +334,7 @@ def _make_cluster(data_dir: Path, found: Binaries, account: _Account) -> None:
                 "--encoding=UTF8",
                 "--locale=C.UTF-8",
                 "--data-checksums",
+                *(() if durable else ("--no-sync",)),
             ],
             capture_output=True,
         )
@@ -391,7 +392,7 @@ def _settings(socket_dir: Path, *, durable: bool) -> str:
         "log_checkpoints = off",
     ]
     if not durable:
-        lines += ["fsync = off", "synchronous_commit = off", "full_page_writes = off"]
+        lines += ["fsync = off", "full_page_writes = off"]
     return "\n".join(lines) + "\n"
 
 
