@@ -17,9 +17,9 @@ from pathlib import Path
 
 import psutil
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
-from agent.scripted_server import CREDENTIAL, HOST_ID, ScriptedServer
+from scripted_server import CREDENTIAL, HOST_ID, ScriptedServer
 
 
 def main() -> None:

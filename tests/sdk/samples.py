@@ -1,0 +1,92 @@
+"""Answers as a server would write them."""
+
+from __future__ import annotations
+
+AT = "2026-11-24T02:00:00Z"
+
+IMAGE = {
+    "id": "img1",
+    "name": "base",
+    "reference": "registry.example.org/base:1",
+    "display_name": "Base",
+    "description": "",
+    "digest": None,
+    "runtime": "docker",
+    "command": None,
+    "status": "active",
+    "created_at": AT,
+}
+USER = {
+    "id": "u1",
+    "username": "ada",
+    "display_name": "Ada",
+    "email": None,
+    "role": "member",
+    "status": "active",
+    "customer_id": "c1",
+    "customer_name": "lab",
+    "created_at": AT,
+}
+TOKEN = {
+    "id": "t1",
+    "kind": "user",
+    "name": "session",
+    "scopes": ["all"],
+    "created_at": AT,
+    "expires_at": AT,
+    "last_used_at": None,
+}
+
+
+def environment(**fields: object) -> dict[str, object]:
+    return {
+        "id": "env1",
+        "name": "work",
+        "display_name": "",
+        "owner": "ada",
+        "owner_id": "u1",
+        "customer_id": "c1",
+        "status": "running",
+        "reason": "ready",
+        "message": "Ready.",
+        "progress_percent": None,
+        "queue_position": None,
+        "generation": 1,
+        "image": "base",
+        "image_reference": "registry.example.org/base:1",
+        "gpus": 0,
+        "gpu_model": None,
+        "cpus": 1.0,
+        "memory_bytes": 2**31,
+        "env": {},
+        "host_id": "h1",
+        "host_name": "one",
+        "allocated_gpus": [],
+        "simulated": False,
+        "address": "http://10.0.0.1:8888",
+        "exit_code": None,
+        "log_tail": None,
+        "created_at": AT,
+        "started_at": AT,
+        "stopped_at": None,
+        **fields,
+    }
+
+
+def page(*items: object, next_cursor: str | None = None) -> dict[str, object]:
+    return {"items": list(items), "next_cursor": next_cursor}
+
+
+def event(position: str, **fields: object) -> dict[str, object]:
+    return {
+        "id": position,
+        "at": AT,
+        "kind": "environment.status",
+        "subject_type": "environment",
+        "subject_id": "env1",
+        "actor": "system",
+        "reason": None,
+        "message": "",
+        "data": {},
+        **fields,
+    }
