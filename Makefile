@@ -54,13 +54,13 @@ image: $(READY) ## Build the notebook image with Docker
 	@$(BIN)/python notebooks/images/build.py $(ARGS)
 
 bench-spawn: $(BENCH_READY) ## Click to notebook, against DockerSpawner
-	@$(BIN)/python -m tests.benchmarks.spawn $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python tests/benchmarks/bench_spawn.py $(ARGS)
 
 bench-import: $(BENCH_READY) ## Import time of the SDK, against other clients
-	@$(BIN)/python -m tests.benchmarks.imports $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python tests/benchmarks/bench_import.py $(ARGS)
 
 bench-agent: $(BENCH_READY) ## CPU and memory of the agent over a minute
-	@$(BIN)/python -m tests.benchmarks.agent $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python tests/benchmarks/bench_agent.py $(ARGS)
 
 lock: $(READY) ## Pin all dependencies again, to the newest that fit
 	@$(BIN)/python requirements/lock.py $(ARGS)
