@@ -248,9 +248,11 @@ class DockerRuntime:
             stats = await self._engine.container_stats(container_id)
         except EngineError:  # it ended since it was listed
             return Usage(None, None)
+        if not stats:  # the engine's answer for one that ends at this moment
+            return Usage(None, None)
         cpu = stats.get("cpu_stats", {}).get("cpu_usage", {}).get("total_usage")
-        memory = stats.get("memory_stats", {})
-        details = memory.get("stats", {})
+        memory = stats.get("memory_stats") or {}
+        details = memory.get("stats") or {}
         cache = details.get("inactive_file", details.get("total_inactive_file", 0))
         used = memory.get("usage")
         return Usage(self._cpu_percent(container_id, cpu), None if used is None else max(0, used - cache))

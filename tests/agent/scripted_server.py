@@ -36,7 +36,7 @@ class ScriptedServer:
     def __init__(self, *, host_id: str = HOST_ID, pace_s: float = 0.2) -> None:
         self.host_id = host_id
         self.pace_s = pace_s
-        self.changed = threading.Condition()
+        self.changed = threading.Condition()  # reentrant: probes may wait themselves
         self.sessions: list[SessionCreate] = []
         self.heartbeats: list[Heartbeat] = []
         self.observations: list[Observation] = []
@@ -58,6 +58,12 @@ class ScriptedServer:
     @property
     def epoch(self) -> int:
         return len(self.sessions)
+
+    @property
+    def last_heartbeat(self) -> Heartbeat:
+        """Waits for the first."""
+        self.until("a heartbeat", lambda: self.heartbeats)
+        return self.heartbeats[-1]
 
     def close(self) -> None:
         with self.changed:

@@ -1,0 +1,81 @@
+"""Real agents against a scripted server, with Docker where an engine answers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from agent_process import AgentProcess, clean_up, docker, docker_answers
+from agent_workloads import IMAGE
+from scripted_server import ScriptedServer
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    scripted = ScriptedServer(host_id=f"host-{uuid.uuid4().hex[:12]}")
+    yield scripted
+    scripted.close()
+
+
+@pytest.fixture(scope="session")
+def test_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An image with one static program; made here, so that no registry is needed."""
+    if not docker_answers():
+        pytest.skip("no Docker engine answers")
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc to compile the test image's program")
+    folder = tmp_path_factory.mktemp("image")
+    subprocess.run(
+        ["gcc", "-O1", "-static", "-o", str(folder / "server"), str(HERE / "static_server.c")], check=True
+    )
+    (folder / "home" / "jovyan").mkdir(parents=True)
+    (folder / "tmp").mkdir()
+    archive = folder / "image.tar"
+    subprocess.run(["tar", "-C", str(folder), "-cf", str(archive), "server", "home", "tmp"], check=True)
+    docker("import", "-c", 'CMD ["/server"]', str(archive), IMAGE)
+    yield IMAGE
+    docker("image", "rm", "-f", IMAGE, check=False)
+
+
+@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])
+def runtime(request: pytest.FixtureRequest) -> str:
+    if request.param == "docker":
+        request.getfixturevalue("test_image")
+    return str(request.param)
+
+
+@pytest.fixture
+def agent(server: ScriptedServer, runtime: str, tmp_path: Path) -> Iterator[AgentProcess]:
+    """Started by the test. Whatever it leaves behind is removed, and its log shown when the test fails."""
+    yield from _agent(server, runtime, tmp_path)
+
+
+@pytest.fixture
+def docker_agent(server: ScriptedServer, test_image: str, tmp_path: Path) -> Iterator[AgentProcess]:
+    yield from _agent(server, "docker", tmp_path)
+
+
+@pytest.fixture
+def process_agent(server: ScriptedServer, tmp_path: Path) -> Iterator[AgentProcess]:
+    yield from _agent(server, "process", tmp_path)
+
+
+def _agent(server: ScriptedServer, runtime: str, tmp_path: Path) -> Iterator[AgentProcess]:
+    agent = AgentProcess(server, tmp_path / "state", runtime)
+    yield agent
+    if agent.process is not None and agent.process.poll() is None:
+        agent.process.terminate()
+        agent.process.wait(20)
+    if (agent.state_dir / "agent.log").exists():
+        print(agent.log)
+    clean_up(server.host_id, runtime)
