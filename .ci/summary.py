@@ -1,4 +1,4 @@
-"""The last line of `.ci/run`: tests passed, failed and skipped. A stage that failed otherwise counts as one."""
+"""The last line of `.ci/run`: tests passed, failed, skipped. A stage that failed otherwise counts as one."""
 
 # ruff: noqa: INP001, S314  a script, reading what pytest has just written
 import sys
