@@ -9,9 +9,13 @@ from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from remotegpu.errors import NotFound, QuotaExceeded
+from remotegpu.errors import Invalid, NotFound, QuotaExceeded
 from remotegpu.types.quotas import Quota, QuotaLine, QuotaResource, QuotaSubject, QuotaUpdate
+from remotegpu_server import authz
+from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
+from remotegpu_server.db.notify import notify
+from remotegpu_server.events import service as events
 from remotegpu_server.placement import gib
 
 RESOURCES = (QuotaResource.GPUS, QuotaResource.ENVIRONMENTS, QuotaResource.CPUS, QuotaResource.MEMORY_BYTES)
@@ -217,6 +221,76 @@ async def lines(db: AsyncSession, *, subjects: Sequence[Subject]) -> list[QuotaL
     return result
 
 
-async def quota_of_user(db: AsyncSession, *, user_id: str) -> Quota:
-    """The limits that bind a user: its own and its customer's."""
-    return Quota(lines=await lines(db, subjects=await subjects_of_user(db, user_id=user_id)))
+async def get_quota(db: AsyncSession, *, actor: Actor) -> Quota:
+    """The limits that bind the caller: its own and its customer's."""
+    authz.require(actor, Action.QUOTA_READ)
+    assert actor.user_id is not None, "people and workloads have a user"
+    return Quota(lines=await lines(db, subjects=await subjects_of_user(db, user_id=actor.user_id)))
+
+
+async def get_quota_of(db: AsyncSession, *, actor: Actor, subject: QuotaSubject, subject_id: str) -> Quota:
+    """The limits of a user (with its customer's) or of a customer."""
+    found = await _readable(db, actor=actor, action=Action.QUOTA_READ_OF, kind=subject, given=subject_id)
+    return Quota(lines=await lines(db, subjects=await _with_those_above(db, found)))
+
+
+async def set_quota(
+    db: AsyncSession, *, actor: Actor, subject: QuotaSubject, subject_id: str, body: QuotaUpdate
+) -> Quota:
+    """Set the limits that ``body`` names. A limit below the present use stops nothing; it refuses what is new."""
+    found = await _readable(db, actor=actor, action=Action.QUOTA_WRITE, kind=subject, given=subject_id)
+    if QuotaResource.UNKNOWN in body.limits:
+        raise Invalid("This is not a resource.", hint=f"Resources: {', '.join(RESOURCES)}.")
+    row = tables.Quota
+    for resource, limit in sorted(body.limits.items()):
+        made = insert(row).values(
+            subject_type=str(found.kind), subject_id=found.id, resource=str(resource), limit_value=limit
+        )
+        await db.execute(
+            made.on_conflict_do_update(
+                index_elements=["subject_type", "subject_id", "resource"],
+                set_={"limit_value": limit, "changed_at": func.now()},
+            )
+        )
+    await events.record(
+        db,
+        kind="quota.changed",
+        subject_type="quota",
+        subject_id=found.id,
+        actor=actor,
+        message=f"Limits of {found.kind} {found.name} were changed.",
+        data={
+            "subject": str(found.kind),
+            "limits": {str(name): limit for name, limit in body.limits.items()},
+        },
+        customer_id=found.id if found.kind is QuotaSubject.CUSTOMER else None,
+        user_id=found.id if found.kind is QuotaSubject.USER else None,
+    )
+    notify(db, "queue")
+    return Quota(lines=await lines(db, subjects=await _with_those_above(db, found)))
+
+
+async def _with_those_above(db: AsyncSession, subject: Subject) -> Sequence[Subject]:
+    return await subjects_of_user(db, user_id=subject.id) if subject.kind is QuotaSubject.USER else [subject]
+
+
+async def _readable(
+    db: AsyncSession, *, actor: Actor, action: Action, kind: QuotaSubject, given: str
+) -> Subject:
+    """The user or customer of that id or name, if the actor may."""
+    if kind is QuotaSubject.USER:
+        user = tables.User
+        user_row = await db.scalar(select(user).where((user.id == given) | (user.username == given)))
+        found = Subject(kind, user_row.id, user_row.username) if user_row else None
+        owner = {"user_id": user_row.id, "customer_id": user_row.customer_id} if user_row else {}
+    elif kind is QuotaSubject.CUSTOMER:
+        customer = tables.Customer
+        row = await db.scalar(select(customer).where((customer.id == given) | (customer.name == given)))
+        found = Subject(kind, row.id, row.name) if row else None
+        owner = {"customer_id": row.id} if row else {}
+    else:
+        raise Invalid("Quotas bind a user or a customer.")
+    if found is None:
+        raise NotFound(f"There is no such {kind}.")
+    authz.require(actor, action, noun=str(kind), **owner)
+    return found

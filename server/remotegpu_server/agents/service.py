@@ -1,0 +1,404 @@
+"""The agent protocol: joining, sessions, reports. Every write is fenced by the session epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from sqlalchemy import bindparam, func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.types import Text
+
+from remotegpu.errors import EnrollmentTokenUsed, EpochStale, GenerationStale, NotFound, StateConflict
+from remotegpu.types.agent import (
+    DesiredWorkloads,
+    Enroll,
+    Enrolled,
+    Heartbeat,
+    HeartbeatGpu,
+    HeartbeatReply,
+    Inventory,
+    LogAnswer,
+    LogRequest,
+    Observation,
+    Observed,
+    ObservedWorkload,
+    Session,
+    SessionCreate,
+)
+from remotegpu.types.identity import Scope, TokenKind
+from remotegpu_server import authz
+from remotegpu_server.authz import Action, Actor
+from remotegpu_server.db import tables
+from remotegpu_server.db.notify import notify
+from remotegpu_server.environments.service import observe
+from remotegpu_server.environments.service.placing import Launch
+from remotegpu_server.events import service as events
+from remotegpu_server.settings import Settings
+from remotegpu_server.tokens import service as tokens
+
+LOG_REQUEST_LIFE_S = 60
+"""A reader has long given up; the request is not handed out any more."""
+
+
+async def enroll(db: AsyncSession, *, actor: Actor, body: Enroll) -> Enrolled:
+    """Spend the enrolment token and issue the host's credential; the old credential ends."""
+    authz.require(actor, Action.AGENT_ENROLL)
+    assert actor.host_id is not None, "enrolment tokens are bound to a host"
+    if not await tokens.spend_enrollment(db, actor.token_id):
+        raise EnrollmentTokenUsed("This enrolment token was used before, or is too old.")
+    host = await _host(db, host_id=actor.host_id)
+    again = host.machine_id is not None
+    await tokens.revoke_of_host(db, host.id, kind=TokenKind.AGENT)
+    minted = await tokens.mint(
+        db, kind=TokenKind.AGENT, scopes=[Scope.AGENT], name=host.name, host_id=host.id
+    )
+    await db.execute(
+        update(tables.Host)
+        .where(tables.Host.id == host.id)
+        .values(machine_id=body.machine_id, agent_version=body.agent_version)
+        .execution_options(synchronize_session=False)
+    )
+    how = "joined again; the credential it had is revoked" if again else "joined"
+    await events.record(
+        db,
+        kind="host.reenrolled" if again else "host.enrolled",
+        subject_type="host",
+        subject_id=host.id,
+        actor=actor,
+        message=f"The agent of host {host.name} {how}.",
+        data={"hostname": body.hostname, "agent_version": body.agent_version},
+    )
+    notify(db, f"host:{host.id}")
+    return Enrolled(host_id=host.id, host_name=host.name, credential=minted.secret)
+
+
+async def _host(db: AsyncSession, *, host_id: str) -> tables.Host:
+    """The host's row, locked: agent writes of one host happen one after the other."""
+    row: tables.Host | None = await db.scalar(
+        select(tables.Host)
+        .where(tables.Host.id == host_id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    if row is None:
+        raise NotFound("There is no such host.")
+    return row
+
+
+async def _fenced(db: AsyncSession, *, actor: Actor, epoch: int) -> tables.Host:
+    """The actor's host, locked, if ``epoch`` is its current session."""
+    authz.require(actor, Action.AGENT_REPORT)
+    assert actor.host_id is not None, "agent credentials are bound to a host"
+    host = await _host(db, host_id=actor.host_id)
+    if host.epoch != epoch:
+        raise stale(host.epoch)
+    return host
+
+
+def stale(current: int) -> EpochStale:
+    """The refusal of a past session."""
+    return EpochStale(
+        "A newer agent session of this host exists.",
+        hint="Two agents with one credential? Stop one of them; workloads run on.",
+        data={"current_epoch": current},
+    )
+
+
+async def create_session(
+    db: AsyncSession, *, actor: Actor, body: SessionCreate, settings: Settings
+) -> Session:
+    """A new agent process: take over its inventory, and what it found running."""
+    authz.require(actor, Action.AGENT_REPORT)
+    assert actor.host_id is not None, "agent credentials are bound to a host"
+    before = await _host(db, host_id=actor.host_id)
+    rebooted = before.boot_id is not None and before.boot_id != body.boot_id
+    superseded = before.connection == "online" and not rebooted
+    host = await _take_inventory(db, host_id=before.id, body=body)
+    await _upsert_gpus(db, host=host, inventory=body.inventory)
+    await observe.host_back(db, host=host, actor=actor)
+    if rebooted:
+        there = {one.workload_id for one in body.workloads if one.observed is not Observed.ABSENT}
+        await observe.host_rebooted(db, host=host, still_there=there, actor=actor)
+    for report in body.workloads:
+        await observe.apply_report(db, host_id=host.id, report=report, actor=actor)
+    await events.record(
+        db,
+        kind="host.registered",
+        subject_type="host",
+        subject_id=host.id,
+        actor=actor,
+        reason="host_rebooted" if rebooted else None,
+        message=f"Agent session {host.epoch} of host {host.name} began.",
+        data={"epoch": host.epoch, "rebooted": rebooted, "was_online": superseded},
+    )
+    notify(db, f"host:{host.id}", "queue")
+    return Session(host_id=host.id, epoch=host.epoch, next_in_s=settings.heartbeat_s)
+
+
+async def _take_inventory(db: AsyncSession, *, host_id: str, body: SessionCreate) -> tables.Host:
+    row, inventory = tables.Host, body.inventory
+    host = await db.scalar(
+        update(row)
+        .where(row.id == host_id)
+        .values(
+            epoch=row.epoch + 1,
+            revision=row.revision + 1,
+            connection="online",
+            boot_id=body.boot_id,
+            agent_version=body.agent_version,
+            labels=row.labels.op("||")(bindparam("labels", body.labels, row.labels.type)),
+            inventory=inventory.model_dump(mode="json", exclude={"gpus"}),
+            cpus=inventory.cpus,
+            memory_bytes=inventory.memory_bytes,
+            runtime=str(inventory.runtime),
+            runtime_healthy=inventory.runtime_healthy,
+            runtime_detail=inventory.runtime_detail,
+            address=inventory.address,
+            shared_home=inventory.shared_home,
+            last_heartbeat_at=func.now(),
+            registered_at=func.now(),
+        )
+        .returning(row)
+        .execution_options(populate_existing=True, synchronize_session=False)
+    )
+    assert host is not None, "the row is locked"
+    return host
+
+
+async def _upsert_gpus(db: AsyncSession, *, host: tables.Host, inventory: Inventory) -> None:
+    """GPUs by UUID. One that is another host's is refused; one that is gone becomes ``missing``."""
+    uuids = [gpu.uuid for gpu in inventory.gpus]
+    row = tables.Gpu
+    known = {
+        gpu.uuid: gpu
+        for gpu in await db.scalars(
+            select(row)
+            .where((row.host_id == host.id) | row.uuid.in_(uuids))
+            .order_by(row.id)
+            .with_for_update()
+        )
+    }
+    foreign = [gpu for gpu in known.values() if gpu.host_id != host.id]
+    if foreign:
+        raise StateConflict(
+            f"GPU {foreign[0].uuid} is registered to another host ({foreign[0].host_id}).",
+            hint="A moved card: delete the old host first. A copied machine: enrol it as a host of its own.",
+            data={"uuids": [gpu.uuid for gpu in foreign]},
+        )
+    for gpu in inventory.gpus:
+        facts = {
+            "index": gpu.index,
+            "model": gpu.model,
+            "product": gpu.product,
+            "memory_total_bytes": gpu.memory_total_bytes,
+            "pci_bus_id": gpu.pci_bus_id,
+            "numa_node": gpu.numa_node,
+            "simulated": gpu.simulated,
+        }
+        present = known.pop(gpu.uuid, None)
+        if present is None:
+            made = {"id": tables.new_id("gpu"), "host_id": host.id, "uuid": gpu.uuid}
+            await db.execute(insert(row).values(**made, **facts))
+        else:
+            health = {"health": "healthy", "health_reason": None} if present.health == "missing" else {}
+            await db.execute(
+                update(row)
+                .where(row.id == present.id)
+                .values(**facts, **health)
+                .execution_options(synchronize_session=False)
+            )
+    gone = [gpu.id for gpu in known.values() if gpu.health != "missing"]
+    if gone:
+        await db.execute(
+            update(row)
+            .where(row.id.in_(gone))
+            .values(health="missing", health_reason="not in the last inventory")
+            .execution_options(synchronize_session=False)
+        )
+
+
+_BEAT = text("""
+    WITH before AS (
+        SELECT id, connection, runtime_healthy FROM hosts WHERE id = :host_id AND epoch = :epoch
+        FOR NO KEY UPDATE
+    )
+    UPDATE hosts SET connection = 'online', last_heartbeat_at = now(), runtime_healthy = :healthy,
+        runtime_detail = :detail, quarantined = :quarantined
+    FROM before WHERE hosts.id = before.id
+    RETURNING hosts.revision, before.connection, before.runtime_healthy
+""").bindparams(bindparam("quarantined", type_=ARRAY(Text)))
+
+_SAMPLE = text("""
+    INSERT INTO host_samples (host_id, at, host, gpus, workloads)
+    VALUES (:host_id, clock_timestamp(), CAST(:host AS jsonb), CAST(:gpus AS jsonb), CAST(:workloads AS jsonb))
+""")
+
+_GPU_HEALTH = text("""
+    UPDATE gpus SET health = seen.health, health_reason = seen.reason
+    FROM unnest(CAST(:uuids AS text[]), CAST(:healths AS text[]), CAST(:reasons AS text[]))
+        AS seen (uuid, health, reason)
+    WHERE gpus.host_id = :host_id AND gpus.uuid = seen.uuid AND gpus.health <> 'missing'
+      AND (gpus.health, gpus.health_reason) IS DISTINCT FROM (seen.health, seen.reason)
+    RETURNING gpus.id, gpus.uuid, gpus.health, gpus.health_reason
+""")
+
+
+async def heartbeat(db: AsyncSession, *, actor: Actor, body: Heartbeat, settings: Settings) -> HeartbeatReply:
+    """Alive, and measured: one UPDATE, one INSERT; the rest only where something differs."""
+    authz.require(actor, Action.AGENT_REPORT)
+    assert actor.host_id is not None, "agent credentials are bound to a host"
+    beat = (
+        await db.execute(
+            _BEAT,
+            {
+                "host_id": actor.host_id,
+                "epoch": body.epoch,
+                "healthy": body.runtime_healthy,
+                "detail": body.runtime_detail,
+                "quarantined": body.quarantined,
+            },
+        )
+    ).one_or_none()
+    if beat is None:
+        raise stale(await db.scalar(select(tables.Host.epoch).where(tables.Host.id == actor.host_id)) or 0)
+    revision, connection, was_healthy = beat
+    await db.execute(
+        _SAMPLE,
+        {
+            "host_id": actor.host_id,
+            "host": body.host.model_dump_json(),
+            "gpus": json.dumps({gpu.uuid: gpu.metrics.model_dump(mode="json") for gpu in body.gpus}),
+            "workloads": json.dumps({one.workload_id: one.model_dump(mode="json") for one in body.workloads}),
+        },
+    )
+    await _apply_gpu_health(db, actor=actor, host_id=actor.host_id, gpus=body.gpus)
+    if connection != "online" or was_healthy != body.runtime_healthy:
+        await _changed(
+            db, actor=actor, host_id=actor.host_id, connection=connection, healthy=body.runtime_healthy
+        )
+    for report in await _news(db, host_id=actor.host_id, reports=body.observed):
+        await observe.apply_report(db, host_id=actor.host_id, report=report, actor=actor)
+    return HeartbeatReply(next_in_s=settings.heartbeat_s, revision=revision)
+
+
+async def _apply_gpu_health(
+    db: AsyncSession, *, actor: Actor, host_id: str, gpus: Sequence[HeartbeatGpu]
+) -> None:
+    if not gpus:
+        return
+    changed = await db.execute(
+        _GPU_HEALTH,
+        {
+            "host_id": host_id,
+            "uuids": [gpu.uuid for gpu in gpus],
+            "healths": ["unhealthy" if gpu.unhealthy_reason else "healthy" for gpu in gpus],
+            "reasons": [gpu.unhealthy_reason for gpu in gpus],
+        },
+    )
+    for gpu_id, uuid, health, reason in changed.all():
+        await events.record(
+            db,
+            kind="gpu.health",
+            subject_type="gpu",
+            subject_id=gpu_id,
+            actor=actor,
+            reason=reason,
+            message=f"GPU {uuid} is {health}{': ' + reason if reason else ''}.",
+            data={"host_id": host_id, "health": health},
+        )
+        notify(db, "queue")
+
+
+async def _changed(db: AsyncSession, *, actor: Actor, host_id: str, connection: str, healthy: bool) -> None:
+    """The host is back, or its runtime has changed: rare, so the row is read only here."""
+    host = await _host(db, host_id=host_id)
+    if connection != "online":
+        await observe.host_back(db, host=host, actor=actor)
+    what = "is back" if connection != "online" else "has a healthy runtime" if healthy else "lost its runtime"
+    await events.record(
+        db,
+        kind="host.connection" if connection != "online" else "host.runtime",
+        subject_type="host",
+        subject_id=host_id,
+        actor=actor,
+        message=f"Host {host.name} {what}.",
+        data={"from": connection, "to": "online", "runtime_healthy": healthy, "detail": host.runtime_detail},
+    )
+    notify(db, "queue")
+
+
+async def _news(
+    db: AsyncSession, *, host_id: str, reports: Sequence[ObservedWorkload]
+) -> list[ObservedWorkload]:
+    """The reports that say something else than what is stored; one query for all of them."""
+    if not reports:
+        return []
+    row = tables.Environment
+    found = await db.execute(
+        select(row.id, row.generation, row.observed, row.progress_percent, row.address).where(
+            row.id.in_([report.workload_id for report in reports])
+        )
+    )
+    known = {environment_id: tuple(rest) for environment_id, *rest in found}
+    return [
+        report
+        for report in reports
+        if report.workload_id in known
+        and known[report.workload_id][0] == report.generation
+        and known[report.workload_id][1:] != (report.observed, report.progress_percent, report.address)
+    ]
+
+
+async def record_observation(db: AsyncSession, *, actor: Actor, workload_id: str, body: Observation) -> None:
+    """One report about one workload, fenced by epoch and generation."""
+    host = await _fenced(db, actor=actor, epoch=body.epoch)
+    if body.workload_id != workload_id:
+        raise StateConflict("The workload in the path is not the one in the body.")
+    if not await observe.apply_report(db, host_id=host.id, report=body, actor=actor):
+        raise GenerationStale(
+            "This report is about an older start, or a workload that is not this host's.",
+            data={"workload_id": workload_id, "generation": body.generation},
+        )
+
+
+async def desired_set(db: AsyncSession, *, host_id: str, launch: Launch) -> DesiredWorkloads:
+    """Everything the host must make true, and the logs that somebody waits for.
+
+    The revision is read first: a change in between is then sent again, never missed.
+    """
+    revision = await db.scalar(select(tables.Host.revision).where(tables.Host.id == host_id))
+    row = tables.LogRequest
+    asked = await db.scalars(
+        select(row)
+        .where(
+            row.host_id == host_id,
+            row.answered_at.is_(None),
+            row.created_at > func.now() - text(f"interval '{LOG_REQUEST_LIFE_S} seconds'"),
+        )
+        .order_by(row.created_at)
+    )
+    return DesiredWorkloads(
+        revision=revision or 0,
+        workloads=await observe.desired_workloads(db, host_id=host_id, launch=launch),
+        log_requests=[
+            LogRequest(id=one.id, workload_id=one.environment_id, tail_lines=one.tail_lines) for one in asked
+        ],
+    )
+
+
+async def answer_log_request(db: AsyncSession, *, actor: Actor, request_id: str, body: LogAnswer) -> None:
+    """The output that a reader waits for. A second answer changes nothing."""
+    host = await _fenced(db, actor=actor, epoch=body.epoch)
+    row = tables.LogRequest
+    known = await db.scalar(select(row.id).where(row.id == request_id, row.host_id == host.id))
+    if known is None:
+        raise NotFound("Nobody asked for this output, or nobody waits any more.")
+    await db.execute(
+        update(row)
+        .where(row.id == request_id, row.answered_at.is_(None))
+        .values(text=body.text.replace("\x00", ""), truncated=body.truncated, answered_at=func.now())
+        .execution_options(synchronize_session=False)
+    )
+    notify(db, f"log-request:{request_id}")

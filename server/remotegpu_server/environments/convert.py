@@ -1,0 +1,53 @@
+"""Rows to wire types."""
+
+from __future__ import annotations
+
+from remotegpu.types.environments import AllocatedGpu, Environment, EnvironmentStatus, Reason
+from remotegpu_server.environments.queries import Bundle, HeldGpu
+
+
+def to_wire(bundle: Bundle) -> Environment:
+    """What a reader of the environment sees. Nothing of ``secret_env`` ever."""
+    row, placement, host = bundle.environment, bundle.placement, bundle.host
+    return Environment(
+        id=row.id,
+        name=row.name,
+        display_name=row.display_name,
+        owner=bundle.owner.username,
+        owner_id=row.owner_id,
+        customer_id=row.customer_id,
+        status=EnvironmentStatus(row.status),
+        reason=Reason(row.reason),
+        message=row.message,
+        progress_percent=row.progress_percent,
+        queue_position=bundle.queue_position,
+        generation=row.generation,
+        image=bundle.image.name,
+        image_reference=bundle.image.reference,
+        gpus=row.gpus,
+        gpu_model=row.gpu_model,
+        cpus=row.cpus,
+        memory_bytes=row.memory_bytes,
+        env=row.env,
+        host_id=placement.host_id if placement else None,
+        host_name=host.name if host else None,
+        allocated_gpus=[_gpu(held) for held in bundle.gpus],
+        simulated=any(held.gpu.simulated for held in bundle.gpus),
+        address=row.address,
+        exit_code=row.exit_code,
+        log_tail=row.log_tail,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        stopped_at=row.stopped_at,
+    )
+
+
+def _gpu(held: HeldGpu) -> AllocatedGpu:
+    return AllocatedGpu(
+        allocation_id=held.allocation.id,
+        uuid=held.gpu.uuid,
+        index=held.gpu.index,
+        model=held.gpu.model,
+        memory_total_bytes=held.gpu.memory_total_bytes,
+        simulated=held.gpu.simulated,
+    )

@@ -1,0 +1,168 @@
+"""The one place that moves an environment's status, and that releases what it holds.
+
+Every move is one UPDATE guarded by id, generation and the status it starts from, with its event in the same
+transaction. The caller has locked the row (``queries.lock``), so the guard failing means a bug or a stale
+caller, never a race to retry.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.errors import StateConflict
+from remotegpu.types.environments import EnvironmentStatus, Reason
+from remotegpu_server.authz import Actor
+from remotegpu_server.db import tables
+from remotegpu_server.db.notify import notify
+from remotegpu_server.db.transitions import TRANSITIONS
+from remotegpu_server.events import service as events
+from remotegpu_server.tokens import service as tokens
+
+Status = EnvironmentStatus
+ENDED = frozenset({Status.STOPPED, Status.FAILED, Status.DELETED})
+
+
+def project(*, desired: str, observed: str, placed: bool, silent: bool, status: str) -> Status:
+    """The public status from what is wanted, what was seen, and whether something is held.
+
+    ``status`` is the present one: a generation that failed stays failed until a new start, and a new start
+    is what makes it ``pending`` again.
+    """
+    if not placed:
+        if desired != "running":
+            return Status.DELETED if desired == "deleted" else Status.STOPPED
+        return Status(status) if status in (Status.FAILED, Status.PENDING) else Status.FAILED
+    if status == Status.FAILED:
+        return Status.FAILED
+    if silent:
+        return Status.UNREACHABLE
+    if desired != "running":
+        return Status.STOPPING
+    if observed in ("exited", "failed"):
+        return Status.FAILED
+    return Status.RUNNING if observed == "running" else Status.STARTING
+
+
+async def move(
+    db: AsyncSession,
+    *,
+    environment: tables.Environment,
+    to: Status,
+    reason: Reason,
+    message: str,
+    actor: Actor,
+    **values: Any,
+) -> None:
+    """Write a status with its reason and event; ``values`` are further columns of the same UPDATE.
+
+    Raises :class:`StateConflict` when the move is not in the table or the row has moved meanwhile.
+    """
+    before = environment.status
+    if to != before and to not in TRANSITIONS[before]:
+        raise StateConflict(f"Environment {environment.name} is {before}; it cannot become {to}.")
+    if to in ENDED:
+        values |= {"secret_env": None, "progress_percent": None, "address": None}
+    if to in ENDED and before not in ENDED:
+        values |= {"stopped_at": func.now()}
+    row = tables.Environment
+    changed = await db.scalar(
+        update(row)
+        .where(row.id == environment.id, row.generation == environment.generation, row.status == before)
+        .values(status=str(to), reason=str(reason), message=message, **values)
+        .returning(row)
+        .execution_options(populate_existing=True, synchronize_session=False)
+    )
+    if changed is None:
+        raise StateConflict(
+            f"Environment {environment.name} changed meanwhile.", hint="Look again, then retry."
+        )
+    if to in ENDED or to is Status.PENDING:
+        await tokens.revoke_of_environment(db, environment.id)
+    await events.record(
+        db,
+        kind="environment.status",
+        subject_type="environment",
+        subject_id=environment.id,
+        actor=actor,
+        reason=str(reason),
+        message=message,
+        data={
+            "from": before,
+            "to": str(to),
+            "generation": environment.generation,
+            "progress_percent": environment.progress_percent,
+        },
+        customer_id=environment.customer_id,
+        user_id=environment.owner_id,
+    )
+
+
+async def release(db: AsyncSession, *, placement: tables.Placement, proof: str) -> bool:
+    """Give back everything the placement holds, exactly once. False: it was released before.
+
+    ``proof`` is ``absent``, ``reboot`` or ``admin``.
+    """
+    held, promised = tables.Placement, tables.Allocation
+    released = await db.scalar(
+        update(held)
+        .where(held.id == placement.id, held.released_at.is_(None))
+        .values(released_at=func.now(), release_proof=proof)
+        .returning(held.id)
+        .execution_options(synchronize_session=False)
+    )
+    if released is None:
+        return False
+    await db.execute(
+        update(promised)
+        .where(promised.placement_id == placement.id, promised.released_at.is_(None))
+        .values(released_at=func.now(), release_proof=proof)
+        .execution_options(synchronize_session=False)
+    )
+    await bump_revision(db, host_id=placement.host_id)
+    notify(db, "queue")
+    return True
+
+
+async def bump_revision(db: AsyncSession, *, host_id: str) -> None:
+    """The desired set of the host changed: wake its agent."""
+    host = tables.Host
+    await db.execute(
+        update(host)
+        .where(host.id == host_id)
+        .values(revision=host.revision + 1)
+        .execution_options(synchronize_session=False)
+    )
+    notify(db, f"host:{host_id}")
+
+
+async def settle_released(
+    db: AsyncSession, *, environment: tables.Environment, reason: Reason, message: str, actor: Actor
+) -> None:
+    """After a release: the status that an environment without a placement has.
+
+    Moves over the states in between where the table asks for it (``unreachable`` → ``stopping`` → ``stopped``).
+    """
+    to = project(
+        desired=environment.desired,
+        observed=environment.observed,
+        placed=False,
+        silent=False,
+        status=environment.status,
+    )
+    if environment.desired != "running":
+        if environment.status in (Status.STARTING, Status.RUNNING, Status.UNREACHABLE):
+            await move(
+                db, environment=environment, to=Status.STOPPING, reason=reason, message=message, actor=actor
+            )
+        if environment.status == Status.FAILED and to is Status.STOPPED:
+            return
+    if environment.status != to:
+        await move(db, environment=environment, to=to, reason=reason, message=message, actor=actor)
+
+
+async def host_is_silent(db: AsyncSession, *, host_id: str) -> bool:
+    """Whether the host counts as unreachable."""
+    return await db.scalar(select(tables.Host.connection).where(tables.Host.id == host_id)) == "unreachable"

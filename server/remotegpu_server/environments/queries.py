@@ -1,0 +1,119 @@
+"""SQL of environments that is used more than once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu_server.db import tables
+
+
+@dataclass(frozen=True, slots=True)
+class HeldGpu:
+    """A GPU with the allocation that holds it."""
+
+    allocation: tables.Allocation
+    gpu: tables.Gpu
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An environment with everything that its wire type shows."""
+
+    environment: tables.Environment
+    owner: tables.User
+    image: tables.Image
+    placement: tables.Placement | None
+    host: tables.Host | None
+    gpus: tuple[HeldGpu, ...]
+    queue_position: int | None
+
+
+async def bundles(db: AsyncSession, *, ids: Sequence[str]) -> list[Bundle]:
+    """The environments with these ids, in the order of ``ids``; unknown ids are left out."""
+    wanted, held = tables.Environment, tables.Placement
+    rows = await db.execute(
+        select(wanted, tables.User, tables.Image, held, tables.Host)
+        .join(tables.User, tables.User.id == wanted.owner_id)
+        .join(tables.Image, tables.Image.id == wanted.image_id)
+        .outerjoin(held, (held.environment_id == wanted.id) & held.released_at.is_(None))
+        .outerjoin(tables.Host, tables.Host.id == held.host_id)
+        .where(wanted.id.in_(ids))
+        .execution_options(populate_existing=True)
+    )
+    gpus = await held_gpus(db, environment_ids=ids)
+    found = {row[0].id: row for row in rows}
+    waiting = any(row[0].status == "pending" for row in found.values())
+    positions = await queue_positions(db) if waiting else {}
+    return [
+        Bundle(*found[one], gpus=tuple(gpus.get(one, ())), queue_position=positions.get(one))
+        for one in ids
+        if one in found
+    ]
+
+
+async def held_gpus(db: AsyncSession, *, environment_ids: Sequence[str]) -> dict[str, list[HeldGpu]]:
+    """Live allocations by environment, in the order of the GPUs' index."""
+    rows = await db.execute(
+        select(tables.Allocation, tables.Gpu)
+        .join(tables.Gpu, tables.Gpu.id == tables.Allocation.gpu_id)
+        .where(tables.Allocation.environment_id.in_(environment_ids), tables.Allocation.released_at.is_(None))
+        .order_by(tables.Gpu.index, tables.Gpu.id)
+    )
+    result: dict[str, list[HeldGpu]] = {}
+    for allocation, gpu in rows:
+        result.setdefault(allocation.environment_id, []).append(HeldGpu(allocation, gpu))
+    return result
+
+
+async def queue_positions(db: AsyncSession) -> dict[str, int]:
+    """The place in the queue of every pending environment; 1 is next."""
+    waiting = (await db.scalars(pending_ids())).all()
+    return {environment_id: place for place, environment_id in enumerate(waiting, start=1)}
+
+
+def pending_ids() -> Select[tuple[str]]:
+    """Ids of pending environments, first in first out."""
+    wanted = tables.Environment
+    return select(wanted.id).where(wanted.status == "pending").order_by(wanted.queued_at, wanted.id)
+
+
+async def live_placement(db: AsyncSession, *, environment_id: str) -> tables.Placement | None:
+    """The placement that is not released, if there is one."""
+    held = tables.Placement
+    found = select(held).where(held.environment_id == environment_id, held.released_at.is_(None))
+    result: tables.Placement | None = await db.scalar(found.execution_options(populate_existing=True))
+    return result
+
+
+async def lock(db: AsyncSession, *, environment_id: str) -> tables.Environment | None:
+    """The environment's row, locked, with the values it has now.
+
+    Lock order everywhere: quotas, host, environment, GPUs. So the host is locked first when there is one.
+    """
+    held = await live_placement(db, environment_id=environment_id)
+    if held is not None:
+        await lock_host(db, host_id=held.host_id)
+    found = select(tables.Environment).where(tables.Environment.id == environment_id)
+    result: tables.Environment | None = await db.scalar(
+        found.with_for_update(key_share=True).execution_options(populate_existing=True)
+    )
+    return result
+
+
+async def lock_host(db: AsyncSession, *, host_id: str) -> tables.Host | None:
+    """The host's row, locked against other placements and changes of its desired set."""
+    found = select(tables.Host).where(tables.Host.id == host_id)
+    result: tables.Host | None = await db.scalar(
+        found.with_for_update(key_share=True).execution_options(populate_existing=True)
+    )
+    return result
+
+
+async def count_pending(db: AsyncSession) -> int:
+    """How many environments wait."""
+    wanted = tables.Environment
+    return await db.scalar(select(func.count()).select_from(wanted).where(wanted.status == "pending")) or 0

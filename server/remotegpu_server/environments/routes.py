@@ -1,0 +1,134 @@
+"""Endpoints of environments, and of the question what a request would get."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+
+from remotegpu.types.environments import (
+    Environment,
+    EnvironmentCreate,
+    EnvironmentLogs,
+    EnvironmentSpec,
+    EnvironmentStart,
+    EnvironmentStatus,
+    EnvironmentUsage,
+    PlacementExplanation,
+)
+from remotegpu.types.wire import Page
+from remotegpu_server.crypto import Vault
+from remotegpu_server.deps import (
+    Caller,
+    Cursor,
+    Db,
+    DetachedCaller,
+    Limit,
+    Sessions,
+    SettingsDep,
+    SignalsDep,
+    VaultDep,
+)
+from remotegpu_server.environments.service import create, read, stop
+from remotegpu_server.environments.service.placing import Launch
+from remotegpu_server.idempotency import IDEMPOTENT
+from remotegpu_server.routing import api_router
+from remotegpu_server.settings import Settings
+
+router = api_router("environments")
+
+
+def launch_of(settings: Settings, vault: Vault) -> Launch:
+    """What starts take from the app."""
+    return Launch(vault=vault, workload_url=settings.workload_url)
+
+
+@router.post("/v1/placements:explain", summary="What would happen to this request now")
+async def explain_placement(body: EnvironmentSpec, db: Db, caller: Caller) -> PlacementExplanation:
+    """Starts now, waits or is refused, and why. Nothing is reserved."""
+    return await create.explain(db, actor=caller, body=body)
+
+
+@router.get("/v1/environments", summary="List environments")
+async def list_environments(
+    db: Db,
+    caller: Caller,
+    owner: Annotated[str | None, Query(max_length=64, description="Name or id of the owner.")] = None,
+    name: Annotated[str | None, Query(max_length=63)] = None,
+    status: Annotated[
+        list[EnvironmentStatus] | None, Query(description="Only these; deleted ones only when named here.")
+    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Page[Environment]:
+    """Newest first. Members see their own, owners those of their customer, admins all."""
+    return await read.list_environments(
+        db, actor=caller, owner=owner, name=name, statuses=status or [], limit=limit, cursor=cursor
+    )
+
+
+@router.post("/v1/environments", status_code=201, summary="Create and start", dependencies=[IDEMPOTENT])
+async def create_environment(
+    body: EnvironmentCreate, db: Db, caller: Caller, settings: SettingsDep, vault: VaultDep
+) -> Environment:
+    """Starts at once where something is free; otherwise waits (``queue``) or answers ``no_capacity``."""
+    return await create.create_environment(db, actor=caller, body=body, launch=launch_of(settings, vault))
+
+
+@router.get("/v1/environments/{environment_id}", summary="Get an environment")
+async def get_environment(environment_id: str, db: Db, caller: Caller) -> Environment:
+    """Its status, reason and what it holds."""
+    return await read.get_environment(db, actor=caller, environment_id=environment_id)
+
+
+@router.delete("/v1/environments/{environment_id}", status_code=204, summary="Delete an environment")
+async def delete_environment(environment_id: str, db: Db, caller: Caller) -> None:
+    """Stops it first where needed. Files in the home stay."""
+    await stop.delete_environment(db, actor=caller, environment_id=environment_id)
+
+
+@router.post("/v1/environments/{environment_id}:start", summary="Start a stopped environment")
+async def start_environment(
+    environment_id: str,
+    body: EnvironmentStart,
+    db: Db,
+    caller: Caller,
+    settings: SettingsDep,
+    vault: VaultDep,
+) -> Environment:
+    """A new generation of a stopped or failed environment; one that is wanted already is answered as it is."""
+    return await create.start_environment(
+        db, actor=caller, environment_id=environment_id, body=body, launch=launch_of(settings, vault)
+    )
+
+
+@router.post("/v1/environments/{environment_id}:stop", summary="Stop an environment")
+async def stop_environment(environment_id: str, db: Db, caller: Caller) -> Environment:
+    """Legal in every status. GPUs are free when the host has proven that the container is gone."""
+    return await stop.stop_environment(db, actor=caller, environment_id=environment_id)
+
+
+@router.post("/v1/environments/{environment_id}:release", summary="Release without proof (admins)")
+async def release_environment(environment_id: str, db: Db, caller: Caller) -> Environment:
+    """Gives GPUs back although nobody proved that the container is gone. Recorded as an event."""
+    return await stop.release_environment(db, actor=caller, environment_id=environment_id)
+
+
+@router.get("/v1/environments/{environment_id}/logs", summary="Output of the container")
+async def get_logs(
+    environment_id: str,
+    sessions: Sessions,
+    signals: SignalsDep,
+    caller: DetachedCaller,
+    tail_lines: Annotated[int, Query(ge=1, le=10000)] = 200,
+) -> EnvironmentLogs:
+    """The newest lines, fetched from the host; what was kept of them when the container is gone."""
+    return await read.get_logs(
+        sessions, signals=signals, actor=caller, environment_id=environment_id, tail_lines=tail_lines
+    )
+
+
+@router.get("/v1/environments/{environment_id}/usage", summary="What the environment uses")
+async def get_usage(environment_id: str, db: Db, caller: Caller) -> EnvironmentUsage:
+    """GPUs, CPU and memory as the host's agent measured them, with the last ten minutes."""
+    return await read.get_usage(db, actor=caller, environment_id=environment_id)

@@ -1,0 +1,297 @@
+"""Asking for an environment: new, again, or only in theory."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sqlalchemy import func, insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.errors import (
+    Forbidden,
+    Invalid,
+    NameTaken,
+    NoCapacity,
+    NotFound,
+    QuotaExceeded,
+    StateConflict,
+    Unsatisfiable,
+)
+from remotegpu.types.environments import (
+    Environment,
+    EnvironmentCreate,
+    EnvironmentSpec,
+    EnvironmentStart,
+    EnvironmentStatus,
+    PlacementExplanation,
+    PlacementOutcome,
+    Reason,
+)
+from remotegpu_server import authz, placement
+from remotegpu_server.authz import Action, Actor
+from remotegpu_server.capacity import service as capacity
+from remotegpu_server.db import tables
+from remotegpu_server.db.session import violated_constraint
+from remotegpu_server.environments import convert, lifecycle, queries
+from remotegpu_server.environments.service import placing
+from remotegpu_server.environments.service.placing import Launch
+from remotegpu_server.events import service as events
+from remotegpu_server.images import service as images
+from remotegpu_server.quotas import service as quotas
+
+HIJACKS = "PATH|PYTHONPATH|PYTHONHOME|PYTHONSTARTUP|BASH_ENV|ENV|IFS|HOME|SHELL|NODE_OPTIONS|PERL5LIB|PERL5OPT|RUBYOPT"
+_DRIVER = re.compile(rf"^(NVIDIA_.*|LD_.*|CUDA_VISIBLE_DEVICES|{HIJACKS})$")
+"""Would undo the isolation of GPUs, or run foreign code before ours: refused from everybody."""
+_PLATFORM = re.compile(r"^(JUPYTERHUB_.*|REMOTEGPU_.*)$")
+"""Set by the platform: refused in ``env``, allowed in a service's ``secret_env``."""
+
+
+async def create_environment(
+    db: AsyncSession, *, actor: Actor, body: EnvironmentCreate, launch: Launch
+) -> Environment:
+    """A new environment, started or queued. See :class:`EnvironmentCreate` for what ``queue`` means."""
+    authz.require(actor, Action.ENVIRONMENT_CREATE)
+    _check_env(actor, body.env, body.secret_env)
+    image = await images.allowed(db, image=body.image)
+    environment = await _insert(db, actor=actor, body=body, image=image, launch=launch)
+    await _begin(db, environment=environment, image=image, queue=body.queue, launch=launch, actor=actor)
+    (bundle,) = await queries.bundles(db, ids=[environment.id])
+    return convert.to_wire(bundle)
+
+
+async def _insert(
+    db: AsyncSession, *, actor: Actor, body: EnvironmentCreate, image: tables.Image, launch: Launch
+) -> tables.Environment:
+    try:
+        async with db.begin_nested():
+            environment = await db.scalar(
+                insert(tables.Environment)
+                .values(
+                    id=tables.new_id("env"),
+                    owner_id=actor.user_id,
+                    customer_id=actor.customer_id,
+                    name=body.name,
+                    display_name=body.display_name,
+                    image_id=image.id,
+                    gpus=body.gpus,
+                    gpu_model=body.gpu_model or None,
+                    cpus=body.cpus,
+                    memory_bytes=body.memory_bytes,
+                    env=body.env,
+                    secret_env=placing.seal_env(launch.vault, body.secret_env),
+                    desired="running",
+                    status=str(EnvironmentStatus.PENDING),
+                    reason=str(Reason.REQUESTED),
+                    message="Requested.",
+                )
+                .returning(tables.Environment)
+            )
+    except IntegrityError as error:
+        if violated_constraint(error) == "uq_environments_owner_name":
+            raise NameTaken(
+                f"You have an environment {body.name} already.",
+                hint=f"Start it with `remotegpu env start {body.name}`, or choose another name.",
+            ) from error
+        raise
+    assert environment is not None
+    return environment
+
+
+async def start_environment(
+    db: AsyncSession, *, actor: Actor, environment_id: str, body: EnvironmentStart, launch: Launch
+) -> Environment:
+    """Start a stopped or failed environment. One that is wanted already is answered as it is."""
+    environment = await queries.lock(db, environment_id=environment_id)
+    if environment is None:
+        raise NotFound("There is no such environment.")
+    authz.require(
+        actor,
+        Action.ENVIRONMENT_WRITE,
+        user_id=environment.owner_id,
+        customer_id=environment.customer_id,
+        environment_id=environment.id,
+        noun="environment",
+    )
+    _check_env(actor, body.env or {}, body.secret_env)
+    if await _may_start(db, environment=environment):
+        image = await images.allowed(db, image=body.image or environment.image_id)
+        await _again(db, environment=environment, image=image, body=body, launch=launch, actor=actor)
+        await _begin(db, environment=environment, image=image, queue=body.queue, launch=launch, actor=actor)
+    (bundle,) = await queries.bundles(db, ids=[environment.id])
+    return convert.to_wire(bundle)
+
+
+async def _may_start(db: AsyncSession, *, environment: tables.Environment) -> bool:
+    """False: it is started already. Raises while the last generation is not proven gone."""
+    if environment.status == "deleted":
+        raise NotFound("There is no such environment.")
+    if environment.status in lifecycle.ENDED:
+        if await queries.live_placement(db, environment_id=environment.id) is None:
+            return True
+        raise StateConflict(
+            f"The last start of {environment.name} is still being cleaned up on its host.",
+            hint="Try again in a few seconds.",
+        )
+    if environment.desired == "running":
+        return False
+    raise StateConflict(f"{environment.name} is being stopped.", hint="Start it again when it has stopped.")
+
+
+async def _again(
+    db: AsyncSession,
+    *,
+    environment: tables.Environment,
+    image: tables.Image,
+    body: EnvironmentStart,
+    launch: Launch,
+    actor: Actor,
+) -> None:
+    """A new generation with the changed fields, pending."""
+    changes: dict[str, Any] = {
+        "gpus": body.gpus,
+        "gpu_model": body.gpu_model,
+        "cpus": body.cpus,
+        "memory_bytes": body.memory_bytes,
+        "env": body.env,
+    }
+    changes = {column: value for column, value in changes.items() if value is not None}
+    if body.gpu_model == "":
+        changes["gpu_model"] = None
+    await lifecycle.move(
+        db,
+        environment=environment,
+        to=EnvironmentStatus.PENDING,
+        reason=Reason.REQUESTED,
+        message="Requested.",
+        actor=actor,
+        image_id=image.id,
+        desired="running",
+        observed="absent",
+        generation=environment.generation + 1,
+        queued_at=func.now(),
+        started_at=None,
+        stopped_at=None,
+        exit_code=None,
+        log_tail=None,
+        address=None,
+        progress_percent=None,
+        secret_env=placing.seal_env(launch.vault, body.secret_env),
+        **changes,
+    )
+
+
+async def _begin(
+    db: AsyncSession,
+    *,
+    environment: tables.Environment,
+    image: tables.Image,
+    queue: bool,
+    launch: Launch,
+    actor: Actor,
+) -> None:
+    """Place the pending environment, or let it wait, or refuse the request."""
+    ahead = await placing.waiting_ahead(db, of=environment)
+    refusal = await placing.place(
+        db, environment=environment, image=image, ahead=ahead, launch=launch, actor=actor
+    )
+    if environment.generation == 1:
+        await _record_created(db, environment=environment, actor=actor)
+    if refusal is None:
+        return
+    if not refusal.satisfiable:
+        raise Unsatisfiable(refusal.detail, hint=refusal.hint, data=refusal.data)
+    if not queue:
+        raise NoCapacity(
+            refusal.detail,
+            hint=refusal.hint or "Ask for less, or queue the request.",
+            data=refusal.data | {"reason": str(refusal.reason), "ahead": len(ahead)},
+        )
+    await lifecycle.move(
+        db,
+        environment=environment,
+        to=EnvironmentStatus.PENDING,
+        reason=refusal.reason,
+        message=refusal.detail,
+        actor=actor,
+    )
+
+
+async def _record_created(db: AsyncSession, *, environment: tables.Environment, actor: Actor) -> None:
+    await events.record(
+        db,
+        kind="environment.created",
+        subject_type="environment",
+        subject_id=environment.id,
+        actor=actor,
+        message=f"Environment {environment.name} was created.",
+        data={"gpus": environment.gpus, "gpu_model": environment.gpu_model},
+        customer_id=environment.customer_id,
+        user_id=environment.owner_id,
+    )
+
+
+async def explain(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> PlacementExplanation:
+    """What would happen to this request now. Same rules as a create, and nothing is kept."""
+    authz.require(actor, Action.PLACEMENT_EXPLAIN)
+    _check_env(actor, body.env, {})
+    assert actor.user_id is not None
+    subjects = await quotas.subjects_of_user(db, user_id=actor.user_id)
+    lines = await quotas.lines(db, subjects=subjects)
+    image = await images.allowed(db, image=body.image)
+    draft = tables.Environment(
+        owner_id=actor.user_id,
+        gpus=body.gpus,
+        gpu_model=body.gpu_model or None,
+        cpus=body.cpus,
+        memory_bytes=body.memory_bytes,
+    )
+    known: dict[str, Any] = {
+        "error": None,
+        "reason": None,
+        "queue_position": None,
+        "host_name": None,
+        "home_note": None,
+        "quota": lines,
+    }
+    ahead = await placing.waiting_ahead(db, of=None)
+    request = await placing.request_for(db, environment=draft, image=image)
+    found = placement.choose(request, await capacity.inventory(db), ahead=ahead)
+    if isinstance(found, placement.Refusal) and not found.satisfiable:
+        known |= {"error": str(Unsatisfiable.code)}
+        return PlacementExplanation(outcome=PlacementOutcome.REFUSED, message=_sentence(found), **known)
+    try:
+        await quotas.check(db, subjects=subjects, adding=placing.adding(draft), lock=False)
+    except QuotaExceeded as refused:
+        known |= {"error": refused.error}
+        return PlacementExplanation(outcome=PlacementOutcome.REFUSED, message=str(refused), **known)
+    if isinstance(found, placement.Refusal):
+        known |= {"reason": found.reason, "queue_position": await queries.count_pending(db) + 1}
+        return PlacementExplanation(outcome=PlacementOutcome.WAITS, message=_sentence(found), **known)
+    known |= {"host_name": found.host.name, "home_note": found.home_note}
+    return PlacementExplanation(
+        outcome=PlacementOutcome.STARTS_NOW, message=f"Starts now on {found.host.name}.", **known
+    )
+
+
+def _sentence(refusal: placement.Refusal) -> str:
+    return f"{refusal.detail} {refusal.hint}" if refusal.hint else refusal.detail
+
+
+def _check_env(actor: Actor, env: dict[str, str], secret_env: dict[str, str]) -> None:
+    if secret_env and not actor.is_service:
+        raise Forbidden("Only a service may send secret_env.", hint="Use env for your own variables.")
+    denied = [("env", name) for name in env if _DRIVER.match(name) or _PLATFORM.match(name)]
+    denied += [("secret_env", name) for name in secret_env if _DRIVER.match(name)]
+    if denied:
+        names = ", ".join(name for _, name in denied)
+        raise Invalid(
+            f"These variables are set by the platform: {names}.",
+            hint="Leave them out.",
+            data={
+                "errors": [
+                    {"field": f"{where}.{name}", "message": "set by the platform"} for where, name in denied
+                ]
+            },
+        )

@@ -1,0 +1,307 @@
+"""Taking capacity: quota, host and GPUs in one transaction, or the reason why not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+from psycopg import errors as pg_errors
+from sqlalchemy import func, insert, select, text
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.types.environments import EnvironmentStatus, Reason
+from remotegpu.types.identity import Scope, TokenKind
+from remotegpu.types.quotas import QuotaResource
+from remotegpu_server import placement
+from remotegpu_server.authz import Actor
+from remotegpu_server.capacity import service as capacity
+from remotegpu_server.crypto import Vault
+from remotegpu_server.db import tables
+from remotegpu_server.db.notify import notify
+from remotegpu_server.environments import lifecycle, queries
+from remotegpu_server.quotas import service as quotas
+from remotegpu_server.tokens import service as tokens
+
+RACES = 3
+"""Whole attempts after a lost race that the database decided."""
+HOSTS_TRIED = 8
+"""Choices that turned out taken when their host was locked, before the request waits instead."""
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a start needs of the server's settings."""
+
+    vault: Vault
+    workload_url: str
+
+
+async def request_for(
+    db: AsyncSession, *, environment: tables.Environment, image: tables.Image
+) -> placement.Request:
+    """The environment as placement sees it, with the owner's homes."""
+    volume = tables.Volume
+    homes = await db.execute(
+        select(volume.host_id, volume.shared_home)
+        .where(volume.owner_id == environment.owner_id)
+        .order_by(volume.last_used_at.desc(), volume.id)
+    )
+    return _request(environment, image, tuple(placement.Home(*home) for home in homes))
+
+
+def _request(
+    environment: tables.Environment, image: tables.Image, homes: tuple[placement.Home, ...] = ()
+) -> placement.Request:
+    return placement.Request(
+        gpus=environment.gpus,
+        gpu_model=environment.gpu_model,
+        cpus=environment.cpus,
+        memory_bytes=environment.memory_bytes,
+        runtime=image.runtime,
+        image_reference=image.reference,
+        homes=homes,
+    )
+
+
+async def waiting_ahead(db: AsyncSession, *, of: tables.Environment | None) -> list[placement.Request]:
+    """Requests that wait for capacity and came before ``of`` (``None``: before a request made now).
+
+    Those that wait for their own quota wait for nobody else's GPU, so they hold nobody up.
+    """
+    wanted = tables.Environment
+    found = (
+        select(wanted, tables.Image)
+        .join(tables.Image, tables.Image.id == wanted.image_id)
+        .where(wanted.status == "pending", wanted.reason.not_in([str(Reason.QUOTA), str(Reason.REQUESTED)]))
+        .order_by(wanted.queued_at, wanted.id)
+    )
+    if of is not None:
+        found = found.where(
+            (wanted.queued_at < of.queued_at) | ((wanted.queued_at == of.queued_at) & (wanted.id < of.id))
+        )
+    return [_request(environment, image) for environment, image in await db.execute(found)]
+
+
+def adding(environment: tables.Environment) -> dict[QuotaResource, float]:
+    """What a start of the environment takes of the limits."""
+    return {
+        QuotaResource.GPUS: environment.gpus,
+        QuotaResource.ENVIRONMENTS: 1,
+        QuotaResource.CPUS: environment.cpus,
+        QuotaResource.MEMORY_BYTES: environment.memory_bytes,
+    }
+
+
+async def place(
+    db: AsyncSession,
+    *,
+    environment: tables.Environment,
+    image: tables.Image,
+    ahead: Sequence[placement.Request],
+    launch: Launch,
+    actor: Actor,
+) -> placement.Refusal | None:
+    """Move a pending environment to ``starting`` on a host, or say why not.
+
+    Raises :class:`QuotaExceeded`. A race that the database decides against us is tried again; it is never an
+    error of the request.
+    """
+    for attempt in range(1, RACES + 1):
+        try:
+            async with db.begin_nested():
+                outcome = await _take(db, environment=environment, image=image, ahead=ahead)
+        except DBAPIError as error:
+            if not _lost_race(error):
+                raise
+            _log.info("placement_race_lost", environment=environment.id, attempt=attempt)
+            await asyncio.sleep(random.uniform(0.005, 0.03) * attempt)  # noqa: S311
+            continue
+        if isinstance(outcome, placement.Refusal):
+            return outcome
+        await _started(db, environment=environment, choice=outcome, launch=launch, actor=actor)
+        return None
+    return _contended()
+
+
+def _contended() -> placement.Refusal:
+    return placement.Refusal(
+        satisfiable=True,
+        reason=Reason.NO_FREE_GPU,
+        detail="Others took what was free at the same moment.",
+        hint="Try again.",
+    )
+
+
+def _lost_race(error: DBAPIError) -> bool:
+    """A unique index, a deadlock, a lock held too long: somebody else was first."""
+    return isinstance(
+        error.orig,
+        pg_errors.UniqueViolation
+        | pg_errors.DeadlockDetected
+        | pg_errors.SerializationFailure
+        | pg_errors.LockNotAvailable,
+    )
+
+
+class _Taken(Exception):
+    """The chosen host, once locked, has not what the choice saw."""
+
+
+async def _take(
+    db: AsyncSession,
+    *,
+    environment: tables.Environment,
+    image: tables.Image,
+    ahead: Sequence[placement.Request],
+) -> placement.Choice | placement.Refusal:
+    """Lock quotas, choose, lock the host, look again, insert. Lock order: quotas, host, GPUs."""
+    subjects = await quotas.subjects_of_user(db, user_id=environment.owner_id)
+    await quotas.check(db, subjects=subjects, adding=adding(environment), environment_id=environment.id)
+    request = await request_for(db, environment=environment, image=image)
+    for _ in range(HOSTS_TRIED):
+        choice = placement.choose(request, await capacity.inventory(db), ahead=ahead)
+        if isinstance(choice, placement.Refusal):
+            return choice
+        try:
+            async with db.begin_nested():  # gives the host's lock back when it is the wrong one
+                return await _take_on(
+                    db,
+                    environment=environment,
+                    request=request,
+                    host_id=choice.host.id,
+                    note=choice.home_note,
+                    ahead=ahead,
+                )
+        except _Taken:
+            continue
+    return _contended()
+
+
+async def _take_on(
+    db: AsyncSession,
+    *,
+    environment: tables.Environment,
+    request: placement.Request,
+    host_id: str,
+    note: str | None,
+    ahead: Sequence[placement.Request],
+) -> placement.Choice:
+    host = await queries.lock_host(db, host_id=host_id)
+    if host is None:
+        raise _Taken
+    choice = placement.choose(request, await capacity.inventory(db, host_id=host_id), ahead=ahead)
+    if isinstance(choice, placement.Refusal):
+        raise _Taken
+    gpu_ids = [gpu.id for gpu in choice.gpus]
+    await db.execute(
+        select(tables.Gpu.id)
+        .where(tables.Gpu.id.in_(gpu_ids))
+        .order_by(tables.Gpu.id)
+        .with_for_update(key_share=True)
+    )
+    held = {
+        "environment_id": environment.id,
+        "host_id": host.id,
+        "user_id": environment.owner_id,
+        "customer_id": environment.customer_id,
+    }
+    placement_id = tables.new_id("plc")
+    await db.execute(
+        insert(tables.Placement).values(
+            id=placement_id,
+            generation=environment.generation,
+            volume_id=await _home(db, owner_id=environment.owner_id, host=host),
+            cpus=environment.cpus,
+            memory_bytes=environment.memory_bytes,
+            **held,
+        )
+    )
+    if gpu_ids:
+        rows = [
+            {"id": tables.new_id("alc"), "gpu_id": gpu_id, "placement_id": placement_id, **held}
+            for gpu_id in gpu_ids
+        ]
+        await db.execute(insert(tables.Allocation), rows)
+    return placement.Choice(host=choice.host, gpus=choice.gpus, home_note=note)
+
+
+async def _home(db: AsyncSession, *, owner_id: str, host: tables.Host) -> str:
+    """The owner's volume that this host reaches, made when there is none."""
+    volume = tables.Volume
+    shared = host.shared_home is not None
+    made = upsert(volume).values(
+        id=tables.new_id("vol"),
+        owner_id=owner_id,
+        host_id=None if shared else host.id,
+        shared_home=host.shared_home,
+    )
+    column, predicate = (
+        ("shared_home", "shared_home IS NOT NULL") if shared else ("host_id", "host_id IS NOT NULL")
+    )
+    volume_id = await db.scalar(
+        made.on_conflict_do_update(
+            index_elements=["owner_id", column],
+            index_where=text(predicate),
+            set_={"last_used_at": func.now()},
+        ).returning(volume.id)
+    )
+    assert volume_id is not None
+    return volume_id
+
+
+async def _started(
+    db: AsyncSession,
+    *,
+    environment: tables.Environment,
+    choice: placement.Choice,
+    launch: Launch,
+    actor: Actor,
+) -> None:
+    """Give the generation its token, and move it to ``starting``."""
+    minted = await tokens.mint(
+        db,
+        kind=TokenKind.WORKLOAD,
+        scopes=[Scope.NOTEBOOK],
+        name=environment.name,
+        user_id=environment.owner_id,
+        environment_id=environment.id,
+    )
+    secret_env = open_env(launch.vault, environment.secret_env) | {
+        "REMOTEGPU_TOKEN": minted.secret,
+        "REMOTEGPU_URL": launch.workload_url,
+        "REMOTEGPU_ENVIRONMENT_ID": environment.id,
+    }
+    what = f" with {len(choice.gpus)} x {choice.gpus[0].model}" if choice.gpus else ""
+    note = f" {choice.home_note}" if choice.home_note else ""
+    await lifecycle.move(
+        db,
+        environment=environment,
+        to=EnvironmentStatus.STARTING,
+        reason=Reason.PLACED,
+        message=f"Placed on {choice.host.name}{what}.{note}",
+        actor=actor,
+        secret_env=seal_env(launch.vault, secret_env),
+        observed="absent",
+        progress_percent=None,
+    )
+    await lifecycle.bump_revision(db, host_id=choice.host.id)
+    notify(db, "queue")
+
+
+def seal_env(vault: Vault, env: dict[str, str]) -> bytes | None:
+    """Encrypted; ``None`` for nothing."""
+    return vault.seal(json.dumps(env).encode()) if env else None
+
+
+def open_env(vault: Vault, sealed: bytes | None) -> dict[str, str]:
+    """The variables; empty when there are none or the server's key was replaced."""
+    plain = vault.open(sealed) if sealed else None
+    result: dict[str, str] = json.loads(plain) if plain else {}
+    return result

@@ -1,0 +1,172 @@
+"""Ending an environment. Without a placement it is immediate; with one it waits for proof of absence."""
+
+from __future__ import annotations
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.errors import NotFound, StateConflict
+from remotegpu.types.environments import Environment, EnvironmentStatus, Reason
+from remotegpu_server import authz
+from remotegpu_server.authz import Action, Actor
+from remotegpu_server.db import tables
+from remotegpu_server.environments import convert, lifecycle, queries
+from remotegpu_server.events import service as events
+
+Status = EnvironmentStatus
+
+
+async def stop_environment(db: AsyncSession, *, actor: Actor, environment_id: str) -> Environment:
+    """Stop it; legal in every status, and harmless when it is stopping or stopped."""
+    environment = await _locked(
+        db, actor=actor, action=Action.ENVIRONMENT_WRITE, environment_id=environment_id
+    )
+    if environment.desired == "running":
+        await end(
+            db,
+            environment=environment,
+            desired="stopped",
+            reason=Reason.REQUESTED,
+            message="Stopped.",
+            actor=actor,
+        )
+    (bundle,) = await queries.bundles(db, ids=[environment.id])
+    return convert.to_wire(bundle)
+
+
+async def delete_environment(db: AsyncSession, *, actor: Actor, environment_id: str) -> None:
+    """Stop it and forget it; its files stay in the owner's home."""
+    environment = await _locked(
+        db, actor=actor, action=Action.ENVIRONMENT_WRITE, environment_id=environment_id
+    )
+    if environment.desired != "deleted":
+        await end(
+            db,
+            environment=environment,
+            desired="deleted",
+            reason=Reason.REQUESTED,
+            message="Deleted.",
+            actor=actor,
+        )
+
+
+async def end(
+    db: AsyncSession,
+    *,
+    environment: tables.Environment,
+    desired: str,
+    reason: Reason,
+    message: str,
+    actor: Actor,
+) -> None:
+    """Want a locked environment ``stopped`` or ``deleted``."""
+    held = await queries.live_placement(db, environment_id=environment.id)
+    if desired == "stopped" and environment.status in lifecycle.ENDED:
+        return
+    environment = await _want(db, environment=environment, desired=desired)
+    if held is None:
+        await lifecycle.settle_released(
+            db, environment=environment, reason=reason, message=message, actor=actor
+        )
+        return
+    await lifecycle.bump_revision(db, host_id=held.host_id)
+    if environment.status in (Status.FAILED, Status.STOPPING):
+        return  # its agent is removing it already; the proof of absence settles the rest
+    silent = await lifecycle.host_is_silent(db, host_id=held.host_id)
+    waits = " Its host is silent; this happens when it is back." if silent else ""
+    await lifecycle.move(
+        db,
+        environment=environment,
+        to=Status.STOPPING,
+        reason=reason,
+        message=f"Stopping.{waits}",
+        actor=actor,
+        progress_percent=None,
+    )
+
+
+async def _want(db: AsyncSession, *, environment: tables.Environment, desired: str) -> tables.Environment:
+    row = tables.Environment
+    changed = await db.scalar(
+        update(row)
+        .where(row.id == environment.id, row.generation == environment.generation)
+        .values(desired=desired)
+        .returning(row)
+        .execution_options(populate_existing=True, synchronize_session=False)
+    )
+    assert changed is not None, "the row is locked"
+    return changed
+
+
+async def release_environment(db: AsyncSession, *, actor: Actor, environment_id: str) -> Environment:
+    """Give its GPUs back without proof that its container is gone: an admin's word, recorded as such.
+
+    The agent is told to remove the container as soon as it is heard again.
+    """
+    environment = await _locked(
+        db, actor=actor, action=Action.ENVIRONMENT_RELEASE, environment_id=environment_id
+    )
+    held = await queries.live_placement(db, environment_id=environment.id)
+    if held is None:
+        raise StateConflict(f"{environment.name} holds nothing.")
+    gpus = (await queries.held_gpus(db, environment_ids=[environment.id])).get(environment.id, [])
+    await lifecycle.release(db, placement=held, proof="admin")
+    message = f"Released by {actor.name} without proof that it is gone."
+    await lifecycle.settle_released(
+        db, environment=environment, reason=Reason.FORCED, message=message, actor=actor
+    )
+    await events.record(
+        db,
+        kind="environment.released",
+        subject_type="environment",
+        subject_id=environment.id,
+        actor=actor,
+        reason=str(Reason.FORCED),
+        message=message,
+        data={"proof": "admin", "host_id": held.host_id, "gpus": [one.gpu.uuid for one in gpus]},
+        customer_id=environment.customer_id,
+        user_id=environment.owner_id,
+    )
+    (bundle,) = await queries.bundles(db, ids=[environment.id])
+    return convert.to_wire(bundle)
+
+
+async def suspend_environments(
+    db: AsyncSession, *, actor: Actor, user_id: str | None = None, customer_id: str | None = None
+) -> int:
+    """Stop everything of a suspended user or customer; answers how many were wanted running."""
+    row = tables.Environment
+    of = row.owner_id == user_id if user_id is not None else row.customer_id == customer_id
+    ids = (await db.scalars(select(row.id).where(of, row.desired == "running").order_by(row.id))).all()
+    stopped = 0
+    for environment_id in ids:
+        environment = await queries.lock(db, environment_id=environment_id)
+        if environment is None or environment.desired != "running":
+            continue
+        await end(
+            db,
+            environment=environment,
+            desired="stopped",
+            reason=Reason.SUSPENDED,
+            message="Stopped because the account was suspended.",
+            actor=actor,
+        )
+        stopped += 1
+    return stopped
+
+
+async def _locked(
+    db: AsyncSession, *, actor: Actor, action: Action, environment_id: str
+) -> tables.Environment:
+    environment = await queries.lock(db, environment_id=environment_id)
+    if environment is None or environment.status == "deleted":
+        raise NotFound("There is no such environment.")
+    authz.require(
+        actor,
+        action,
+        user_id=environment.owner_id,
+        customer_id=environment.customer_id,
+        environment_id=environment.id,
+        noun="environment",
+    )
+    return environment

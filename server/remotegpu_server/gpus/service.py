@@ -1,0 +1,108 @@
+"""GPUs, and who holds them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
+
+from remotegpu.types.hosts import Gpu, GpuHealth, GpuMetrics
+from remotegpu.types.wire import Page
+from remotegpu_server import authz
+from remotegpu_server.authz import Action, Actor
+from remotegpu_server.capacity import service as capacity
+from remotegpu_server.db import tables
+
+
+async def list_gpus(
+    db: AsyncSession,
+    *,
+    actor: Actor,
+    host: str | None,
+    model: str | None,
+    free: bool | None,
+    limit: int,
+    cursor: str | None,
+) -> Page[Gpu]:
+    """By id. Holders are named only to themselves, the owners of their customer, and admins."""
+    authz.require(actor, Action.GPU_READ)
+    gpu, owner, held = tables.Gpu, tables.Host, aliased(tables.Allocation)
+    found = (
+        select(gpu, owner, held, tables.User)
+        .join(owner, owner.id == gpu.host_id)
+        .outerjoin(held, (held.gpu_id == gpu.id) & held.released_at.is_(None))
+        .outerjoin(tables.User, tables.User.id == held.user_id)
+        .order_by(gpu.id)
+        .limit(limit + 1)
+    )
+    if host is not None:
+        found = found.where((owner.id == host) | (owner.name == host))
+    if model is not None:
+        found = found.where(gpu.model == model)
+    if free is not None:
+        takes_work = (
+            held.id.is_(None)
+            & (gpu.health == "healthy")
+            & (owner.connection == "online")
+            & owner.inventory.is_not(None)
+            & ~owner.cordoned
+            & owner.runtime_healthy
+        )
+        found = found.where(takes_work if free else ~takes_work)
+    if cursor is not None:
+        found = found.where(gpu.id > cursor)
+    rows = (await db.execute(found)).all()
+    samples = await newest_samples(db, host_ids=sorted({row[1].id for row in rows}))
+    return Page[Gpu](
+        items=[_to_wire(actor, *row, sample=samples.get(row[1].id)) for row in rows[:limit]],
+        next_cursor=rows[limit - 1][0].id if len(rows) > limit else None,
+    )
+
+
+async def newest_samples(db: AsyncSession, *, host_ids: list[str]) -> dict[str, tables.HostSample]:
+    """The last measurement of each host, by host id; none of a host that is silent."""
+    sample = tables.HostSample
+    rows = await db.scalars(
+        select(sample)
+        .join(tables.Host, tables.Host.id == sample.host_id)
+        .where(sample.host_id.in_(host_ids), tables.Host.connection.in_(["online", "suspect"]))
+        .distinct(sample.host_id)
+        .order_by(sample.host_id, sample.at.desc())
+    )
+    return {row.host_id: row for row in rows}
+
+
+def _to_wire(
+    actor: Actor,
+    row: tables.Gpu,
+    host: tables.Host,
+    held: tables.Allocation | None,
+    holder: tables.User | None,
+    *,
+    sample: tables.HostSample | None,
+) -> Gpu:
+    shown = held is not None and authz.may(
+        actor, Action.ENVIRONMENT_READ, user_id=held.user_id, customer_id=held.customer_id
+    )
+    metrics: dict[str, Any] | None = sample.gpus.get(row.uuid) if sample else None
+    return Gpu(
+        id=row.id,
+        host_id=row.host_id,
+        host_name=host.name,
+        uuid=row.uuid,
+        index=row.index,
+        model=row.model,
+        product=row.product,
+        memory_total_bytes=row.memory_total_bytes,
+        simulated=row.simulated,
+        health=GpuHealth(row.health),
+        health_reason=row.health_reason,
+        free=held is None and row.health == "healthy" and capacity.not_ready_reason(host) is None,
+        allocation_id=held.id if held and shown else None,
+        environment_id=held.environment_id if held and shown else None,
+        holder=holder.username if holder and shown else None,
+        metrics=GpuMetrics.model_validate(metrics) if metrics is not None else None,
+        sampled_at=sample.at if sample and metrics is not None else None,
+    )
