@@ -1,0 +1,79 @@
+"""What a person or a program may ask of a spawn: from the form, from REST, from the last time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+GIB = 2**30
+
+FIELDS = ("image", "gpus", "gpu_model", "cpus", "memory_gib")
+
+
+class InvalidOption(ValueError):
+    """An option that cannot be understood; the message is for the person who sent it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """One request with the site's defaults filled in. The server judges it; here its form is checked."""
+
+    image: str = ""
+    """Id, name or reference; empty: the first image of the allow-list."""
+    gpus: int = 1
+    gpu_model: str = ""
+    """Empty: any model."""
+    cpus: float = 1.0
+    memory_gib: float = 2.0
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(self.memory_gib * GIB)
+
+    @property
+    def profile(self) -> str:
+        """For the hub's admin page: ``1x A100-80GB / base``."""
+        gpus = f"{self.gpus}x {self.gpu_model or 'GPU'}" if self.gpus else "CPU only"
+        return f"{gpus} / {self.image}" if self.image else gpus
+
+
+def from_form(form: Mapping[str, list[str]]) -> dict[str, object]:
+    """The form's lists of strings as options. Raises :class:`InvalidOption`."""
+    sent = {name: values[0].strip() for name, values in form.items() if name in FIELDS and values}
+    return {name: value for name, value in asdict(parse(sent, Options())).items() if name in sent}
+
+
+def parse(options: Mapping[str, object] | None, defaults: Options) -> Options:
+    """Options of any origin over the defaults; unknown names and wrong types raise :class:`InvalidOption`."""
+    sent = {name: value for name, value in (options or {}).items() if name != "profile"}
+    unknown = sorted(set(sent) - set(FIELDS))
+    if unknown:
+        raise InvalidOption(f"Unknown option {', '.join(unknown)}. Known: {', '.join(FIELDS)}.")
+    return Options(
+        image=_text(sent, "image", defaults.image),
+        gpus=int(_number(sent, "gpus", defaults.gpus, whole=True)),
+        gpu_model=_text(sent, "gpu_model", defaults.gpu_model),
+        cpus=_number(sent, "cpus", defaults.cpus),
+        memory_gib=_number(sent, "memory_gib", defaults.memory_gib),
+    )
+
+
+def _text(sent: Mapping[str, object], name: str, default: str) -> str:
+    value = sent.get(name, default)
+    if not isinstance(value, str) or len(value) > 255:
+        raise InvalidOption(f"{name} must be a text of at most 255 characters.")
+    return value
+
+
+def _number(sent: Mapping[str, object], name: str, default: float, *, whole: bool = False) -> float:
+    value = sent.get(name, default)
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError
+        number = float(value)
+    except ValueError:
+        raise InvalidOption(f"{name} must be a number, not {value!r:.40}.") from None
+    if not math.isfinite(number) or number < 0 or (whole and number != int(number)):
+        raise InvalidOption(f"{name} must be a {'whole ' if whole else ''}number of at least 0.")
+    return number
