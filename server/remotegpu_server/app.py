@@ -7,19 +7,53 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
-from remotegpu_server import error_answers, health, openapi
+from remotegpu_server import error_answers, health, openapi, retention
+from remotegpu_server.agents import routes as agents_routes
+from remotegpu_server.agents.loop import Rechecks
+from remotegpu_server.auth import routes as auth_routes
+from remotegpu_server.capacity import routes as capacity_routes
 from remotegpu_server.crypto import Vault
+from remotegpu_server.customers import routes as customers_routes
 from remotegpu_server.db.engine import Database, connect
+from remotegpu_server.environments import loop as environments_loop
+from remotegpu_server.environments import routes as environments_routes
+from remotegpu_server.events import routes as events_routes
 from remotegpu_server.fault_points import FaultPoints
+from remotegpu_server.gpus import routes as gpus_routes
+from remotegpu_server.hosts import loop as hosts_loop
+from remotegpu_server.hosts import routes as hosts_routes
+from remotegpu_server.images import routes as images_routes
 from remotegpu_server.loops import Loop, LoopRunner
 from remotegpu_server.middleware import RequestEnvelope
+from remotegpu_server.quotas import routes as quotas_routes
 from remotegpu_server.settings import Settings
+from remotegpu_server.tokens import routes as tokens_routes
 from remotegpu_server.tokens.use import TokenUse
+from remotegpu_server.users import routes as users_routes
 
-ROUTERS: tuple[APIRouter, ...] = (health.router,)
+ROUTERS: tuple[APIRouter, ...] = (
+    health.router,
+    auth_routes.router,
+    tokens_routes.router,
+    customers_routes.router,
+    users_routes.router,
+    hosts_routes.router,
+    gpus_routes.router,
+    capacity_routes.router,
+    images_routes.router,
+    quotas_routes.router,
+    environments_routes.router,
+    agents_routes.router,
+    events_routes.router,
+)
 """Every router of the server; a slice adds its line here."""
 
-LOOPS: tuple[Loop, ...] = ()
+LOOPS: tuple[Loop, ...] = (
+    environments_loop.QUEUE,
+    environments_loop.STARTS,
+    hosts_loop.LIVENESS,
+    retention.LOOP,
+)
 """Every background loop; a slice adds its line here."""
 
 
@@ -57,6 +91,7 @@ def create_app(settings: Settings, *, run_loops: bool = True, loops: Sequence[Lo
     app.state.vault = vault
     app.state.database = connect(settings.database_url, pool_size=settings.pool_size)
     app.state.token_use = TokenUse(app.state.database)
+    app.state.rechecks = Rechecks(app.state.database)
     app.state.fault_points = FaultPoints(settings.crash_at)
     for router in ROUTERS:
         app.include_router(router, responses=error_answers.ERROR_RESPONSES)

@@ -1,0 +1,61 @@
+"""Sign in, sign out, who am I."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from remotegpu.types.identity import Credentials, Identity, Login, PasswordChange, TokenCreated, User
+from remotegpu_server.auth import service
+from remotegpu_server.auth.client_address import client_address
+from remotegpu_server.authz import Action, require
+from remotegpu_server.deps import Caller, Db, DetachedCaller, Sessions, SettingsDep
+from remotegpu_server.routing import api_router
+
+router = api_router("identity")
+
+
+@router.post("/v1/auth/login", status_code=201, summary="Sign in with a password")
+async def login(request: Request, body: Login, sessions: Sessions, settings: SettingsDep) -> TokenCreated:
+    """Answers a session token. Says the same for a wrong password and an unknown name."""
+    return await service.login(sessions, settings, body, address=client_address(request, settings))
+
+
+@router.post("/v1/auth/logout", status_code=204, summary="End this session")
+async def logout(db: Db, caller: Caller) -> None:
+    """The token of this request stops working at once."""
+    await service.logout(db, caller)
+
+
+@router.post("/v1/auth/verify", summary="Check a password for a sign-in page")
+async def verify(
+    request: Request, body: Credentials, sessions: Sessions, settings: SettingsDep, caller: DetachedCaller
+) -> User:
+    """For the hub: makes no token. `X-Forwarded-For` names the client whose failures count."""
+    require(caller, Action.AUTH_VERIFY)
+    address = client_address(request, settings, forwarder_is_trusted=True)
+    return await service.verify(sessions, settings, body, address=address)
+
+
+@router.get("/v1/me", summary="Who the caller is")
+async def me(db: Db, caller: Caller) -> Identity:
+    """The user, the token, and the environment or host that the token is bound to."""
+    return await service.identity(db, caller)
+
+
+@router.post("/v1/me/password", status_code=204, summary="Change the own password")
+async def change_password(
+    request: Request,
+    body: PasswordChange,
+    sessions: Sessions,
+    settings: SettingsDep,
+    caller: DetachedCaller,
+) -> None:
+    """Ends every other session of the user."""
+    await service.change_password(
+        sessions,
+        settings,
+        caller,
+        current=body.current_password.get_secret_value(),
+        new=body.new_password.get_secret_value(),
+        address=client_address(request, settings, forwarder_is_trusted=caller.is_service),
+    )
