@@ -1,0 +1,109 @@
+"""Users live in the RemoteGPU server; the hub asks it who may come in."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from jupyterhub.auth import Authenticator
+from tornado import web
+from traitlets import Float, Unicode, default
+
+from remotegpu import AsyncClient, errors
+from remotegpu.types.identity import AccountStatus, User, UserRole
+from remotegpu_hub.connection import shared_client
+from remotegpu_hub.explain import ExplainHandler
+
+ADMIN_GROUP = "remotegpu-admins"
+"""Members hold the custom scope of the admin pages."""
+
+
+class RemoteGPUAuthenticator(Authenticator):
+    """Checks user name and password at the RemoteGPU server, and carries role and customer into the hub."""
+
+    server_url = Unicode(help="Address of the RemoteGPU server.").tag(config=True)
+    hub_token = Unicode(help="The hub's service token.").tag(config=True)
+    refresh_timeout = Float(2.0, help="Seconds a refresh may take before the last known answer stands.").tag(
+        config=True
+    )
+
+    @default("enable_auth_state")
+    def _default_enable_auth_state(self) -> bool:
+        return True
+
+    @default("manage_groups")
+    def _default_manage_groups(self) -> bool:
+        return True
+
+    @default("allow_all")
+    def _default_allow_all(self) -> bool:
+        return True  # the server decides; `authenticate` refuses
+
+    @default("refresh_pre_spawn")
+    def _default_refresh_pre_spawn(self) -> bool:
+        return True
+
+    def client(self) -> AsyncClient:
+        """The RemoteGPU server, as the hub."""
+        return shared_client(self.server_url, self.hub_token)
+
+    def get_handlers(self, app: object) -> list[tuple[str, type[web.RequestHandler]]]:
+        return [*super().get_handlers(app), (r"/remotegpu/explain", ExplainHandler)]
+
+    async def authenticate(self, handler: Any, data: dict[str, str]) -> dict[str, Any] | None:
+        """The user, ``None`` for a wrong password, or a refusal that says what to do."""
+        try:
+            user = await self.client().auth.verify(
+                username=data["username"],
+                password=data["password"],
+                client_address=handler.request.remote_ip,
+            )
+        except (errors.InvalidCredentials, errors.Invalid):
+            return None
+        except errors.RateLimited as error:
+            wait = f" Try again in {error.retry_after_s:.0f} seconds." if error.retry_after_s else ""
+            raise web.HTTPError(403, f"Too many failed sign-ins.{wait}") from error
+        except errors.AccountSuspended as error:
+            raise web.HTTPError(403, "This account is suspended. Ask your administrator.") from error
+        except errors.RemoteGPUError as error:
+            self.log.error("cannot check a password: %s", error)
+            raise web.HTTPError(
+                403,
+                "Signing in is not possible at the moment: the RemoteGPU server does not answer. "
+                "Try again in a minute.",
+            ) from error
+        return auth_model(user)
+
+    async def refresh_user(self, user: Any, handler: Any | None = None, **_: object) -> bool | dict[str, Any]:
+        """What the server says of the user now. Never raises: an outage must not log anybody out."""
+        try:
+            found = await asyncio.wait_for(self.client().users.get(user.name), self.refresh_timeout)
+        except errors.NotFound:
+            return self._log_out(handler)
+        except (errors.RemoteGPUError, TimeoutError) as error:
+            self.log.warning(
+                "%s is taken as before, the RemoteGPU server does not tell: %s", user.name, error
+            )
+            return True
+        if found.status is not AccountStatus.ACTIVE:
+            return self._log_out(handler)
+        return auth_model(found)
+
+    @staticmethod
+    def _log_out(handler: Any | None) -> bool:
+        # Without this mark the hub answers a spawn of a logged out user with 500 instead of the login page.
+        if handler is not None and not hasattr(handler, "_token_authenticated"):
+            handler._token_authenticated = False
+        return False
+
+
+def auth_model(user: User) -> dict[str, Any]:
+    """The hub's view of a user. ``admin`` and ``groups`` are always explicit, so that demotion works."""
+    admin = user.role is UserRole.ADMIN
+    return {
+        "name": user.username,
+        "admin": admin,
+        "groups": [f"customer-{user.customer_name}", *([ADMIN_GROUP] if admin else [])],
+        "auth_state": {"user_id": user.id},
+        "user_info": {"name": user.username, "display_name": user.display_name or user.username},
+    }
