@@ -54,18 +54,22 @@ class Identity:
         return True
 
     def stop(self, patience_s: float) -> None:
-        """Ask it to end; after `patience_s`, end it and what is left of its process group."""
+        """Ask it to end; after `patience_s`, kill it, with all its group where it leads one."""
         self.signal(signal.SIGTERM)
         if self.await_end(patience_s):
             return
-        if self.alive:
-            # It leads its session, so the group is its own.
-            group = os.getpgid(self.pid)
-            if group == self.pid:
-                os.killpg(group, signal.SIGKILL)
-            else:
-                self.signal(signal.SIGKILL)
+        if self.alive and os.getpgid(self.pid) == self.pid:
+            end_group(self.pid)
+        self.signal(signal.SIGKILL)
         self.await_end(5)
+
+
+def end_group(leader: int) -> None:
+    """Kill a session that `start_detached` began: the leader, dead or alive, and what it started."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return
 
 
 def start_detached(

@@ -18,7 +18,7 @@ from remotegpu_server.standalone.failure import StepFailed
 _DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 _DEFAULT_SIMULATED = "2xA100-80GB"
 _COUNT_GPUS = "import pynvml; pynvml.nvmlInit(); print(pynvml.nvmlDeviceGetCount())"
-_EVALUATION = "for evaluation: notebooks are processes of this machine, not isolated from it"
+EVALUATION = "notebooks are processes of this machine, not isolated from it: for evaluation only"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def detect(environ: Mapping[str, str]) -> Runtime:
     if wanted not in ("auto", "docker", "process"):
         raise StepFailed("runtime", f"REMOTEGPU_RUNTIME is {wanted!r}", "Use auto, docker or process.")
     if wanted == "process":
-        return Runtime("process", f"as REMOTEGPU_RUNTIME says; {_EVALUATION}")
+        return Runtime("process", f"as REMOTEGPU_RUNTIME says; {EVALUATION}")
     docker, problem = _docker(environ)
     if docker is not None:
         return docker
@@ -45,7 +45,7 @@ def detect(environ: Mapping[str, str]) -> Runtime:
         raise StepFailed(
             "runtime", problem, "Start Docker, or leave REMOTEGPU_RUNTIME out to run without it."
         )
-    return Runtime("process", f"{problem}; {_EVALUATION}")
+    return Runtime("process", f"{problem}; {EVALUATION}")
 
 
 def simulated_gpus(environ: Mapping[str, str]) -> str | None:

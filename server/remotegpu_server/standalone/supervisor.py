@@ -18,7 +18,7 @@ from typing import Any
 from remotegpu_server import embedded_postgres
 from remotegpu_server.standalone.failure import StepFailed
 from remotegpu_server.standalone.installation import Installation, read_json, tail, write_private
-from remotegpu_server.standalone.process import Identity, start_detached
+from remotegpu_server.standalone.process import Identity, end_group, start_detached
 
 STOP_ORDER = ("hub", "proxy", "agent", "server")
 """The database comes last of all and is no child: see embedded_postgres."""
@@ -148,6 +148,7 @@ class Supervisor:
         now = time.monotonic()
         name = child.service.name
         if child.start_again_at is None:
+            end_group(child.process.pid)  # what it left would hold its ports
             child.failures = 1 if now - child.began > self.pace.steady_after else child.failures + 1
             if child.failures > self.pace.failures_allowed:
                 child.given_up = True

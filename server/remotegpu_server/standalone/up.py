@@ -23,7 +23,7 @@ from remotegpu_server.standalone.installation import (
     read_json,
     write_private,
 )
-from remotegpu_server.standalone.process import Identity, start_detached
+from remotegpu_server.standalone.process import end_group, start_detached
 from remotegpu_server.standalone.report import step
 from remotegpu_server.standalone.supervisor import Service, Supervisor, stop_orphans
 
@@ -34,6 +34,7 @@ _HUB_CONFIGURATION = """\
 import remotegpu_hub
 
 remotegpu_hub.configure(c)  # noqa: F821  JupyterHub gives `c`; the variables come from `make up`
+c.JupyterHub.last_activity_interval = 30  # seconds until a proxy that was started anew has its routes again
 """
 
 
@@ -59,10 +60,10 @@ class _Beside:
             raise StepFailed(self.name, f"it ended with exit code {code}", advice, log=self.log)
 
     def cancel(self) -> None:
-        identity = Identity.of(self.process.pid)
-        if identity is not None:
-            identity.stop(patience_s=5)
-        self.process.wait()
+        """End it with everything that it started, if it still runs."""
+        if self.process.poll() is None:
+            end_group(self.process.pid)
+            self.process.wait()
 
 
 class Up:
@@ -110,8 +111,8 @@ class Up:
         self._supervisor.facts["ready_since"] = time.time()
         self._supervisor.save()
 
-    def _start_beside(self, name: str, argv: list[str]) -> _Beside:
-        command = _Beside.start(self._installation, name, argv, self._environment())
+    def _start_beside(self, name: str, argv: list[str], env: Mapping[str, str] | None = None) -> _Beside:
+        command = _Beside.start(self._installation, name, argv, env or self._environment())
         self._beside.append(command)
         return command
 
@@ -121,7 +122,9 @@ class Up:
                 self._supervisor.say(f"  stopped {name}, which an earlier supervisor left behind")
             chosen = runtime.detect(self._environ)
             ports.require_free(_addresses(self._installation, chosen))
-            line.detail = f"{chosen.kind}: {chosen.detail}"
+            line.detail, _, remark = f"{chosen.kind}: {chosen.detail}".partition("; ")
+        if remark:
+            self._supervisor.say(f"            {remark}")
         self._supervisor.facts |= {
             "runtime": chosen.kind,
             "runtime_detail": chosen.detail,
@@ -163,22 +166,12 @@ class Up:
 
     def _initialise(self, environment: Mapping[str, str]) -> None:
         installation = self._installation
-        log = installation.log("init")
         argv = [
             console_script("remotegpu-server"), "init",
             "--admin-password-file", str(installation.admin_password_file),
             "--hub-token-file", str(installation.hub_token_file),
         ]  # fmt: skip
-        command = start_detached(argv, env=environment, log=log, cwd=installation.home)
-        try:
-            code = command.wait(120)
-        except subprocess.TimeoutExpired:
-            command.kill()
-            code = command.wait()
-        if code != 0:
-            raise StepFailed(
-                "schema", f"remotegpu-server init ended with exit code {code}", "Read the log.", log=log
-            )
+        self._start_beside("init", argv, environment).finish(120, "Read the log.")
 
     def _agent(self, chosen: runtime.Runtime) -> None:
         installation = self._installation
@@ -213,7 +206,6 @@ class Up:
         installation = self._installation
         token_file = installation.secrets / "enrollment-token"
         write_private(token_file, secret)
-        log = installation.log("enroll")
         argv = [
             console_script("remotegpu-agent"), "enroll",
             "--url", installation.server_url,
@@ -221,13 +213,9 @@ class Up:
             "--state-dir", str(installation.agent_dir),
         ]  # fmt: skip
         try:
-            code = start_detached(argv, env=environment, log=log, cwd=installation.home).wait(60)
+            self._start_beside("enroll", argv, environment).finish(60, "Read the log.")
         finally:
             token_file.unlink()
-        if code != 0:
-            raise StepFailed(
-                "agent", f"remotegpu-agent enroll ended with exit code {code}", "Read the log.", log=log
-            )
 
     def _proxy(self, chosen: runtime.Runtime) -> None:
         installation = self._installation
