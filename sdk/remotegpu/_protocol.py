@@ -58,13 +58,17 @@ def given(**fields: object) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def query(params: Params | None) -> dict[str, str]:
-    """Query parameters as text; those left out are not sent."""
+def query(params: Params | None) -> dict[str, str | list[str]]:
+    """Query parameters as text; those left out are not sent, lists become repeated ones."""
     return {
-        name: str(value).lower() if isinstance(value, bool) else str(value)
+        name: [str(one) for one in value] if isinstance(value, list | tuple) else _query_text(value)
         for name, value in (params or {}).items()
         if value is not None
     }
+
+
+def _query_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def encode(body: object) -> bytes:

@@ -25,6 +25,8 @@ class Decoder:
     """
 
     def __init__(self) -> None:
+        self.last_id: str | None = None
+        """Where the stream is, also when the server only said so and sent no message."""
         self._rest = b""
         self._id: str | None = None
         self._event = ""
@@ -54,6 +56,7 @@ class Decoder:
         return None
 
     def _dispatch(self) -> Message | None:
+        self.last_id = self._id
         data, event = self._data, self._event
         self._data, self._event = [], ""
         return Message(self._id, event or "message", b"\n".join(data)) if data else None

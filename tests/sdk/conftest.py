@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 import remotegpu
 from remotegpu import _protocol
-from sdk.scripted_server import ScriptedServer
+
+from .scripted_server import ScriptedServer
 
 TOKEN = "rgu_abc_0123456789"
 

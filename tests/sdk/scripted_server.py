@@ -84,7 +84,9 @@ def refuses(status: int, code: str, *, headers: dict[str, str] | None = None, **
 
 def says(status: int, text: str, *, headers: dict[str, str] | None = None) -> Step:
     """An answer that is not ours: a proxy's page."""
-    return lambda handler: handler.send(status, text.encode(), {"Content-Type": "text/html", **(headers or {})})
+    return lambda handler: handler.send(
+        status, text.encode(), {"Content-Type": "text/html", **(headers or {})}
+    )
 
 
 def hangs(handler: Handler) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
-import remotegpu
 from hypothesis import given
 from hypothesis import strategies as st
+
+import remotegpu
 from remotegpu import _sse
-from sdk.conftest import TOKEN
-from sdk.samples import event
-from sdk.scripted_server import ScriptedServer, answers, refuses, streams
+
+from .conftest import TOKEN
+from .samples import event
+from .scripted_server import ScriptedServer, answers, refuses, streams
 
 
 def message(position: str, **fields: object) -> bytes:
@@ -50,7 +52,9 @@ async def test_async_stream_goes_on_where_it_was_cut(
     assert [seen.headers["last-event-id"] for seen in server.seen] == ["0", "1"]
 
 
-def test_stream_ends_at_an_answer_that_will_not_change(client: remotegpu.Client, server: ScriptedServer) -> None:
+def test_stream_ends_at_an_answer_that_will_not_change(
+    client: remotegpu.Client, server: ScriptedServer
+) -> None:
     server.play(streams(message("1")), refuses(401, "token_invalid"))
     stream = client.events.stream()
     assert next(stream).id == "1"
@@ -82,7 +86,7 @@ def test_messages_do_not_depend_on_how_the_bytes_arrive(cuts: list[int], crlf: b
         whole = whole.replace(b"\n", b"\r\n")
     edges = sorted({0, len(whole), *(min(cut, len(whole)) for cut in cuts)})
     decoder = _sse.Decoder()
-    pieces = [whole[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [whole[start:end] for start, end in pairwise(edges)]
     messages = [found for piece in pieces for found in decoder.feed(piece)]
     assert [found.id for found in messages] == ["1", "1", "2"]
     assert json.loads(messages[0].data)["message"] == TEXT

@@ -6,12 +6,14 @@ import json
 import socket
 
 import pytest
+
 import remotegpu
 from remotegpu import _http, _protocol
 from remotegpu.errors import BY_CODE
-from sdk.conftest import TOKEN
-from sdk.samples import IMAGE, USER, environment, page
-from sdk.scripted_server import ScriptedServer, answers, breaks_off, hangs, refuses, says
+
+from .conftest import TOKEN
+from .samples import IMAGE, USER, environment, page
+from .scripted_server import ScriptedServer, answers, breaks_off, hangs, refuses, says
 
 
 def test_request_carries_token_user_agent_and_json(client: remotegpu.Client, server: ScriptedServer) -> None:
@@ -48,15 +50,18 @@ def test_refused_connection_names_the_server_and_what_to_check() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with remotegpu.Client(url, TOKEN, max_retries=0) as client:
-            with pytest.raises(remotegpu.ConnectionFailed, match="Is the server running") as caught:
-                client.me.get()
+        client = remotegpu.Client(url, TOKEN, max_retries=0)
+        with client, pytest.raises(remotegpu.ConnectionFailed, match="Is the server running") as caught:
+            client.me.get()
     assert url in str(caught.value)
 
 
 def test_server_that_hangs_is_a_timeout_and_is_not_asked_again(server: ScriptedServer) -> None:
     server.play(hangs)
-    with remotegpu.Client(server.url, TOKEN, timeout_s=0.2) as client, pytest.raises(remotegpu.RequestTimeout):
+    with (
+        remotegpu.Client(server.url, TOKEN, timeout_s=0.2) as client,
+        pytest.raises(remotegpu.RequestTimeout),
+    ):
         client.capacity.get()
     assert len(server.seen) == 1
 
@@ -125,7 +130,9 @@ def test_pauses_grow_and_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("code", sorted(BY_CODE))
 def test_each_code_becomes_its_class(client: remotegpu.Client, server: ScriptedServer, code: str) -> None:
     kind = BY_CODE[code]
-    server.play(*[refuses(kind.status, code, hint="Do this.", data={"a": 1}, headers={"Retry-After": "9999"})])
+    server.play(
+        *[refuses(kind.status, code, hint="Do this.", data={"a": 1}, headers={"Retry-After": "9999"})]
+    )
     with pytest.raises(kind) as caught:
         client.me.get()
     error = caught.value
@@ -134,7 +141,9 @@ def test_each_code_becomes_its_class(client: remotegpu.Client, server: ScriptedS
     assert (error.hint, error.data, error.retry_after_s) == ("Do this.", {"a": 1}, 9999.0)
 
 
-def test_code_of_a_newer_server_becomes_an_api_error(client: remotegpu.Client, server: ScriptedServer) -> None:
+def test_code_of_a_newer_server_becomes_an_api_error(
+    client: remotegpu.Client, server: ScriptedServer
+) -> None:
     server.play(refuses(418, "teapot"))
     with pytest.raises(remotegpu.ApiError) as caught:
         client.me.get()

@@ -184,7 +184,7 @@ def _images_and_users(commands: Commands[argparse.ArgumentParser]) -> None:
     new.add_argument("--display-name")
     new.add_argument("--email")
     new.add_argument("--role", choices=["admin", "owner", "member"])
-    for verb, what in (("suspend", "keep a user out and stop what runs"), ("resume", "end a suspension")):
+    for verb, what in (("suspend", "keep a user out; what runs is kept"), ("resume", "end a suspension")):
         _add(user, verb, f"platform.{verb}_user", what).add_argument("user", help="id or user name")
 
 

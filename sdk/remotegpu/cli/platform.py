@@ -63,19 +63,13 @@ def show_quota(arguments: argparse.Namespace) -> None:
 
 def get_quota(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
-        subject_id = _subject_id(client, arguments.subject, arguments.name)
-        output.show_list(arguments, "QuotaLine", client.quotas.get(arguments.subject, subject_id).lines)
+        output.show_list(arguments, "QuotaLine", client.quotas.get(arguments.subject, arguments.name).lines)
 
 
 def set_quota(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
-        subject_id = _subject_id(client, arguments.subject, arguments.name)
-        quota = client.quotas.set(arguments.subject, subject_id, limits=dict(arguments.limit))
+        quota = client.quotas.set(arguments.subject, arguments.name, limits=dict(arguments.limit))
         output.show_list(arguments, "QuotaLine", quota.lines)
-
-
-def _subject_id(client: remotegpu.Client, subject: str, name: str) -> str:
-    return client.users.get(name).id if subject == "user" else client.customers.get(name).id
 
 
 def list_images(arguments: argparse.Namespace) -> None:

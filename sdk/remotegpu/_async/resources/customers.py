@@ -34,7 +34,7 @@ class AsyncCustomers(AsyncResource):
         return await self._transport.call(Customer, "PATCH", f"/v1/customers/{segment(customer)}", body=body)
 
     async def suspend(self, customer: str) -> Customer:
-        """Keep every user of the customer out, and stop what they run."""
+        """Keep every user of the customer out. What runs is kept."""
         return await self._transport.put_in_state(Customer, f"/v1/customers/{segment(customer)}:suspend")
 
     async def resume(self, customer: str) -> Customer:

@@ -28,7 +28,7 @@ class AsyncEvents(AsyncResource):
         limit: int | None = None,
         cursor: str | None = None,
     ) -> AsyncPage[Event]:
-        """Recorded events, oldest first; `after` is the id of the last one already seen."""
+        """Recorded events, oldest first, from the beginning or `after` the one with this id."""
         params = given(
             subject_type=subject_type, subject_id=subject_id, after=after, limit=limit, cursor=cursor
         )
@@ -42,8 +42,9 @@ class AsyncEvents(AsyncResource):
         subject_id: str | None = None,
         give_up_after_s: float = 300.0,
     ) -> AsyncIterator[Event]:
-        """Follow events as they happen, without end. Broken connections are made again where they stopped,
-        so nothing is missed; after `give_up_after_s` seconds without any contact the last error is raised.
+        """Follow events as they happen, without end: from now on, or `after` the one with this id. Broken
+        connections are made again where they stopped, so nothing is missed; after `give_up_after_s` seconds
+        without any contact the last error is raised.
         """
         position = after
         reconnects = Reconnects(give_up_after_s=give_up_after_s)
@@ -63,6 +64,7 @@ class AsyncEvents(AsyncResource):
                             event = decode_json(Event, message.data, where="/v1/events")
                             position = event.id
                             yield event
+                        position = decoder.last_id or position
             except (ConnectionFailed, RequestTimeout, Unavailable, RateLimited) as error:
                 failure = error
             await asyncio.sleep(reconnects.pause_s(failure))

@@ -17,7 +17,7 @@ class AsyncQuotas(AsyncResource):
         return await self._transport.call(Quota, "GET", "/v1/quota")
 
     async def get(self, subject: str, subject_id: str) -> Quota:
-        """The limits of a ``user`` or ``customer``."""
+        """The limits of a ``user`` or ``customer``, named by id or name."""
         return await self._transport.call(Quota, "GET", _path(subject, subject_id))
 
     async def set(self, subject: str, subject_id: str, *, limits: Mapping[str, int | None]) -> Quota:

@@ -56,7 +56,7 @@ class AsyncUsers(AsyncResource):
         return await self._transport.call(User, "PATCH", f"/v1/users/{segment(user)}", body=body)
 
     async def suspend(self, user: str) -> User:
-        """Keep the user out, end the sessions, and stop what the user runs."""
+        """Keep the user out: every token ends at once. What runs is kept."""
         return await self._transport.put_in_state(User, f"/v1/users/{segment(user)}:suspend")
 
     async def resume(self, user: str) -> User:

@@ -33,7 +33,7 @@ class SyncCustomers(SyncResource):
         return self._transport.call(Customer, "PATCH", f"/v1/customers/{segment(customer)}", body=body)
 
     def suspend(self, customer: str) -> Customer:
-        """Keep every user of the customer out, and stop what they run."""
+        """Keep every user of the customer out. What runs is kept."""
         return self._transport.put_in_state(Customer, f"/v1/customers/{segment(customer)}:suspend")
 
     def resume(self, customer: str) -> Customer:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from remotegpu._protocol import given, segment
 from remotegpu._sync import wait
@@ -22,11 +22,13 @@ class SyncEnvironments(SyncResource):
         *,
         owner: str | None = None,
         name: str | None = None,
-        status: str | None = None,
+        status: str | Sequence[str] | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[Environment]:
-        """The environments that the caller may see. `owner` is a user's id or name."""
+        """The environments that the caller may see. `owner` is a user's id or name, `status`
+        one or several; deleted ones are listed only when asked for.
+        """
         params = given(owner=owner, name=name, status=status, limit=limit, cursor=cursor)
         return fetch_page(self._transport, Environment, "/v1/environments", params)
 

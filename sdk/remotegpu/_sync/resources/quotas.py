@@ -18,7 +18,7 @@ class SyncQuotas(SyncResource):
         return self._transport.call(Quota, "GET", "/v1/quota")
 
     def get(self, subject: str, subject_id: str) -> Quota:
-        """The limits of a ``user`` or ``customer``."""
+        """The limits of a ``user`` or ``customer``, named by id or name."""
         return self._transport.call(Quota, "GET", _path(subject, subject_id))
 
     def set(self, subject: str, subject_id: str, *, limits: Mapping[str, int | None]) -> Quota:

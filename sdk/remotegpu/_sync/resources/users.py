@@ -55,7 +55,7 @@ class SyncUsers(SyncResource):
         return self._transport.call(User, "PATCH", f"/v1/users/{segment(user)}", body=body)
 
     def suspend(self, user: str) -> User:
-        """Keep the user out, end the sessions, and stop what the user runs."""
+        """Keep the user out: every token ends at once. What runs is kept."""
         return self._transport.put_in_state(User, f"/v1/users/{segment(user)}:suspend")
 
     def resume(self, user: str) -> User:
