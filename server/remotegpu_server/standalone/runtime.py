@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,6 +20,8 @@ from remotegpu_server.standalone.failure import StepFailed
 _DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 _DEFAULT_SIMULATED = "2xA100-80GB"
 _COUNT_GPUS = "import pynvml; pynvml.nvmlInit(); print(pynvml.nvmlDeviceGetCount())"
+_SIOCGIFADDR = 0x8915
+"""linux/sockios.h: the IPv4 address of an interface."""
 EVALUATION = "notebooks are processes of this machine, not isolated from it: for evaluation only"
 
 
@@ -92,11 +96,22 @@ def _docker(environ: Mapping[str, str]) -> tuple[Runtime | None, str]:
 
 
 def _gateway(network: dict[str, Any]) -> str | None:
+    """The bridge's own address; before its first container an engine leaves it out, the interface has it."""
     for entry in network["IPAM"]["Config"] or []:
         gateway = entry.get("Gateway", "")
         if "." in gateway:
             return str(gateway)
-    return None
+    return _interface_address((network.get("Options") or {}).get("com.docker.network.bridge.name", "docker0"))
+
+
+def _interface_address(interface: str) -> str | None:
+    request = struct.pack("256s", interface.encode()[:15])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+        except OSError:
+            return None
+    return socket.inet_ntoa(answer[20:24])
 
 
 def _is_here(address: str) -> bool:
