@@ -16,7 +16,8 @@
 from __future__ import annotations
 
 import itertools
-import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -30,26 +31,26 @@ from remotegpu_server import embedded_postgres
 from remotegpu_server.app import create_app
 from remotegpu_server.db import schema
 from remotegpu_server.embedded_postgres import EmbeddedPostgres
+from remotegpu_server.observability import configure_logging
 from remotegpu_server.settings import Settings
 from remotegpu_server.testing import Actors, LiveServer
 
 _numbers = itertools.count(1)
 _TEMPLATE = "template_migrated"
 
+configure_logging("warning")
+
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    folder = tmp_path_factory.mktemp("postgres")
-    # As root, PostgreSQL runs under another account, which must reach its folder.
-    for parent in (folder, *folder.parents):
-        if parent == Path("/tmp") or parent == Path("/"):
-            break
-        if parent.stat().st_uid == os.geteuid():
-            parent.chmod(parent.stat().st_mode | 0o055)
+def cluster() -> Iterator[EmbeddedPostgres]:
+    # Not below pytest's own folder: as root, PostgreSQL runs under another account, which cannot enter that.
+    folder = Path(tempfile.mkdtemp(prefix="remotegpu-test-"))
+    folder.chmod(0o755)
     try:
         yield embedded_postgres.ensure_running(folder, durable=False)
     finally:
         embedded_postgres.stop(folder)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

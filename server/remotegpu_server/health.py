@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 
-from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
 from starlette.requests import Request
@@ -16,8 +15,9 @@ from remotegpu_server.authz import Action, require
 from remotegpu_server.db.engine import Database
 from remotegpu_server.db.schema import HEAD
 from remotegpu_server.deps import bearer, identify
+from remotegpu_server.routing import api_router
 
-router = APIRouter(tags=["health"])
+router = api_router("health")
 
 
 @router.get("/healthz", summary="The process is alive")

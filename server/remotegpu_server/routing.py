@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.requests import Request
 from starlette.responses import Response
 
 from remotegpu_server import idempotency
+from remotegpu_server.error_answers import ERROR_RESPONSES
 
 
 class _Route(APIRoute):
     """Stores the answers of requests with an Idempotency-Key before their transaction commits."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.body_field is not None:
+            _build_now(self.body_field)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -27,6 +35,16 @@ class _Route(APIRoute):
         return answer
 
 
+def _build_now(field: Any) -> None:
+    """Build the validator of a body here, where FastAPI's harmless warning can be silenced.
+
+    Wire types defer their build, so FastAPI's own silencing around the construction misses it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=UnsupportedFieldAttributeWarning)
+        field._type_adapter.rebuild()
+
+
 def api_router(tag: str) -> APIRouter:
     """A router whose paths are written in full (``/v1/images``)."""
-    return APIRouter(tags=[tag], route_class=_Route)
+    return APIRouter(tags=[tag], route_class=_Route, responses=ERROR_RESPONSES)
