@@ -1,0 +1,141 @@
+/* A tiny libnvidia-ml.so.1. It reads its state on every call from the file that FAKE_NVML names: one line for
+ * each GPU, name|uuid|MiB total|MiB used|GPU %|memory %|C|mW|fault|pid:MiB,pid:MiB|uncorrected ECC|MIG.
+ * A negative number means "not supported". No file: the driver is not loaded (9). XID events are absent. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+enum { OK = 0, UNINITIALIZED = 1, BAD = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMALL = 7, NO_DRIVER = 9 };
+
+struct gpu {
+    char name[96], uuid[96], processes[256];
+    long total, used, util, memory_util, celsius, milliwatts, fault, ecc, mig;
+};
+static int initialised;
+
+static int load(struct gpu *gpus) {
+    const char *path = getenv("FAKE_NVML");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    char line[1024];
+    int count = 0;
+    if (!file) return -1;
+    while (count < 16 && fgets(line, sizeof line, file)) {
+        struct gpu *g = &gpus[count];
+        memset(g, 0, sizeof *g);
+        if (sscanf(line, "%95[^|]|%95[^|]|%ld|%ld|%ld|%ld|%ld|%ld|%ld|%255[^|]|%ld|%ld", g->name, g->uuid,
+                   &g->total, &g->used, &g->util, &g->memory_util, &g->celsius, &g->milliwatts, &g->fault,
+                   g->processes, &g->ecc, &g->mig) == 12)
+            count++;
+    }
+    fclose(file);
+    return count;
+}
+
+static int find(void *handle, struct gpu *out) {
+    static struct gpu gpus[16];
+    int count = load(gpus), index = (int)(long)handle - 1;
+    if (!initialised) return UNINITIALIZED;
+    if (count < 0) return NO_DRIVER;
+    if (index < 0 || index >= count) return BAD;
+    *out = gpus[index];
+    return (int)out->fault;
+}
+
+int nvmlInitWithFlags(u32 flags) {
+    static struct gpu gpus[16];
+    (void)flags;
+    if (load(gpus) < 0) return NO_DRIVER;
+    initialised++;
+    return OK;
+}
+int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
+int nvmlShutdown(void) { if (!initialised) return UNINITIALIZED; initialised--; return OK; }
+const char *nvmlErrorString(int code) { return code == 15 ? "GPU is lost" : "fake error"; }
+int nvmlSystemGetDriverVersion(char *text, u32 size) { snprintf(text, size, "580.65.06"); return OK; }
+int nvmlSystemGetNVMLVersion(char *text, u32 size) { snprintf(text, size, "13.580"); return OK; }
+int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 13000; return OK; }
+int nvmlDeviceGetCount_v2(u32 *count) {
+    static struct gpu gpus[16];
+    int found = load(gpus);
+    if (found < 0) return NO_DRIVER;
+    *count = (u32)found;
+    return OK;
+}
+int nvmlDeviceGetHandleByIndex_v2(u32 index, void **handle) {
+    struct gpu g;
+    int code = find((void *)(long)(index + 1), &g);
+    if (code == 15 || code == BAD || code == UNINITIALIZED || code == NO_DRIVER) return code;
+    *handle = (void *)(long)(index + 1);
+    return OK;
+}
+#define DEVICE(handle) struct gpu g; int code = find(handle, &g); if (code) return code
+int nvmlDeviceGetName(void *h, char *text, u32 size) { DEVICE(h); snprintf(text, size, "%s", g.name); return OK; }
+int nvmlDeviceGetUUID(void *h, char *text, u32 size) {
+    struct gpu g;
+    int code = find(h, &g);
+    if (code == 15 || code == UNINITIALIZED || code == NO_DRIVER) return code;
+    snprintf(text, size, "%s", g.uuid);
+    return OK;
+}
+int nvmlDeviceGetIndex(void *h, u32 *index) { DEVICE(h); *index = (u32)((long)h - 1); return OK; }
+struct memory { u64 total, free, used; };
+int nvmlDeviceGetMemoryInfo(void *h, struct memory *m) {
+    DEVICE(h);
+    if (g.used < 0) return NOT_SUPPORTED;
+    m->total = (u64)g.total << 20; m->used = (u64)g.used << 20; m->free = m->total - m->used;
+    return OK;
+}
+struct rates { u32 gpu, memory; };
+int nvmlDeviceGetUtilizationRates(void *h, struct rates *r) {
+    DEVICE(h);
+    if (g.util < 0) return NOT_SUPPORTED;
+    r->gpu = (u32)g.util; r->memory = (u32)g.memory_util;
+    return OK;
+}
+int nvmlDeviceGetTemperature(void *h, u32 sensor, u32 *c) {
+    DEVICE(h); (void)sensor;
+    if (g.celsius < 0) return NOT_SUPPORTED;
+    *c = (u32)g.celsius;
+    return OK;
+}
+int nvmlDeviceGetPowerUsage(void *h, u32 *mw) {
+    DEVICE(h);
+    if (g.milliwatts < 0) return NOT_SUPPORTED;
+    *mw = (u32)g.milliwatts;
+    return OK;
+}
+int nvmlDeviceGetEnforcedPowerLimit(void *h, u32 *mw) { DEVICE(h); *mw = 700000; return OK; }
+int nvmlDeviceGetClockInfo(void *h, u32 kind, u32 *mhz) { DEVICE(h); *mhz = kind == 1 ? 1755 : 2619; return OK; }
+int nvmlDeviceGetTotalEccErrors(void *h, u32 kind, u32 counter, u64 *count) {
+    DEVICE(h); (void)counter;
+    if (g.ecc < 0) return NOT_SUPPORTED;
+    *count = kind == 1 ? (u64)g.ecc : 0;
+    return OK;
+}
+int nvmlDeviceGetMigMode(void *h, u32 *now, u32 *pending) {
+    DEVICE(h);
+    if (g.mig < 0) return NOT_SUPPORTED;
+    *now = *pending = (u32)g.mig;
+    return OK;
+}
+struct process { u32 pid; u64 memory; u32 gpu_instance, compute_instance; };
+int nvmlDeviceGetComputeRunningProcesses_v3(void *h, u32 *count, struct process *out) {
+    DEVICE(h);
+    u32 found = 0;
+    for (char *at = strtok(g.processes, ","); at; at = strtok(NULL, ",")) {
+        u32 pid; u64 mib;
+        if (sscanf(at, "%u:%llu", &pid, &mib) != 2) continue;
+        if (found < *count) out[found] = (struct process){pid, mib << 20, ~0u, ~0u};
+        found++;
+    }
+    int fits = found <= *count;
+    *count = found;
+    return fits ? OK : SMALL;
+}
+int nvmlDeviceGetGraphicsRunningProcesses_v3(void *h, u32 *count, struct process *out) {
+    DEVICE(h); (void)out;
+    *count = 0;
+    return OK;
+}
