@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -68,7 +69,7 @@ async def newest_samples(db: AsyncSession, *, host_ids: list[str]) -> dict[str, 
         select(sample)
         .join(tables.Host, tables.Host.id == sample.host_id)
         .where(sample.host_id.in_(host_ids), tables.Host.connection.in_(["online", "suspect"]))
-        .distinct(sample.host_id)
+        .ext(distinct_on(sample.host_id))
         .order_by(sample.host_id, sample.at.desc())
     )
     return {row.host_id: row for row in rows}

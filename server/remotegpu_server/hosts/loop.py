@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu_server.authz import SYSTEM
@@ -16,7 +16,6 @@ from remotegpu_server.loops import Loop, Work
 MASS_SHARE = 0.55
 MASS_HOSTS = 3
 """So many hosts silent at once say more about this server's network than about the hosts."""
-SAMPLES_KEPT = timedelta(hours=1)
 MASS_EVENT_PAUSE = timedelta(minutes=5)
 
 
@@ -103,21 +102,4 @@ async def _record_mass_silence(db: AsyncSession, *, silent: int, known: int) -> 
         )
 
 
-async def sweep(work: Work) -> None:
-    """Drop measurements and log requests that nobody reads any more."""
-    async with work.session() as db:
-        sample, request = tables.HostSample, tables.LogRequest
-        await db.execute(
-            delete(sample)
-            .where(sample.at < func.now() - SAMPLES_KEPT)
-            .execution_options(synchronize_session=False)
-        )
-        await db.execute(
-            delete(request)
-            .where(request.created_at < func.now() - timedelta(minutes=1))
-            .execution_options(synchronize_session=False)
-        )
-
-
 LIVENESS = Loop(name="host-liveness", every_s=2.0, run=judge_silence)
-SWEEP = Loop(name="host-samples", every_s=60.0, run=sweep)
