@@ -61,7 +61,9 @@ class DockerRuntime:
         try:
             version = await self._engine.version()
         except RuntimeUnavailable as error:
-            return Health(False, f"Docker does not answer: `systemctl start docker` starts it. ({error})"[:256])
+            return Health(
+                False, f"Docker does not answer: `systemctl start docker` starts it. ({error})"[:256]
+            )
         except EngineError as error:
             return Health(False, f"Docker refuses to say its version: {error.message}"[:256])
         if self._firewall.problem is not None:

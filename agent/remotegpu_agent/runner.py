@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from enum import IntEnum
 
 import remotegpu
+from remotegpu import errors
 from remotegpu.types.agent import Enroll, Heartbeat, SessionCreate, WorkloadMetrics
 from remotegpu_agent import __version__, inventory, status
 from remotegpu_agent.converge import Converger
@@ -261,7 +262,10 @@ def _result(work: asyncio.Task[None]) -> Exit:
         if isinstance(error, Refused):
             log.error("%s", error)
             return Exit.REFUSED
-        log.error("the agent failed", exc_info=error)
+        if isinstance(error, errors.RemoteGPUError):
+            log.error("the server does not take this host in: %s", error)
+        else:
+            log.error("the agent failed", exc_info=error)
     return Exit.FAILED
 
 
