@@ -1,0 +1,121 @@
+"""The wheel, installed with nothing but its base dependencies, works and brings little with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+CLOSURE = {
+    "annotated-types",
+    "anyio",
+    "certifi",
+    "h11",
+    "httpcore",
+    "httpx",
+    "idna",
+    "pydantic",
+    "pydantic-core",
+    "remotegpu",
+    "sniffio",
+    "typing-extensions",
+    "typing-inspection",
+}
+"""httpx, pydantic and what they need. More needs a decision record."""
+
+
+def uv(*words: str | Path) -> None:
+    # Hard links would tie the environment to uv's cache; where they cannot be made, uv warns and copies.
+    done = subprocess.run(
+        [sys.executable, "-m", "uv", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "UV_LINK_MODE": "copy"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    # hatchling is a dev dependency: built here, without another environment to fetch.
+    uv(
+        "build",
+        "--quiet",
+        "--wheel",
+        "--no-build-isolation",
+        "--python",
+        sys.executable,
+        "--out-dir",
+        folder,
+        ROOT,
+    )
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with the wheel and its base dependencies, in the versions that are locked."""
+    folder = tmp_path_factory.mktemp("sdk") / "venv"
+    locked = (ROOT / "requirements" / "dev.txt").read_text().splitlines()
+    pins = folder.parent / "constraints.txt"
+    pins.write_text("".join(f"{line.split()[0]}\n" for line in locked if "==" in line and line[:1].isalnum()))
+    uv("venv", "--quiet", "--python", sys.executable, folder)
+    python = folder / "bin" / "python"
+    uv("pip", "install", "--quiet", "--python", python, "--constraint", pins, wheel)
+    return python
+
+
+def run(python: Path, *words: str) -> str:
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "REMOTEGPU_"))
+    }
+    done = subprocess.run(
+        [str(python), *words], capture_output=True, text=True, check=False, cwd="/", env=environ
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_nothing_is_installed_but_httpx_pydantic_and_what_they_need(installed: Path) -> None:
+    code = (
+        "import json; from importlib.metadata import distributions;"
+        "print(json.dumps([d.metadata['Name'].lower().replace('_', '-') for d in distributions()]))"
+    )
+    found = set(json.loads(run(installed, "-c", code)))
+    assert {"remotegpu", "httpx", "pydantic"} <= found
+    assert found <= CLOSURE
+
+
+def test_clients_and_every_resource_can_be_used(installed: Path) -> None:
+    code = """
+import remotegpu
+from remotegpu.types import agent, environments, events, hosts, identity, images, quotas
+for kind in (remotegpu.Client, remotegpu.AsyncClient):
+    client = kind("http://127.0.0.1:1", "rgu_x_y")
+    names = [name for name, value in vars(kind).items() if type(value).__name__ == "cached_property"]
+    assert all(getattr(client, name) for name in names), names
+print(len(names))
+"""
+    assert int(run(installed, "-c", code)) == 15
+
+
+def test_command_line_works(installed: Path) -> None:
+    assert "env" in run(installed, "-m", "remotegpu", "--help")
+    script = installed.with_name("remotegpu")
+    done = subprocess.run([str(script), "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("remotegpu ")
+
+
+def test_package_is_typed(installed: Path) -> None:
+    folder = run(installed, "-c", "import remotegpu, pathlib; print(pathlib.Path(remotegpu.__file__).parent)")
+    assert (Path(folder.strip()) / "py.typed").exists()
