@@ -120,6 +120,7 @@ def test_up_without_docker_ends_ready_and_status_says_how(machine: Machine) -> N
     assert status["urls"] == {
         "hub": f"http://127.0.0.1:{machine.port}",
         "server": f"http://127.0.0.1:{machine.port + 3}",
+        "server_for_notebooks": f"http://127.0.0.1:{machine.port + 3}",
     }
     assert status["runtime"] == "process"
     assert "evaluation" in status["runtime_detail"]

@@ -29,7 +29,11 @@ def describe(installation: Installation) -> dict[str, Any]:
     return {
         "ready": not problems and "ready_since" in facts,
         "problems": problems,
-        "urls": {"hub": installation.hub_url, "server": installation.server_url},
+        "urls": {
+            "hub": installation.hub_url,
+            "server": installation.server_url,
+            "server_for_notebooks": f"http://{facts.get('address_for_notebooks')}:{installation.server_port}",
+        },
         "admin": {"username": ADMIN, "password_file": str(installation.admin_password_file)},
         "runtime": facts.get("runtime"),
         "runtime_detail": facts.get("runtime_detail"),

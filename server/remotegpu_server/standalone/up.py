@@ -126,6 +126,7 @@ class Up:
         if remark:
             self._supervisor.say(f"            {remark}")
         self._supervisor.facts |= {
+            "address_for_notebooks": chosen.bridge or LOOPBACK,
             "runtime": chosen.kind,
             "runtime_detail": chosen.detail,
             "versions": _versions(),
