@@ -77,15 +77,16 @@ class RemoteGPUAuthenticator(Authenticator):
     async def refresh_user(self, user: Any, handler: Any | None = None, **_: object) -> bool | dict[str, Any]:
         """What the server says of the user now. Never raises: an outage must not log anybody out."""
         try:
-            found = await asyncio.wait_for(self.client().users.get(user.name), self.refresh_timeout)
-        except errors.NotFound:
+            acting = self.client().on_behalf_of(user.name)
+            found = (await asyncio.wait_for(acting.me.get(), self.refresh_timeout)).user
+        except (errors.NotFound, errors.AccountSuspended):
             return self._log_out(handler)
         except (errors.RemoteGPUError, TimeoutError) as error:
             self.log.warning(
                 "%s is taken as before, the RemoteGPU server does not tell: %s", user.name, error
             )
             return True
-        if found.status is not AccountStatus.ACTIVE:
+        if found is None or found.status is not AccountStatus.ACTIVE:
             return self._log_out(handler)
         return auth_model(found)
 
