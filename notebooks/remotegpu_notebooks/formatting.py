@@ -213,10 +213,12 @@ def _quota_meter(line: QuotaLine) -> QuotaMeter:
 def _quota_text(line: QuotaLine) -> str:
     amount = size if line.resource is QuotaResource.MEMORY_BYTES else number
     if line.limit is None:
-        return f"{amount(line.used)} used, unlimited"
+        return f"{amount(line.used)}, unlimited"
     if line.limit == 0:
         return "none allowed" if line.used == 0 else f"{amount(line.used)} used, none allowed"
-    return f"{amount(line.used)} of {amount(line.limit)}"
+    if line.resource is QuotaResource.MEMORY_BYTES:
+        return size_of(line.used, line.limit)
+    return f"{number(line.used)} of {number(line.limit)}"
 
 
 def clean(text: str) -> str:
@@ -234,6 +236,12 @@ def size(size_bytes: float) -> str:
     if size_bytes == 0 or size_bytes >= GIB:
         return f"{number(size_bytes / GIB)} GiB"
     return f"{size_bytes / MIB:.0f} MiB"
+
+
+def size_of(used_bytes: float, total_bytes: float) -> str:
+    """As in ``22 of 80 GiB``; each with its own unit where they differ."""
+    used, total = size(used_bytes), size(total_bytes)
+    return f"{used.removesuffix(' GiB')} of {total}" if total.endswith("GiB") else f"{used} of {total}"
 
 
 def duration(seconds: float) -> str:
@@ -265,7 +273,7 @@ def _share(value: float | None, total: float) -> float | None:
 def _of_total(label: str, used: int | None, total: int) -> Meter:
     if used is None:
         return Meter(label=label, text=f"{NOT_REPORTED}, {size(total)} in all", fraction=None)
-    return Meter(label=label, text=f"{size(used)} of {size(total)}", fraction=_share(used, total))
+    return Meter(label=label, text=size_of(used, total), fraction=_share(used, total))
 
 
 def capacity_rows(capacity: Capacity) -> list[list[str]]:

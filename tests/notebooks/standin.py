@@ -21,14 +21,21 @@ GIB = 2**30
 
 
 def gpu(
-    index: int = 0, *, model: str = "A100-80GB", simulated: bool = True, now: GpuMetrics | None = None, busy: float = 0.6
+    index: int = 0,
+    *,
+    model: str = "A100-80GB",
+    simulated: bool = True,
+    now: GpuMetrics | None = None,
+    busy: float = 0.6,
 ) -> GpuUsage:
     """A GPU with ten minutes behind it."""
     newest = datetime.now(tz=UTC)
     history = [
         GpuSample(
             at=newest - timedelta(seconds=10 * age),
-            utilization_percent=max(0.0, min(100.0, 100 * busy + 25 * sin(age / 4 + index) + 9 * sin(age * 1.7))),
+            utilization_percent=max(
+                0.0, min(100.0, 100 * busy + 25 * sin(age / 4 + index) + 9 * sin(age * 1.7))
+            ),
             memory_used_bytes=int((22 + 9 * index % 40 - age * 0.15) * GIB),
         )
         for age in range(60, -1, -1)
@@ -90,7 +97,12 @@ def quota() -> Quota:
 
 def capacity() -> Capacity:
     model = ModelCapacity(
-        model="A100-80GB", memory_total_bytes=80 * GIB, simulated=True, total=8, free=5, largest_free_on_one_host=3
+        model="A100-80GB",
+        memory_total_bytes=80 * GIB,
+        simulated=True,
+        total=8,
+        free=5,
+        largest_free_on_one_host=3,
     )
     return Capacity(
         gpu_models=[model],
@@ -140,7 +152,7 @@ def standin() -> Iterator[StandIn]:
     script = StandIn()
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             status, body = script.answer(self.path, self.headers.get("Authorization"))
             content = body.encode()
             self.send_response(status)

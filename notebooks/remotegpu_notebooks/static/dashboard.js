@@ -38,7 +38,7 @@ function meter(kind) {
   track.setAttribute("role", "meter");
   track.setAttribute("aria-valuemin", "0");
   track.setAttribute("aria-valuemax", "100");
-  const root = node("div", `rg-meter rg-${kind}`, node("div", "rg-line", label, text), track);
+  const root = node("div", `rg-meter rg-meter-${kind}`, node("div", "rg-line", label, text), track);
   const show = (values) => {
     label.textContent = values.label;
     if (values.scope && values.scope !== "yours") label.append(node("span", "rg-scope", values.scope));
@@ -148,16 +148,18 @@ function gpuCard(index) {
 }
 
 // As many parts as there are values; those that exist already are kept.
-function list(className, make) {
-  const root = node("div", className);
+function list(className, title, make) {
+  const items = node("div", className);
+  const root = node("div", "rg-section", node("div", "rg-caption", title), items);
   const parts = [];
   const show = (values) => {
     while (parts.length > values.length) parts.pop().root.remove();
     while (parts.length < values.length) {
       const part = make(parts.length);
       parts.push(part);
-      root.append(part.root);
+      items.append(part.root);
     }
+    items.dataset.count = String(values.length);
     values.forEach((value, index) => parts[index].show(value));
     root.hidden = values.length === 0;
   };
@@ -171,9 +173,9 @@ function card() {
   const notice = node("div", "rg-notice");
   notice.setAttribute("role", "status");
   const empty = node("div", "rg-empty");
-  const quota = list("rg-quota", () => meter("quota"));
-  const gpus = list("rg-gpus", gpuCard);
-  const load = list("rg-load", () => meter("load"));
+  const quota = list("rg-quota", "Quota", () => meter("quota"));
+  const gpus = list("rg-gpus", "GPUs of this environment", gpuCard);
+  const load = list("rg-load", "CPU and memory of this environment", () => meter("load"));
   const mark = node("span", "rg-mark");
   mark.setAttribute("aria-hidden", "true");
   const root = node(
@@ -199,7 +201,6 @@ function show(parts, view) {
   parts.badge.hidden = !view.simulated;
   parts.quota.show(view.quota);
   parts.gpus.show(view.gpus);
-  parts.gpus.root.dataset.count = String(view.gpus.length);
   parts.load.show(view.load);
   parts.empty.hidden = !view.empty;
   parts.empty.textContent = view.empty ?? "";
