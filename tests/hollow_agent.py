@@ -100,7 +100,9 @@ class HollowAgent:
     async def poll(self, *, since: int | None = None, wait_s: float = 0) -> httpx.Response:
         given = {} if since is None else {"since": since}
         return await self.client.get(
-            "/v1/agent/workloads", headers=self.headers, params={"epoch": self.epoch, "wait_s": wait_s, **given}
+            "/v1/agent/workloads",
+            headers=self.headers,
+            params={"epoch": self.epoch, "wait_s": wait_s, **given},
         )
 
     async def desired(self) -> dict[str, dict[str, Any]]:
@@ -171,7 +173,9 @@ class Fleet:
             json={"hostname": "box", "machine_id": "machine-1", "agent_version": "0"},
         )
 
-    async def host(self, name: str, *, gpus: int = 1, model: str = "A100-80GB", **machine: Any) -> HollowAgent:
+    async def host(
+        self, name: str, *, gpus: int = 1, model: str = "A100-80GB", **machine: Any
+    ) -> HollowAgent:
         """A registered host with that many GPUs of one model."""
         answer = await self.enroll(await self.new_host(name))
         assert answer.status_code == 201, answer.text
@@ -204,9 +208,13 @@ class Fleet:
         found: dict[str, Any] = answer.json()
         return found
 
-    async def act(self, headers: dict[str, str], environment_id: str, verb: str, **body: Any) -> httpx.Response:
+    async def act(
+        self, headers: dict[str, str], environment_id: str, verb: str, **body: Any
+    ) -> httpx.Response:
         return await self.client.post(
-            f"/v1/environments/{environment_id}:{verb}", headers=headers, json=body if verb == "start" else None
+            f"/v1/environments/{environment_id}:{verb}",
+            headers=headers,
+            json=body if verb == "start" else None,
         )
 
     async def gpus_free(self) -> int:

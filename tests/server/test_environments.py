@@ -87,7 +87,9 @@ async def test_environment_full_life_starts_stops_and_frees_its_gpu(
 
 
 @pytest.mark.parametrize("verb", ["stop", "delete"])
-@pytest.mark.parametrize("state", ["pending", "starting", "running", "unreachable", "failed", "stopping", "stopped"])
+@pytest.mark.parametrize(
+    "state", ["pending", "starting", "running", "unreachable", "failed", "stopping", "stopped"]
+)
 async def test_environment_is_ended_in_every_state(
     fleet: Fleet, actors: Actors, client: httpx.AsyncClient, app: FastAPI, work: Work, state: str, verb: str
 ) -> None:
@@ -122,7 +124,8 @@ async def test_environment_is_ended_in_every_state(
     assert (await fleet.get(ada.headers, key))["status"] == expected
     async with app.state.database.sessions() as db:
         live = await db.execute(
-            text("SELECT count(*) FROM placements WHERE environment_id = :key AND released_at IS NULL"), {"key": key}
+            text("SELECT count(*) FROM placements WHERE environment_id = :key AND released_at IS NULL"),
+            {"key": key},
         )
         assert live.scalar_one() == 0
 
@@ -149,8 +152,14 @@ async def test_environment_whose_container_ends_fails_with_its_last_lines(
     await agent.observe(key, "running", address="http://192.0.2.1:1")
     await agent.heartbeat(
         observed=[
-            {"workload_id": key, "generation": 1, "observed": "exited", "exit_code": 137, "reason": "out_of_memory",
-             "log_tail": "line 1\nKilled\n"}
+            {
+                "workload_id": key,
+                "generation": 1,
+                "observed": "exited",
+                "exit_code": 137,
+                "reason": "out_of_memory",
+                "log_tail": "line 1\nKilled\n",
+            }
         ]
     )
     failed = await fleet.get(ada.headers, key)
@@ -198,7 +207,9 @@ async def test_queue_starts_in_order_when_a_gpu_is_freed(fleet: Fleet, actors: A
     assert (big["status"], big["reason"], big["queue_position"]) == ("pending", "no_free_gpu", 1)
     assert "at most 1 on one host" in big["message"]
     small = (await fleet.create(eve.headers, gpus=1)).json()
-    assert (small["status"], small["queue_position"]) == ("pending", 2), "it would take what the head waits for"
+    assert (small["status"], small["queue_position"]) == ("pending", 2), (
+        "it would take what the head waits for"
+    )
     none = (await fleet.create(eve.headers, "cpu", gpus=0)).json()
     assert none["status"] == "starting"
     refused = await fleet.create(ada.headers, "second", gpus=1, queue=False)
@@ -237,10 +248,18 @@ async def test_environment_of_another_tenant_is_not_found(
     mallory = await actors.user("mallory", customer="other", role="owner")
     key = (await fleet.create(ada.headers, gpus=1)).json()["id"]
     for method, path in [
-        ("GET", ""), ("DELETE", ""), ("GET", "/logs"), ("GET", "/usage"), ("POST", ":stop"), ("POST", ":start"),
+        ("GET", ""),
+        ("DELETE", ""),
+        ("GET", "/logs"),
+        ("GET", "/usage"),
+        ("POST", ":stop"),
+        ("POST", ":start"),
     ]:
         answer = await client.request(
-            method, f"/v1/environments/{key}{path}", headers=mallory.headers, json={} if path == ":start" else None
+            method,
+            f"/v1/environments/{key}{path}",
+            headers=mallory.headers,
+            json={} if path == ":start" else None,
         )
         assert (answer.status_code, answer.json()["error"]) == (404, "not_found"), path
     listed = await client.get("/v1/environments", headers=mallory.headers)
@@ -252,10 +271,20 @@ async def test_environment_of_another_tenant_is_not_found(
 
 
 @pytest.mark.parametrize(
-    "name", ["JUPYTERHUB_API_TOKEN", "REMOTEGPU_TOKEN", "NVIDIA_VISIBLE_DEVICES", "LD_PRELOAD", "PATH",
-             "CUDA_VISIBLE_DEVICES", "PYTHONSTARTUP"]
+    "name",
+    [
+        "JUPYTERHUB_API_TOKEN",
+        "REMOTEGPU_TOKEN",
+        "NVIDIA_VISIBLE_DEVICES",
+        "LD_PRELOAD",
+        "PATH",
+        "CUDA_VISIBLE_DEVICES",
+        "PYTHONSTARTUP",
+    ],
 )
-async def test_environment_with_a_platform_variable_is_refused(fleet: Fleet, actors: Actors, name: str) -> None:
+async def test_environment_with_a_platform_variable_is_refused(
+    fleet: Fleet, actors: Actors, name: str
+) -> None:
     ada = await actors.user("ada")
     answer = await fleet.create(ada.headers, env={name: "x"})
     assert (answer.status_code, answer.json()["error"]) == (422, "invalid")
@@ -280,7 +309,9 @@ async def test_secret_env_is_the_hubs_alone_and_reaches_only_the_agent(
         assert b"canary" not in bytes(stored)
 
 
-async def test_environment_unknown_image_is_refused(fleet: Fleet, actors: Actors, client: httpx.AsyncClient) -> None:
+async def test_environment_unknown_image_is_refused(
+    fleet: Fleet, actors: Actors, client: httpx.AsyncClient
+) -> None:
     ada = await actors.user("ada")
     answer = await fleet.create(ada.headers, image="nobody/knows")
     assert (answer.status_code, answer.json()["error"]) == (422, "image_not_allowed")
@@ -289,7 +320,9 @@ async def test_environment_unknown_image_is_refused(fleet: Fleet, actors: Actors
     assert answer.json()["error"] == "image_not_allowed"
 
 
-async def test_environment_that_no_host_can_hold_is_refused_with_what_is_there(fleet: Fleet, actors: Actors) -> None:
+async def test_environment_that_no_host_can_hold_is_refused_with_what_is_there(
+    fleet: Fleet, actors: Actors
+) -> None:
     await fleet.host("h1", gpus=2)
     ada = await actors.user("ada")
     three = await fleet.create(ada.headers, gpus=3)
@@ -300,7 +333,9 @@ async def test_environment_that_no_host_can_hold_is_refused_with_what_is_there(f
     assert "A100-80GB" in unknown.json()["detail"]
 
 
-async def test_illegal_transition_is_refused_by_the_database(fleet: Fleet, actors: Actors, app: FastAPI) -> None:
+async def test_illegal_transition_is_refused_by_the_database(
+    fleet: Fleet, actors: Actors, app: FastAPI
+) -> None:
     await fleet.host("h1")
     ada = await actors.user("ada")
     key = (await fleet.create(ada.headers)).json()["id"]
@@ -327,7 +362,9 @@ async def test_admin_release_frees_the_gpu_and_still_removes_the_container(
     assert "environment.released" in {one["kind"] for one in events.json()["items"]}
 
 
-async def test_logs_are_fetched_from_the_host(fleet: Fleet, actors: Actors, client: httpx.AsyncClient) -> None:
+async def test_logs_are_fetched_from_the_host(
+    fleet: Fleet, actors: Actors, client: httpx.AsyncClient
+) -> None:
     import asyncio
 
     agent = await fleet.host("h1")
@@ -348,7 +385,9 @@ async def test_logs_are_fetched_from_the_host(fleet: Fleet, actors: Actors, clie
     assert (await reader).json() == {"text": "hello\n", "truncated": False, "live": True}
 
 
-async def test_explain_says_what_then_happens(fleet: Fleet, actors: Actors, client: httpx.AsyncClient) -> None:
+async def test_explain_says_what_then_happens(
+    fleet: Fleet, actors: Actors, client: httpx.AsyncClient
+) -> None:
     await fleet.host("h1", gpus=1)
     ada = await actors.user("ada")
     await fleet.limit("user", "ada", gpus=2, environments=2)
@@ -361,7 +400,10 @@ async def test_explain_says_what_then_happens(fleet: Fleet, actors: Actors, clie
         if told["outcome"] == "refused":
             assert made.json()["error"] == told["error"]
         elif told["outcome"] == "waits":
-            assert (made.json()["reason"], made.json()["queue_position"]) == (told["reason"], told["queue_position"])
+            assert (made.json()["reason"], made.json()["queue_position"]) == (
+                told["reason"],
+                told["queue_position"],
+            )
         else:
             assert made.json()["host_name"] == told["host_name"]
     assert outcomes == ["starts_now", "waits", "refused"]

@@ -92,7 +92,10 @@ async def check(
         for resource, limit in bound.items():
             wanted = adding.get(resource, 0)
             if wanted and used[resource] + wanted > limit:
-                raise await _exceeded(db, subjects[0], subject, resource, limit, used[resource], wanted)
+                own = await _holders(
+                    db, owner_id=subjects[0].id, resource=resource, without_environment=environment_id
+                )
+                raise _exceeded(subject, resource, limit, used[resource], wanted, own)
 
 
 async def _limits(
@@ -124,21 +127,19 @@ async def _limits(
     ]
 
 
-async def _exceeded(
-    db: AsyncSession,
-    owner: Subject,
+def _exceeded(
     subject: Subject,
     resource: QuotaResource,
     limit: int,
     used: float,
     requested: float,
+    own: Sequence[tables.Environment],
 ) -> QuotaExceeded:
     who = f"User {subject.name}" if subject.kind is QuotaSubject.USER else f"Customer {subject.name}"
     detail = (
         f"{who} may hold {_amount(resource, limit)} at once; {_plain(resource, used)} "
         f"{'is' if used == 1 else 'are'} in use and this request needs {_plain(resource, requested)} more."
     )
-    own = await _holders(db, owner_id=owner.id)
     return QuotaExceeded(
         detail,
         hint=_hint(resource, limit, requested, own),
@@ -158,11 +159,21 @@ async def _exceeded(
     )
 
 
-async def _holders(db: AsyncSession, *, owner_id: str) -> Sequence[tables.Environment]:
-    """The owner's environments that give something back when stopped."""
-    wanted = tables.Environment
-    found = select(wanted).where(wanted.owner_id == owner_id, wanted.status.not_in(ENDED))
-    return (await db.scalars(found.order_by(wanted.queued_at).limit(5))).all()
+async def _holders(
+    db: AsyncSession, *, owner_id: str, resource: QuotaResource, without_environment: str | None
+) -> Sequence[tables.Environment]:
+    """The owner's environments that give some of the resource back when stopped."""
+    wanted, held = tables.Environment, tables.Placement
+    found = select(wanted).where(wanted.owner_id == owner_id).order_by(wanted.queued_at).limit(5)
+    if resource is QuotaResource.ENVIRONMENTS:
+        found = found.where(wanted.status.not_in(ENDED))
+    else:
+        found = found.join(held, (held.environment_id == wanted.id) & held.released_at.is_(None))
+    if resource is QuotaResource.GPUS:
+        found = found.where(wanted.gpus > 0)
+    if without_environment is not None:
+        found = found.where(wanted.id != without_environment)
+    return (await db.scalars(found)).all()
 
 
 def _hint(resource: QuotaResource, limit: int, requested: float, own: Sequence[tables.Environment]) -> str:

@@ -1,0 +1,157 @@
+"""Placement is pure: inventories in, choices or refusals with numbers out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from remotegpu.types.environments import Reason
+from remotegpu_server.placement import Choice, FreeGpu, Home, HostInventory, Refusal, Request, choose
+
+GIB = 2**30
+
+
+def host(
+    name: str, *, free: int = 0, total: int | None = None, model: str = "A100", **changes: object
+) -> HostInventory:
+    made = HostInventory(
+        id=name,
+        name=name,
+        ready=True,
+        not_ready_reason=None,
+        runtime="docker",
+        cpus=16,
+        memory_bytes=64 * GIB,
+        cpus_free=16,
+        memory_free_bytes=64 * GIB,
+        gpu_totals={model: free if total is None else total} if (total or free) else {},
+        free_gpus=tuple(FreeGpu(f"{name}-{index}", model, index, 80 * GIB) for index in range(free)),
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def want(gpus: int = 1, **changes: object) -> Request:
+    made = Request(gpus=gpus, gpu_model=None, cpus=1, memory_bytes=GIB, runtime="docker")
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def chosen(found: Choice | Refusal) -> str:
+    assert isinstance(found, Choice), found
+    return found.host.id
+
+
+def refused(found: Choice | Refusal) -> Refusal:
+    assert isinstance(found, Refusal), found
+    return found
+
+
+def test_choice_leaves_the_fewest_gpus_over() -> None:
+    assert chosen(choose(want(1), [host("a", free=8), host("b", free=1), host("c", free=2)])) == "b"
+
+
+def test_choice_without_gpus_stays_off_gpu_hosts() -> None:
+    assert chosen(choose(want(0), [host("a", free=8), host("b")])) == "b"
+
+
+def test_choice_prefers_the_home_over_fragmentation_and_says_when_it_cannot() -> None:
+    home = (Home("a", None),)
+    assert chosen(choose(want(1, homes=home), [host("a", free=8), host("b", free=1)])) == "a"
+    elsewhere = choose(want(1, homes=home), [host("a", total=8), host("b", free=1)])
+    assert chosen(elsewhere) == "b"
+    assert isinstance(elsewhere, Choice)
+    assert elsewhere.home_note is not None
+    assert "a" in elsewhere.home_note
+
+
+def test_choice_reaches_a_shared_home_from_every_host_that_mounts_it() -> None:
+    found = choose(
+        want(1, homes=(Home(None, "nfs"),)), [host("a", free=1), host("b", free=8, shared_home="nfs")]
+    )
+    assert chosen(found) == "b"
+    assert isinstance(found, Choice)
+    assert found.home_note is None
+
+
+def test_choice_prefers_the_image_then_spreads() -> None:
+    there = host("b", free=2, images=frozenset({"x"}))
+    assert chosen(choose(want(1, image_reference="x"), [host("a", free=2), there])) == "b"
+    assert chosen(choose(want(1), [host("a", free=2, live_placements=3), host("b", free=2)])) == "b"
+
+
+def test_choice_takes_gpus_of_one_model_only() -> None:
+    mixed = replace(
+        host("a"),
+        gpu_totals={"A100": 1, "H100": 1},
+        free_gpus=(FreeGpu("1", "A100", 0, GIB), FreeGpu("2", "H100", 1, GIB)),
+    )
+    refusal = refused(choose(want(2), [mixed]))
+    assert not refusal.satisfiable
+    assert "the largest host has 1" in refusal.detail
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (want(1, gpu_model="H900"), "Models here: A100"),
+        (want(3), "3 GPUs on one host wanted; the largest host has 2"),
+        (want(1, cpus=99), "at most 16 CPUs"),
+        (want(1, memory_bytes=999 * GIB), "at most 16 CPUs and 64 GiB"),
+        (want(1, runtime="process"), "No host runs process images"),
+    ],
+)
+def test_refusal_of_what_never_fits_names_the_largest(request_: Request, says: str) -> None:
+    refusal = refused(choose(request_, [host("a", free=2), host("b", free=1)]))
+    assert not refusal.satisfiable
+    assert says in refusal.detail
+
+
+@pytest.mark.parametrize(
+    ("hosts", "reason", "says"),
+    [
+        ([], Reason.NO_READY_HOST, "No host has joined"),
+        ([host("a", free=2, ready=False, not_ready_reason="cordoned")], Reason.NO_READY_HOST, "a: cordoned"),
+        ([host("a", free=1, total=2)], Reason.NO_FREE_GPU, "1 free in all, at most 1 on one host"),
+        ([host("a", free=2, cpus_free=0.5)], Reason.NO_FREE_CPU, "at most 0.5 are free"),
+        ([host("a", free=2, memory_free_bytes=GIB // 2)], Reason.NO_FREE_MEMORY, "0.5 GiB"),
+    ],
+)
+def test_refusal_of_what_waits_names_the_binding_rule(
+    hosts: list[HostInventory], reason: Reason, says: str
+) -> None:
+    refusal = refused(choose(want(2), hosts))
+    assert refusal.satisfiable
+    assert refusal.reason is reason
+    assert says in refusal.detail
+
+
+def test_request_ahead_is_not_overtaken_on_what_it_could_use() -> None:
+    hosts = [host("a", free=1, total=2), host("b", free=1, model="T4")]
+    ahead = [want(2, gpu_model="A100")]
+    assert chosen(choose(want(1), hosts, ahead=ahead)) == "b", "another model is free for all"
+    assert chosen(choose(want(0), hosts, ahead=ahead)) in ("a", "b")
+    refusal = refused(choose(want(1, gpu_model="A100"), hosts, ahead=ahead))
+    assert refusal.satisfiable
+    assert "1 request ahead waits" in refusal.detail
+    assert chosen(choose(want(1), hosts, ahead=[want(1, runtime="process")])) in ("a", "b")
+
+
+@given(
+    free=st.lists(st.integers(0, 8), min_size=1, max_size=6),
+    gpus=st.integers(0, 8),
+    cpus=st.floats(0.1, 32),
+    ready=st.lists(st.booleans(), min_size=6, max_size=6),
+)
+def test_choice_always_satisfies_the_request_and_a_fit_is_always_found(
+    free: list[int], gpus: int, cpus: float, ready: list[bool]
+) -> None:
+    hosts = [host(f"h{index}", free=count, total=8, ready=ready[index]) for index, count in enumerate(free)]
+    fits = any(one.ready and len(one.free_gpus) >= gpus and one.cpus_free >= cpus for one in hosts)
+    found = choose(want(gpus, cpus=cpus), hosts)
+    assert isinstance(found, Choice) == fits
+    if isinstance(found, Choice):
+        assert found.host.ready
+        assert len({gpu.id for gpu in found.gpus}) == gpus
+        assert {gpu.id for gpu in found.gpus} <= {gpu.id for gpu in found.host.free_gpus}
