@@ -1,0 +1,80 @@
+"""The command line against a real server process, as an admin uses it on the first day."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from remotegpu.cli import main
+from remotegpu_server.testing import LiveServer
+
+
+class Shell:
+    """Runs commands in this process, with their own configuration folder."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path
+    ) -> None:
+        for name in ("REMOTEGPU_URL", "REMOTEGPU_TOKEN", "REMOTEGPU_HUB_URL", "JUPYTERHUB_PUBLIC_HUB_URL"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, *words: str, stdin: str = "", status: int = 0) -> str:
+        self._monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        found = main(words)
+        written = self._capsys.readouterr()
+        assert found == status, written.err
+        return written.out if status == 0 else written.err
+
+
+def test_first_day_of_an_admin(
+    live_server: LiveServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Shell(monkeypatch, capsys, tmp_path / "config")
+    assert "remotegpu login" in run("whoami", status=4)
+    login = ("login", live_server.url, "--username", "admin", "--password-stdin")
+    run(*login, stdin="wrong password\n", status=4)
+    run(*login, stdin=f"{live_server.admin_password}\n")
+    kept = tmp_path / "config" / "remotegpu" / "credentials.json"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert "admin" in run("whoami")
+
+    run("image", "add", "base", "registry.example.org/base:1")
+    assert "registry.example.org/base:1" in run("image", "list")
+    assert "already" in run("image", "add", "base", "registry.example.org/base:2", status=1)
+    assert "One-time password" in run("user", "add", "ada")
+    assert "ada" in run("user", "list")
+    lines = json.loads(run("--json", "quota", "set", "user", "ada", "gpus=0", "memory_bytes=8G"))
+    assert {line["resource"]: line["limit"] for line in lines if line["subject"] == "user"}["gpus"] == 0
+    assert "suspended" in run("user", "suspend", "ada")
+    assert "active" in run("user", "resume", "ada")
+
+    added = run("host", "add", "gpu-01", "--label", "rack=a1")
+    assert f"remotegpu-agent enroll --url {live_server.url} --token-file /dev/stdin" in added
+    assert "rge_" in run("host", "add", "gpu-01", "--again")
+    assert json.loads(run("host", "cordon", "gpu-01", "--json"))["cordoned"] is True
+    assert "takes new work" in run("host", "uncordon", "gpu-01")
+    assert run("gpu", "list") == ""
+    assert "gpus" in run("quota")
+    refused = run("env", "create", "work", "--image", "base", "--gpus", "1", "--no-queue", status=1)
+    assert refused.startswith("remotegpu: ")
+
+    run("env", "create", "work", "--image", "base", "--no-wait")
+    assert json.loads(run("env", "list", "--json"))[0]["status"] == "pending"
+    assert "has no address" in run("env", "open", "work", status=1)
+    run("env", "stop", "work")
+    run("env", "rm", "work")
+    assert run("env", "list") == ""
+
+    run("logout")
+    assert not kept.exists()
+    live_server.stop()
+    assert "Cannot reach" in run("--url", live_server.url, "gpu", "list", status=3)
