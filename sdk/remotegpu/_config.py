@@ -65,7 +65,8 @@ def check_url(url: str) -> str:
         raise NotConfigured("The server's address is not a URL like https://gpu.example.org.") from None
     if parts.username is not None or parts.password is not None:
         raise NotConfigured("The server's address must not hold a user name or password; use a token.")
-    if not usable or parts.query or parts.fragment:
+    plain = url.isascii() and url.isprintable() and " " not in url
+    if not usable or not plain or parts.query or parts.fragment:
         raise NotConfigured(f"The server's address is not a URL like https://gpu.example.org: {url!r}.")
     return url
 

@@ -86,6 +86,7 @@ def test_forgetting_twice_is_harmless() -> None:
         "https://x:notaport",
         "https://[",
         "https://x/?q=1",
+        "https://x y.example.org",
     ],
 )
 def test_address_that_is_none_is_refused(url: str) -> None:
