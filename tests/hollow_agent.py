@@ -1,7 +1,7 @@
 """An agent without a host: speaks the whole agent protocol to the app, and does what it is told.
 
-It reports honestly unless a test makes it lie, so it shows what the server does with agents, never what a real
-agent does.
+It reports honestly unless a test makes it lie: it shows what the server does with agents, never what a
+real agent does.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ CHECKS: dict[str, str] = {
     """,
     "I2 CPUs and memory within the limit at the last grant": """
         SELECT q.id FROM quotas q JOIN LATERAL (
-            SELECT sum(cpus) AS cpus, sum(memory_bytes) AS memory_bytes, max(placed_at) AS granted FROM placements
+            SELECT sum(cpus) AS cpus, sum(memory_bytes) AS memory_bytes, max(placed_at) AS granted
+            FROM placements
             WHERE released_at IS NULL
               AND CASE q.subject_type WHEN 'user' THEN user_id ELSE customer_id END = q.subject_id
         ) live ON true
@@ -50,7 +51,8 @@ CHECKS: dict[str, str] = {
            AND max(p.placed_at) > h.registered_at
     """,
     "I4 an allocation, its placement and its GPU are on one host": """
-        SELECT a.id FROM allocations a JOIN placements p ON p.id = a.placement_id JOIN gpus g ON g.id = a.gpu_id
+        SELECT a.id FROM allocations a
+        JOIN placements p ON p.id = a.placement_id JOIN gpus g ON g.id = a.gpu_id
         WHERE a.host_id <> p.host_id OR a.host_id <> g.host_id OR a.environment_id <> p.environment_id
            OR a.user_id <> p.user_id OR a.customer_id <> p.customer_id
     """,
@@ -78,11 +80,13 @@ CHECKS: dict[str, str] = {
             WHERE p.environment_id = e.id AND p.generation = e.generation AND p.released_at IS NULL)
     """,
     "I23 secrets are wiped when the generation has ended": """
-        SELECT id FROM environments WHERE status IN ('stopped', 'failed', 'deleted') AND secret_env IS NOT NULL
+        SELECT id FROM environments
+        WHERE status IN ('stopped', 'failed', 'deleted') AND secret_env IS NOT NULL
     """,
     "I25 a workload's token ends with its generation": """
         SELECT t.id FROM tokens t JOIN environments e ON e.id = t.environment_id
-        WHERE t.kind = 'workload' AND t.revoked_at IS NULL AND e.status IN ('pending', 'stopped', 'failed', 'deleted')
+        WHERE t.kind = 'workload' AND t.revoked_at IS NULL
+          AND e.status IN ('pending', 'stopped', 'failed', 'deleted')
     """,
 }
 

@@ -21,7 +21,8 @@ async def test_broken_rows_are_named(fleet: Fleet, actors: Actors, app: FastAPI)
         await db.rollback()
         await db.execute(
             text(
-                "UPDATE placements SET released_at = now(), release_proof = 'admin' WHERE environment_id = :key"
+                "UPDATE placements SET released_at = now(), release_proof = 'admin'"
+                " WHERE environment_id = :key"
             ),
             {"key": key},
         )

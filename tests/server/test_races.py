@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 from fastapi import FastAPI
 from hollow_agent import Fleet
+from sqlalchemy import text
 
+from remotegpu_server.db.notify import notify
 from remotegpu_server.environments import loop
 from remotegpu_server.invariants import assert_invariants
 from remotegpu_server.loops import Work
@@ -124,3 +126,18 @@ async def test_enrolment_token_used_twice_at_once_lets_one_agent_in(fleet: Fleet
     token = await fleet.new_host("h1")
     answers = await asyncio.gather(fleet.enroll(token), fleet.enroll(token))
     assert sorted(answer.status_code for answer in answers) == [201, 410]
+
+
+async def test_hint_given_before_a_savepoint_is_sent_at_the_commit(app: FastAPI) -> None:
+    database = app.state.database
+    await database.signals.connected.wait()  # a new connection wakes everybody once
+    with database.signals.watch("environment:x") as watch:
+        async with database.sessions() as db:
+            notify(db, "environment:x")
+            async with db.begin_nested():
+                await db.execute(text("SELECT 1"))
+            savepoint = await db.begin_nested()
+            await savepoint.rollback()
+            assert not await watch.wait(0)
+            await db.commit()
+        assert await watch.wait(0)

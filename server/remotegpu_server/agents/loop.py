@@ -1,7 +1,7 @@
 """The fallback of the long polls: one query for every host that waits in this process.
 
-Hints wake a poll at once; this pass finds what a lost hint would have said. It runs in every process, not only
-in the leader's, while anybody waits.
+Hints wake a poll at once; this pass finds what a lost hint would have said. It runs in every process, not
+only in the leader's, while anybody waits.
 """
 
 from __future__ import annotations

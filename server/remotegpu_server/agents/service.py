@@ -232,7 +232,8 @@ _BEAT = text("""
 
 _SAMPLE = text("""
     INSERT INTO host_samples (host_id, at, host, gpus, workloads)
-    VALUES (:host_id, clock_timestamp(), CAST(:host AS jsonb), CAST(:gpus AS jsonb), CAST(:workloads AS jsonb))
+    VALUES (:host_id, clock_timestamp(),
+        CAST(:host AS jsonb), CAST(:gpus AS jsonb), CAST(:workloads AS jsonb))
 """)
 
 _GPU_HEALTH = text("""

@@ -100,11 +100,14 @@ def _sessions(engine: AsyncEngine, signals: Signals) -> async_sessionmaker[Async
     class HintingSession(Session):
         """Sends the hints of :func:`remotegpu_server.db.notify.notify` after its commit."""
 
+    # Both fire for savepoints too; hints belong to the whole transaction.
     def send(session: Session) -> None:
-        signals.publish(take_hints(session.info))
+        if not session.in_nested_transaction():
+            signals.publish(take_hints(session.info))
 
     def forget(session: Session) -> None:
-        take_hints(session.info)
+        if not session.in_nested_transaction():
+            take_hints(session.info)
 
     event.listen(HintingSession, "after_commit", send)
     event.listen(HintingSession, "after_rollback", forget)

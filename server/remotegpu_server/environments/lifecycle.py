@@ -141,9 +141,9 @@ async def bump_revision(db: AsyncSession, *, host_id: str) -> None:
 async def settle_released(
     db: AsyncSession, *, environment: tables.Environment, reason: Reason, message: str, actor: Actor
 ) -> None:
-    """After a release: the status that an environment without a placement has.
+    """After a release: the status of an environment without a placement.
 
-    Moves over the states in between where the table asks for it (``unreachable`` → ``stopping`` → ``stopped``).
+    Moves over the states in between where the table asks for it (``unreachable``, ``stopping``, ``stopped``).
     """
     to = project(
         desired=environment.desired,

@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 
 
 async def place_pending(work: Work) -> None:
-    """First in, first out; one short transaction per request, so one bad request cannot hold up the others."""
+    """First in, first out; one short transaction per request: a bad one holds nobody up."""
     launch = Launch(vault=work.vault, workload_url=work.settings.workload_url)
     async with work.session() as db:
         ids = (await db.scalars(queries.pending_ids())).all()
@@ -72,7 +72,7 @@ async def place_one(db: AsyncSession, *, environment_id: str, launch: Launch) ->
 
 
 async def fail_silent_starts(work: Work) -> None:
-    """Starts on a host that speaks, but says nothing about them: failed, and the agent is told to remove them."""
+    """Fail starts that a host which speaks says nothing about; its agent is told to remove them."""
     row, event, host, held = tables.Environment, tables.Event, tables.Host, tables.Placement
     last_word = (
         select(func.max(event.at))

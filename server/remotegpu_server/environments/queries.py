@@ -75,7 +75,7 @@ async def queue_positions(db: AsyncSession) -> dict[str, int]:
     return {environment_id: place for place, environment_id in enumerate(waiting, start=1)}
 
 
-def pending_ids() -> Select[tuple[str]]:
+def pending_ids() -> Select[str]:
     """Ids of pending environments, first in first out."""
     wanted = tables.Environment
     return select(wanted.id).where(wanted.status == "pending").order_by(wanted.queued_at, wanted.id)

@@ -96,7 +96,7 @@ async def start_environment(
     settings: SettingsDep,
     vault: VaultDep,
 ) -> Environment:
-    """A new generation of a stopped or failed environment; one that is wanted already is answered as it is."""
+    """A new generation of a stopped or failed environment; one that runs is answered as it is."""
     return await create.start_environment(
         db, actor=caller, environment_id=environment_id, body=body, launch=launch_of(settings, vault)
     )

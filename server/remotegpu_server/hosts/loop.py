@@ -97,7 +97,7 @@ async def _record_mass_silence(db: AsyncSession, *, silent: int, known: int) -> 
             subject_id="all",
             actor=SYSTEM,
             reason="host_silent",
-            message=f"{silent} of {known} hosts are silent at once: this server may be cut off. Nothing is decided.",
+            message=f"{silent} of {known} hosts are silent: this server may be cut off. Nothing is decided.",
             data={"silent": silent, "known": known},
         )
 

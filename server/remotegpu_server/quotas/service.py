@@ -248,7 +248,7 @@ async def get_quota_of(db: AsyncSession, *, actor: Actor, subject: QuotaSubject,
 async def set_quota(
     db: AsyncSession, *, actor: Actor, subject: QuotaSubject, subject_id: str, body: QuotaUpdate
 ) -> Quota:
-    """Set the limits that ``body`` names. A limit below the present use stops nothing; it refuses what is new."""
+    """Set the limits that ``body`` names. One below the present use only refuses what is new."""
     found = await _readable(db, actor=actor, action=Action.QUOTA_WRITE, kind=subject, given=subject_id)
     if QuotaResource.UNKNOWN in body.limits:
         raise Invalid("This is not a resource.", hint=f"Resources: {', '.join(RESOURCES)}.")

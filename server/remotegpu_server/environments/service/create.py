@@ -41,7 +41,10 @@ from remotegpu_server.events import service as events
 from remotegpu_server.images import service as images
 from remotegpu_server.quotas import service as quotas
 
-HIJACKS = "PATH|PYTHONPATH|PYTHONHOME|PYTHONSTARTUP|BASH_ENV|ENV|IFS|HOME|SHELL|NODE_OPTIONS|PERL5LIB|PERL5OPT|RUBYOPT"
+HIJACKS = (
+    "PATH|HOME|SHELL|IFS|ENV|BASH_ENV|PYTHONPATH|PYTHONHOME|PYTHONSTARTUP|"
+    "NODE_OPTIONS|PERL5LIB|PERL5OPT|RUBYOPT"
+)
 _DRIVER = re.compile(rf"^(NVIDIA_.*|LD_.*|CUDA_VISIBLE_DEVICES|{HIJACKS})$")
 """Would undo the isolation of GPUs, or run foreign code before ours: refused from everybody."""
 _PLATFORM = re.compile(r"^(JUPYTERHUB_.*|REMOTEGPU_.*)$")
@@ -66,7 +69,7 @@ async def _insert(
 ) -> tables.Environment:
     try:
         async with db.begin_nested():
-            environment = await db.scalar(
+            environment: tables.Environment | None = await db.scalar(
                 insert(tables.Environment)
                 .values(
                     id=tables.new_id("env"),

@@ -53,7 +53,7 @@ async def apply_report(db: AsyncSession, *, host_id: str, report: ObservedWorklo
 
 
 async def _absent_again(db: AsyncSession, environment: tables.Environment, *, host_id: str) -> bool:
-    """A repeated proof, or the one that was missing when an admin released it. True when it was this host's."""
+    """A repeated proof, or the one missing after an admin's release. True when it was this host's."""
     held = tables.Placement
     was_here = await db.scalar(
         select(held.id).where(
@@ -78,7 +78,7 @@ async def _absent(
     report: ObservedWorkload,
     actor: Actor,
 ) -> None:
-    """Proof, when absence is what we asked for. Otherwise it vanished: ask for absence, and wait for the proof.
+    """Proof, when absence is what we asked for. Otherwise it vanished: ask for it, and wait for the proof.
 
     Releasing at once would trust an agent that may be about to create it.
     """
@@ -200,7 +200,7 @@ async def fail(
     actor: Actor,
     **values: Any,
 ) -> None:
-    """The generation failed. Its placement stays until the agent, now told to remove it, reports ``absent``."""
+    """The generation failed. Its placement stays until its agent, told to remove it, reports ``absent``."""
     await lifecycle.move(
         db, environment=environment, to=Status.FAILED, reason=reason, message=message, actor=actor, **values
     )
@@ -367,7 +367,7 @@ async def host_rebooted(
 
 
 async def _on_host(db: AsyncSession, *, host_id: str, statuses: tuple[str, ...]) -> list[tables.Environment]:
-    """Environments with a live placement on the host, locked in id order. The caller holds the host's lock."""
+    """Environments with a live placement on the host, locked in id order; the host is locked already."""
     held, wanted = tables.Placement, tables.Environment
     found = await db.scalars(
         select(wanted)

@@ -245,7 +245,7 @@ async def _home(db: AsyncSession, *, owner_id: str, host: tables.Host) -> str:
     column, predicate = (
         ("shared_home", "shared_home IS NOT NULL") if shared else ("host_id", "host_id IS NOT NULL")
     )
-    volume_id = await db.scalar(
+    volume_id: str | None = await db.scalar(
         made.on_conflict_do_update(
             index_elements=["owner_id", column],
             index_where=text(predicate),

@@ -153,7 +153,7 @@ async def get_logs(
 ) -> EnvironmentLogs:
     """The newest output, fetched from the host; what was kept of it when the container is gone.
 
-    Raises :class:`Unavailable` when the host does not answer within ``wait_s``. Holds no connection meanwhile.
+    Raises :class:`Unavailable` when the host does not answer in time. Holds no connection meanwhile.
     """
     async with sessions() as db:
         bundle = await visible(db, actor=actor, action=Action.ENVIRONMENT_LOGS, environment_id=environment_id)
