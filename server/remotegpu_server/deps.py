@@ -3,8 +3,8 @@
     @router.get("/{image}")
     async def get_image(image: str, db: Db, caller: Caller) -> Image: ...
 
-A handler that waits (long poll, stream) takes ``Sessions`` and ``DetachedCaller`` instead, because it must not
-hold a connection while it waits.
+A handler that waits (long poll, stream) takes ``Sessions`` and ``DetachedCaller`` instead, because it must
+not hold a connection while it waits.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -77,6 +77,8 @@ def api_error_of(error: Exception) -> ApiError | None:
         return Conflict(
             "The request does not fit the present state.", data={"constraint": name} if name else {}
         )
+    if isinstance(error, DataError):
+        return Invalid("A value cannot be stored, such as a text with a NUL character.", data={"errors": []})
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     gone = (OperationalError, InterfaceError, PoolTimeout, psycopg.OperationalError, ConnectionError)
     if lost or isinstance(error, gone):
@@ -94,7 +96,8 @@ def install(app: FastAPI) -> None:
         return answer(known, request.state.request_id)
 
     async def replay(_request: Request, error: Exception) -> Response:
-        assert isinstance(error, Replay)
+        if not isinstance(error, Replay):
+            raise error
         return Response(error.body or None, status_code=error.status, media_type="application/json")
 
     for kind in (ApiError, RequestValidationError, HTTPException):

@@ -170,7 +170,7 @@ async def run_guarded(loop: Loop, work: Work) -> bool:
         _log.info("loop_fenced", loop=loop.name)
         observability.LOOP_FAILURES.labels(loop.name).inc()
         return False
-    except Exception:  # one bad pass must not end the loop: it is logged, counted and tried again
+    except Exception:  # noqa: BLE001  one bad pass must not end the loop: it is logged, counted and tried again
         _log.exception("loop_failed", loop=loop.name)
         observability.LOOP_FAILURES.labels(loop.name).inc()
         return False

@@ -7,7 +7,50 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+_INVENTORY = {
+    "hostname": "gpu-01",
+    "os": "Debian GNU/Linux 12",
+    "kernel": "6.1.0",
+    "cpus": 64,
+    "memory_bytes": 549755813888,
+    "disk_total_bytes": 3840755982336,
+    "gpus": [],
+    "driver_version": "570.86",
+    "cuda_version": "12.8",
+    "runtime": "docker",
+    "runtime_healthy": True,
+    "runtime_detail": "27.5.1",
+    "images": [],
+    "address": "10.0.0.21",
+    "shared_home": None,
+}
+
 EXAMPLES: dict[str, Any] = {
+    "Enroll": {"hostname": "gpu-01", "machine_id": "0d9f6a1c2b", "agent_version": "0.1.0"},
+    "SessionCreate": {
+        "boot_id": "7c0a4c0e-5a0f",
+        "agent_version": "0.1.0",
+        "inventory": _INVENTORY,
+        "workloads": [],
+    },
+    "Heartbeat": {
+        "epoch": 7,
+        "sampled_at": "2026-11-24T09:00:00Z",
+        "runtime_healthy": True,
+        "runtime_detail": "27.5.1",
+        "host": {"cpu_percent": 12.5},
+        "gpus": [],
+        "workloads": [],
+        "observed": [],
+    },
+    "Observation": {
+        "epoch": 7,
+        "workload_id": "env-k3v9x2m4qp7t",
+        "generation": 1,
+        "observed": "running",
+        "address": "http://10.0.0.21:32768",
+    },
+    "LogAnswer": {"epoch": 7, "text": "Serving notebooks\n", "truncated": False},
     "Credentials": {"username": "ada", "password": "correct horse battery"},
     "CustomerCreate": {"name": "physics", "display_name": "Department of Physics"},
     "CustomerUpdate": {"display_name": "Physics"},

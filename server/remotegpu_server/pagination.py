@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -12,20 +12,17 @@ from sqlalchemy import ColumnElement, Select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import Invalid
-from remotegpu.types.wire import Page
 
 Row = TypeVar("Row")
-Item = TypeVar("Item")
 
 
 async def page(
     db: AsyncSession,
-    query: Select[tuple[Row]],
+    query: Select[Row],
     *,
     key: Sequence[Any],
     limit: int,
     cursor: str | None,
-    convert: Callable[[Row], Item] | Callable[[Row], Awaitable[Item]] | None = None,
 ) -> tuple[list[Row], str | None]:
     """One page of ``query`` ordered by the columns ``key`` (unique together), and the next cursor.
 
@@ -33,17 +30,17 @@ async def page(
     """
     columns: list[ColumnElement[Any]] = list(key)
     if cursor is not None:
-        query = query.where(tuple_(*columns) > tuple_(*decode(cursor, len(columns))))
+        start = decode(cursor, len(columns))
+        if not all(
+            isinstance(value, column.type.python_type) for value, column in zip(start, columns, strict=True)
+        ):
+            raise _not_ours()
+        query = query.where(tuple_(*columns) > tuple_(*start))
     rows = list(await db.scalars(query.order_by(*columns).limit(limit + 1)))
     if len(rows) <= limit:
         return rows, None
     rows = rows[:limit]
     return rows, encode([getattr(rows[-1], column.key or "") for column in columns])
-
-
-def to_page(items: list[Item], next_cursor: str | None) -> Page[Item]:
-    """The wire type of a page."""
-    return Page[Any](items=items, next_cursor=next_cursor)
 
 
 def encode(values: Sequence[Any]) -> str:
@@ -61,5 +58,9 @@ def decode(cursor: str, length: int) -> list[Any]:
         values = []
     known = all(isinstance(value, (str, int, datetime)) for value in values)
     if len(values) != length or not known:
-        raise Invalid("The cursor is not one of this list.", hint="Start again without a cursor.")
+        raise _not_ours()
     return values
+
+
+def _not_ours() -> Invalid:
+    return Invalid("The cursor is not one of this list.", hint="Start again without a cursor.")

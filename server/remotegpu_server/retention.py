@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, delete, func, select, text, tuple_
+from sqlalchemy import inspect as sa_inspect
 
 from remotegpu_server import idempotency
 from remotegpu_server.db import tables
@@ -21,7 +22,7 @@ _BATCHES_PER_PASS = 20
 
 def _rules(settings: Settings) -> list[tuple[type[tables.Base], ColumnElement[bool]]]:
     def older(column: object, seconds: float) -> ColumnElement[bool]:
-        found: ColumnElement[bool] = column < func.now() - timedelta(seconds=seconds)  # type: ignore[operator]
+        found: ColumnElement[bool] = column < func.now() - timedelta(seconds=seconds)
         return found
 
     token = tables.Token
@@ -38,7 +39,7 @@ def _rules(settings: Settings) -> list[tuple[type[tables.Base], ColumnElement[bo
 async def sweep(work: Work) -> None:
     """Delete old rows of every table that has an age limit."""
     for table, too_old in _rules(work.settings):
-        key = list(table.__table__.primary_key.columns)
+        key = list(sa_inspect(table).primary_key)
         oldest = select(*key).where(too_old).limit(_BATCH)
         for _ in range(_BATCHES_PER_PASS):
             async with work.session() as db:

@@ -10,7 +10,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import httpx
 from sqlalchemy import insert, select
@@ -105,12 +104,10 @@ class LiveServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self._database_url = database_url
         self._process: subprocess.Popen[bytes] | None = None
-        self._output: IO[bytes] | None = None
 
     @property
     def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        return self._running().pid
 
     @property
     def admin_password(self) -> str:
@@ -133,29 +130,29 @@ class LiveServer:
 
     def start(self, **environ: str) -> None:
         """Start it and wait until it is ready; ``environ`` adds variables to this start."""
-        self._output = self.log.open("ab")
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "remotegpu_server",
-                "serve",
-                "--admin-password-file",
-                str(self.folder / "admin-password"),
-                "--hub-token-file",
-                str(self.folder / "hub-token"),
-            ],
-            env={
-                **os.environ,
-                "REMOTEGPU_HOME": str(self.folder),
-                "REMOTEGPU_DATABASE_URL": self._database_url,
-                "REMOTEGPU_LISTEN": f"127.0.0.1:{self.port}",
-                "REMOTEGPU_LOG_LEVEL": "debug",
-                **environ,
-            },
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-        )
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "remotegpu_server",
+                    "serve",
+                    "--admin-password-file",
+                    str(self.folder / "admin-password"),
+                    "--hub-token-file",
+                    str(self.folder / "hub-token"),
+                ],
+                env={
+                    **os.environ,
+                    "REMOTEGPU_HOME": str(self.folder),
+                    "REMOTEGPU_DATABASE_URL": self._database_url,
+                    "REMOTEGPU_LISTEN": f"127.0.0.1:{self.port}",
+                    "REMOTEGPU_LOG_LEVEL": "debug",
+                    **environ,
+                },
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
         deadline = time.monotonic() + 30
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -172,8 +169,12 @@ class LiveServer:
 
     def wait_ended(self, timeout_s: float = 20) -> int:
         """Exit status of a server that ends by itself."""
-        assert self._process is not None
-        return self._process.wait(timeout_s)
+        return self._running().wait(timeout_s)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise AssertionError("the server was not started")
+        return self._process
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:
@@ -185,8 +186,6 @@ class LiveServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(10)
-        if self._output is not None:
-            self._output.close()
 
     def _ready(self) -> bool:
         try:

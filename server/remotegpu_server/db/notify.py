@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import psycopg
 import structlog
@@ -33,9 +33,7 @@ def notify(db: AsyncSession, *keys: str) -> None:
 
 def take_hints(info: dict[object, object]) -> set[str]:
     """The hints of a session that has just ended its transaction."""
-    found = info.pop(_HINTS, set())
-    assert isinstance(found, set)
-    return found
+    return cast("set[str]", info.pop(_HINTS, set()))
 
 
 class Watch:
@@ -134,9 +132,8 @@ class Signals:
             for watch in tuple(self._watches.get(key, ())):
                 watch.wake()
 
-    async def _paced(self, run: object) -> None:
+    async def _paced(self, run: Callable[[], Awaitable[None]]) -> None:
         """Run for ever; after a lost connection wait a little longer each time."""
-        assert callable(run)
         failures = 0
         while True:
             try:

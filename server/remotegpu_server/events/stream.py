@@ -138,7 +138,7 @@ async def _read(
     db: AsyncSession, actor: Actor, wanted: Filter, *, after: Position, limit: int
 ) -> list[tables.Event]:
     event = tables.Event
-    query: Select[tuple[tables.Event]] = (
+    query: Select[tables.Event] = (
         select(event)
         .where(
             text("(events.xid, events.id) > (CAST(CAST(:xid AS text) AS xid8), :id)").bindparams(

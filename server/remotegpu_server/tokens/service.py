@@ -40,7 +40,7 @@ async def mint(
     token_id = tables.new_id("tok")
     secret = token_secret.make_secret(kind, token_id)
     expires_at = None if expires_in_s is None else func.now() + timedelta(seconds=expires_in_s)
-    row = await db.scalar(
+    row = await db.scalars(
         insert(tables.Token)
         .values(
             id=token_id,
@@ -55,8 +55,7 @@ async def mint(
         )
         .returning(tables.Token)
     )
-    assert row is not None
-    return Minted(row=row, secret=secret)
+    return Minted(row=row.one(), secret=secret)
 
 
 async def revoke(db: AsyncSession, *where: ColumnElement[bool]) -> list[str]:

@@ -17,7 +17,7 @@ class UserWithCustomer(NamedTuple):
     customer: tables.Customer
 
 
-def users_with_customers() -> Select[tuple[tables.User, tables.Customer]]:
+def users_with_customers() -> Select[tables.User, tables.Customer]:
     """All users; narrow it with ``where``."""
     return (
         select(tables.User, tables.Customer)

@@ -1,0 +1,149 @@
+"""Loops: one leader, fenced writes, failures that do not end anything, retention."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import sqlalchemy as sa
+
+from remotegpu_server import leadership, retention
+from remotegpu_server.authz import SYSTEM
+from remotegpu_server.crypto import Vault
+from remotegpu_server.db import tables
+from remotegpu_server.db.engine import Database, connect
+from remotegpu_server.events import service as events
+from remotegpu_server.leadership import Candidate, LeadershipLost
+from remotegpu_server.loops import Loop, LoopRunner, Work, run_guarded
+from remotegpu_server.settings import Settings
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    made = connect(settings.database_url)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def work(database: Database, settings: Settings) -> Work:
+    candidate = Candidate("loops")
+    async with database.sessions() as db:
+        assert await candidate.acquire(db)
+        await db.commit()
+    return Work(
+        database=database,
+        settings=settings,
+        vault=Vault(settings.secret_key),
+        candidate=candidate,
+        leading_since=time.monotonic(),
+    )
+
+
+async def _acquire(database: Database, candidate: Candidate) -> bool:
+    async with database.sessions() as db:
+        led = await candidate.acquire(db)
+        await db.commit()
+        return led
+
+
+async def _expire(database: Database) -> None:
+    async with database.sessions() as db:
+        await db.execute(sa.text("UPDATE leadership SET expires_at = now() - interval '1 second'"))
+        await db.commit()
+
+
+async def test_one_of_two_leads_and_the_other_takes_over_with_a_new_term(database: Database) -> None:
+    first, second = Candidate("loops"), Candidate("loops")
+    assert await _acquire(database, first)
+    assert not await _acquire(database, second)
+    assert await _acquire(database, first)
+    assert first.term == 1
+    await _expire(database)
+    assert await _acquire(database, second)
+    assert second.term == 2
+
+
+def test_takeover_fits_its_promise() -> None:
+    assert leadership.LEASE_S + leadership.RENEW_S <= 15
+
+
+async def test_past_leader_cannot_commit(database: Database, work: Work) -> None:
+    await _expire(database)
+    assert await _acquire(database, Candidate("loops"))
+    with pytest.raises(LeadershipLost):
+        async with work.session() as db:
+            await events.record(db, kind="x.y", subject_type="host", subject_id="h", actor=SYSTEM, message="")
+    async with database.sessions() as db:
+        assert await db.scalar(sa.select(sa.func.count()).select_from(tables.Event)) == 0
+
+
+async def test_loop_that_raises_is_tried_again(database: Database, settings: Settings) -> None:
+    passes: list[int] = []
+    recovered = asyncio.Event()
+
+    async def tick(_work: Work) -> None:
+        passes.append(1)
+        if len(passes) == 1:
+            raise RuntimeError("poisoned item")
+        recovered.set()
+
+    runner = LoopRunner(
+        [Loop(name="test", every_s=0.01, run=tick)],
+        database=database,
+        settings=settings,
+        vault=Vault(settings.secret_key),
+    )
+    runner.start()
+    async with asyncio.timeout(10):
+        await recovered.wait()
+    assert runner.leading
+    await runner.stop()
+    await runner.stop()
+    # It resigned, so the next process leads at once.
+    assert await _acquire(database, Candidate("loops"))
+
+
+async def test_failed_pass_is_reported_not_raised(work: Work) -> None:
+    async def tick(_work: Work) -> None:
+        raise RuntimeError("no")
+
+    assert not await run_guarded(Loop(name="test", every_s=1, run=tick), work)
+
+
+async def test_retention_removes_the_old_and_keeps_the_new(database: Database, work: Work) -> None:
+    async with database.sessions() as db:
+        for age in ("1 second", "1 year"):
+            await db.execute(
+                sa.text(
+                    "INSERT INTO events (at, kind, subject_type, subject_id, actor, message)"
+                    " VALUES (now() - CAST(:age AS interval), 'x.y', 'host', 'h', 'system', '')"
+                ),
+                {"age": age},
+            )
+            await db.execute(
+                sa.text(
+                    "INSERT INTO login_failures (subject, at) VALUES ('a', now() - CAST(:age AS interval))"
+                ),
+                {"age": age},
+            )
+            await db.execute(
+                sa.text(
+                    "INSERT INTO tokens (id, secret_hash, kind, scopes, expires_at)"
+                    " VALUES (:id, '', 'service', '{}', now() - CAST(:age AS interval))"
+                ),
+                {"id": f"tok-{age}", "age": age},
+            )
+        await db.execute(
+            sa.text(
+                "INSERT INTO tokens (id, secret_hash, kind, scopes) VALUES ('tok-live', '', 'service', '{}')"
+            )
+        )
+        await db.commit()
+    await retention.sweep(work)
+    async with database.sessions() as db:
+        assert await db.scalar(sa.select(sa.func.count()).select_from(tables.Event)) == 1
+        assert await db.scalar(sa.select(sa.func.count()).select_from(tables.LoginFailure)) == 1
+        assert set(await db.scalars(sa.select(tables.Token.id))) == {"tok-1 second", "tok-live"}
