@@ -229,8 +229,6 @@ class Converger:
                 await self._until_superseded(case, self._pull(workload))
             case reconcile.Create(workload):
                 await self._launch(workload, case)
-            case reconcile.Start(actual):
-                await self._start(actual, case)
             case reconcile.Adopt(actual):
                 await self._follow(actual, case)
             case reconcile.Stop(actual, grace_s):
@@ -260,10 +258,6 @@ class Converger:
         self._tell(_state(workload, Observed.CREATING, Reason.CREATING))
         key = await self._runtime.create(workload, self.epoch)
         await self._start_key(key, workload, case)
-
-    async def _start(self, actual: Actual, case: _Case) -> None:
-        if case.desired is not None:
-            await self._start_key(actual.key, case.desired, case)
 
     async def _start_key(self, key: str, workload: Workload, case: _Case) -> None:
         actual = await self._runtime.start(key)

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,12 @@ class DockerRuntime:
             image = await self._local_image(workload)
             if image is None:
                 raise StartRefused(Reason.IMAGE_NOT_FOUND, f"{workload.image_reference} is not on this host.")
-            await self._networks.create(workload, epoch)
             spec = container_spec.container_spec(workload, self._placement(workload, image, home, epoch))
-            key = await self._engine.create_container(container_spec.container_name(workload.id), spec)
+            # At once: the engine looks for the network only when the container starts.
+            key = await _both(
+                self._networks.create(workload, epoch),
+                self._engine.create_container(container_spec.container_name(workload.id), spec),
+            )
         except EngineError as error:
             await self._undo_create(workload)
             message = f"Docker refused to create it: {error.message}"
@@ -272,6 +276,15 @@ class DockerRuntime:
     def _labels(self, workload_id: str | None) -> list[str]:
         own = f"{container_spec.HOST}={self._host_id}"
         return [own] if workload_id is None else [own, f"{container_spec.WORKLOAD}={workload_id}"]
+
+
+async def _both(first: Coroutine[Any, Any, None], second: Coroutine[Any, Any, str]) -> str:
+    """Both to their end before an error is raised, so that what they made can be undone."""
+    results = await asyncio.gather(first, second, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return str(results[1])
 
 
 def _generation(item: JSON) -> int:

@@ -26,13 +26,6 @@ class Create:
 
 
 @dataclass(frozen=True)
-class Start:
-    """Start what an earlier agent created and could not start any more."""
-
-    actual: Actual
-
-
-@dataclass(frozen=True)
 class Adopt:
     """It runs: follow it until its server answers, and report."""
 
@@ -85,7 +78,6 @@ class Quarantine:
 Step = (
     Pull
     | Create
-    | Start
     | Adopt
     | Stop
     | Remove
@@ -126,24 +118,20 @@ def plan(desired: Workload | None, actual: Sequence[Actual], past: Past) -> list
         clear = _clear(others, desired.stop_grace_s)
         return [*clear, ReportVanished()] if past.launched else [*clear, Pull(desired), Create(desired)]
     older = [instance for instance in others if instance.generation < desired.generation]
-    return [*_clear(older, desired.stop_grace_s), *_follow(keep)]
+    follow = Adopt(keep) if keep.state is ActualState.RUNNING else ReportExited(keep)
+    return [*_clear(older, desired.stop_grace_s), follow]
 
 
 def _keep(current: list[Actual]) -> Actual | None:
-    """The instance to go on with: the one that runs, else the one that ended, else the one created."""
-    for state in (ActualState.RUNNING, ActualState.EXITED, ActualState.CREATED):
+    """The instance to go on with: the one that runs, else the one that ended.
+
+    One that was only created lost nothing yet and may lack its network: it is made anew.
+    """
+    for state in (ActualState.RUNNING, ActualState.EXITED):
         for instance in current:
             if instance.state is state:
                 return instance
     return None
-
-
-def _follow(keep: Actual) -> list[Step]:
-    if keep.state is ActualState.RUNNING:
-        return [Adopt(keep)]
-    if keep.state is ActualState.EXITED:
-        return [ReportExited(keep)]
-    return [Start(keep)]
 
 
 def _clear(instances: Sequence[Actual], grace_s: float) -> list[Step]:

@@ -38,8 +38,6 @@ class Host:
             case reconcile.Create(wanted):
                 self.instances.append(instance(wanted.generation, ActualState.RUNNING))
                 self.past = replace(self.past, launched=True)
-            case reconcile.Start(actual):
-                self._move(actual, ActualState.RUNNING)
             case reconcile.Stop(actual):
                 self.stopped.append(actual)
                 self._move(actual, ActualState.EXITED)
@@ -128,9 +126,13 @@ def test_instance_that_ended_stays_until_the_server_says_absent() -> None:
     assert reconcile.plan(workload(), [ended], Past(launched=True)) == [reconcile.ReportExited(ended)]
 
 
-def test_instance_created_by_a_killed_agent_is_started() -> None:
-    created = instance(1, ActualState.CREATED)
-    assert reconcile.plan(workload(), [created], Past()) == [reconcile.Start(created)]
+def test_instance_that_was_only_created_is_made_anew() -> None:
+    wanted = workload()
+    assert reconcile.plan(wanted, [instance(1, ActualState.CREATED)], Past()) == [
+        reconcile.Remove("env-1", 1),
+        reconcile.Pull(wanted),
+        reconcile.Create(wanted),
+    ]
 
 
 def test_older_generation_is_stopped_and_removed_before_the_new_one_is_made() -> None:
