@@ -15,10 +15,7 @@ BUILD = Path(__file__).parents[2] / "notebooks" / "images" / "build.py"
 
 def _engine_answers() -> bool:
     try:
-        return (
-            subprocess.run(["docker", "version"], capture_output=True, check=False, timeout=20).returncode
-            == 0
-        )
+        done = subprocess.run(["docker", "version"], capture_output=True, check=False, timeout=20)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
