@@ -6,25 +6,19 @@ import argparse
 import fcntl
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
-from remotegpu_server.standalone import down, status
+from remotegpu_server.standalone import down, signals, status
 from remotegpu_server.standalone.failure import StepFailed
 from remotegpu_server.standalone.installation import Installation
 from remotegpu_server.standalone.process import start_detached
 from remotegpu_server.standalone.report import say, say_failure
 from remotegpu_server.standalone.supervisor import Supervisor, read_state
 from remotegpu_server.standalone.up import Up, summary
-
-
-class _StopWanted(BaseException):
-    """Ctrl-C, SIGTERM or a closed terminal."""
 
 
 class _AlreadyRunning(Exception):
@@ -67,19 +61,19 @@ def _up(installation: Installation, environ: Mapping[str, str]) -> int:
 def _supervise(installation: Installation, environ: Mapping[str, str]) -> int:
     supervisor = Supervisor(installation, say)
     code = 0
-    _on_signals(_raise_stop)
+    signals.listen()
     try:
         say(f"RemoteGPU in {installation.home}")
         Up(installation, environ, supervisor).run()
         say(summary(installation))
         supervisor.watch()
-    except _StopWanted:
+    except signals.StopWanted:
         say("\nstopping")
     except StepFailed as failure:
         say_failure(failure)
         code = 1
     finally:
-        _on_signals(signal.SIG_IGN)  # a second Ctrl-C must not leave half of it running
+        signals.ignore()
         down.stop_everything(installation, environ, supervisor.stop)
     return code
 
@@ -146,15 +140,6 @@ def _only_one(installation: Installation) -> Iterator[None]:
         except BlockingIOError:
             raise _AlreadyRunning from None
         yield
-
-
-def _on_signals(handler: object) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, handler)  # type: ignore[arg-type]
-
-
-def _raise_stop(_number: int, _frame: FrameType | None) -> None:
-    raise _StopWanted
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from remotegpu_server import embedded_postgres
+from remotegpu_server.standalone import signals
 from remotegpu_server.standalone.failure import StepFailed
 from remotegpu_server.standalone.installation import Installation, read_json, tail, write_private
 from remotegpu_server.standalone.process import Identity, end_group, start_detached
@@ -80,8 +81,9 @@ class Supervisor:
 
     def start(self, service: Service) -> None:
         """Start a part and wait until it is ready. Raises StepFailed."""
-        self._children[service.name] = child = self._launch(service)
-        self.save()
+        with signals.held():
+            self._children[service.name] = child = self._launch(service)
+            self.save()
         deadline = time.monotonic() + service.ready_within_s
         log = self.installation.log(service.name)
         while not service.is_ready():
@@ -165,10 +167,11 @@ class Supervisor:
                 f"{name} ended with exit code {child.process.returncode}; starting it again in {pause:.1f} s"
             )
         if now >= child.start_again_at:
-            started = self._launch(child.service)
-            child.process, child.identity, child.began = started.process, started.identity, started.began
-            child.start_again_at = None
-            self.save()
+            with signals.held():
+                started = self._launch(child.service)
+                child.process, child.identity, child.began = started.process, started.identity, started.began
+                child.start_again_at = None
+                self.save()
 
     def _tend_database(self) -> None:
         now = time.monotonic()

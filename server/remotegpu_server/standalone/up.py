@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from remotegpu_server.standalone import api, database, node, ports, runtime
+from remotegpu_server.standalone import api, database, node, ports, runtime, signals
 from remotegpu_server.standalone.failure import StepFailed
 from remotegpu_server.standalone.installation import (
     ADMIN,
@@ -112,8 +112,9 @@ class Up:
         self._supervisor.save()
 
     def _start_beside(self, name: str, argv: list[str], env: Mapping[str, str] | None = None) -> _Beside:
-        command = _Beside.start(self._installation, name, argv, env or self._environment())
-        self._beside.append(command)
+        with signals.held():
+            command = _Beside.start(self._installation, name, argv, env or self._environment())
+            self._beside.append(command)
         return command
 
     def _runtime(self) -> runtime.Runtime:
