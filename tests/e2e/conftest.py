@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
-
 from e2e.stack import Stack, containers
+from playwright.sync_api import Browser, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -30,13 +30,14 @@ def _free_port_block() -> int:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     installation = Stack(home=tmp_path_factory.mktemp("remotegpu"), port=_free_port_block())
-    before = containers(installation)
     installation.make("up", "DETACH=1")
     try:
         yield installation
+        hosts = installation.host_ids()
     finally:
         installation.make("down")
-    assert containers(installation) == before, "make down left containers behind"
+    if shutil.which("docker"):
+        assert containers(hosts) == set(), "make down left containers behind"
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-import remotegpu
 from playwright.sync_api import Browser, Page
+
+import remotegpu
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
@@ -29,7 +30,7 @@ def until(what: str, probe: Callable[[], T | None], *, timeout_s: float = 60, pa
     last: object = None
     while time.monotonic() < deadline:
         try:
-            if (last := probe()) :
+            if last := probe():
                 return last
         except (httpx.HTTPError, remotegpu.RemoteGPUError, KeyError, AssertionError) as error:
             last = error
@@ -59,7 +60,9 @@ class Stack:
             timeout=timeout_s,
             check=False,
         )
-        assert done.returncode == 0, f"make {' '.join(words)} failed\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        assert done.returncode == 0, (
+            f"make {' '.join(words)} failed\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        )
         return done.stdout
 
     def status(self) -> dict[str, Any]:
@@ -77,6 +80,10 @@ class Stack:
     @property
     def admin_password(self) -> str:
         return Path(self.status()["admin"]["password_file"]).read_text().strip()
+
+    def host_ids(self) -> set[str]:
+        with self.admin() as admin:
+            return {host.id for host in admin.hosts.list()}
 
     def admin(self) -> remotegpu.Client:
         with remotegpu.Client(url=self.server_url) as anonymous:
@@ -97,15 +104,16 @@ class Stack:
         until(f"{process} is back", back, timeout_s=timeout_s, pause_s=1)
 
 
-def containers(stack: Stack) -> list[str]:
-    """Names of all containers of ours on the engine, running or not."""
+def containers(host_ids: set[str]) -> set[str]:
+    """Names of the containers of these hosts on the engine, running or not."""
     done = subprocess.run(
-        ["docker", "ps", "-a", "--filter", "label=org.remotegpu.host", "--format", "{{.Names}}"],
+        ["docker", "ps", "-a", "--format", '{{.Names}} {{.Label "org.remotegpu.host"}}'],
         capture_output=True,
         text=True,
         check=True,
     )
-    return done.stdout.split()
+    pairs = [line.split() for line in done.stdout.splitlines()]
+    return {pair[0] for pair in pairs if len(pair) == 2 and pair[1] in host_ids}
 
 
 class HubUser:

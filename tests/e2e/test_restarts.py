@@ -25,9 +25,12 @@ def test_notebook_survives_kill_of_server_agent_and_hub(stack: Stack, browser: B
         user.page.click("#spawn_form input[type=submit], #spawn_form button[type=submit]")
         user.await_lab()
         environment = next(iter(admin.environments.list(owner=grace)))
-        running = containers(stack)
+        hosts = stack.host_ids()
+        running = containers(hosts)
         user.open_notebook("examples/01-my-gpus.ipynb")
-        _evaluate(user, "survivor = 41; open('kept.txt', 'w').write('kept'); print('set', survivor)", "set 41")
+        _evaluate(
+            user, "survivor = 41; open('kept.txt', 'w').write('kept'); print('set', survivor)", "set 41"
+        )
 
         for process in ("server", "agent", "hub"):
             old_pid = stack.kill(process)
@@ -41,7 +44,7 @@ def test_notebook_survives_kill_of_server_agent_and_hub(stack: Stack, browser: B
         after = admin.environments.get(environment.id)
         assert after.generation == environment.generation, "the environment was started again"
         assert after.allocated_gpus == environment.allocated_gpus
-        assert containers(stack) == running
+        assert containers(hosts) == running
 
         user.page.goto(f"{stack.hub_url}/hub/home")
         user.page.click("#stop")
@@ -67,4 +70,6 @@ def _evaluate(user, code: str, expected: str) -> None:  # type: ignore[no-untype
     cell.locator(".cm-content").click()
     page.keyboard.insert_text(code)
     page.keyboard.press("Shift+Enter")
-    until(f"the cell prints {expected!r}", lambda: expected in cell.locator(".jp-Cell-outputArea").inner_text())
+    until(
+        f"the cell prints {expected!r}", lambda: expected in cell.locator(".jp-Cell-outputArea").inner_text()
+    )

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import remotegpu
 from e2e.stack import Stack, containers, until
+
+import remotegpu
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(600)]
 
@@ -89,7 +90,8 @@ def second_host(stack: Stack, namespace: str, tmp_path_factory: pytest.TempPathF
 
 def test_two_agents_serve_two_users_at_once_with_exclusive_gpus(stack: Stack, second_host: str) -> None:
     with stack.admin() as admin:
-        before = set(containers(stack))
+        hosts = stack.host_ids()
+        before = containers(hosts)
         first_gpus = sum(1 for gpu in admin.gpus.list(free=True) if gpu.host_name != second_host)
         users = {}
         for name, gpus in (("one", first_gpus), ("two", 1)):
@@ -100,7 +102,10 @@ def test_two_agents_serve_two_users_at_once_with_exclusive_gpus(stack: Stack, se
             image = next(image.name for image in client.images.list() if image.runtime == "docker")
             environment = client.environments.create(name="default", image=image, gpus=gpus, queue=False)
             users[name] = (client, environment)
-        ready = {name: client.environments.wait_ready(env.id, timeout_s=120) for name, (client, env) in users.items()}
+        ready = {
+            name: client.environments.wait_ready(env.id, timeout_s=120)
+            for name, (client, env) in users.items()
+        }
 
         assert ready["two"].host_name == second_host, "the first host is full"
         assert ready["one"].host_name != second_host
@@ -117,4 +122,4 @@ def test_two_agents_serve_two_users_at_once_with_exclusive_gpus(stack: Stack, se
             client.environments.wait_stopped(environment.id, timeout_s=60)
             client.close()
         assert all(gpu.free for gpu in admin.gpus.list())
-        assert set(containers(stack)) == before
+        assert containers(hosts) == before
