@@ -22,7 +22,7 @@ FIRST_READING_S = 1.0
 """How long showing the card may wait for numbers; it appears without them after that."""
 
 
-class Dashboard(anywidget.AnyWidget):  # type: ignore[misc]
+class Dashboard(anywidget.AnyWidget):
     """Quota and this environment's GPUs, live while the card is on the screen."""
 
     _esm = (STATIC / "dashboard.js").read_text(encoding="utf-8")
