@@ -154,8 +154,8 @@ def require(
 ) -> None:
     """Return when ``actor`` may do ``action``; otherwise raise.
 
-    Pass what the row belongs to: ``user_id`` and ``customer_id`` of its owner, the ``environment_id`` if it is
-    one, the ``host_id`` an agent writes to. ``noun`` stands in the text of :class:`NotFound`.
+    Pass what the row belongs to: ``user_id`` and ``customer_id`` of its owner, the ``environment_id`` if it
+    is one, the ``host_id`` an agent writes to. ``noun`` stands in the text of :class:`NotFound`.
     """
     who = _RULES[action]
     _require_scope(actor, action)

@@ -1,4 +1,4 @@
-"""What happens around every request: its id, the limits of its body, its measurement, the last-resort error."""
+"""Around every request: its id, the limits of its body, its measurement, the last-resort error."""
 
 from __future__ import annotations
 

@@ -169,9 +169,18 @@ class Signals:
                 )
 
     async def _connect(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
-        return await psycopg.AsyncConnection.connect(
-            self._conninfo, autocommit=True, connect_timeout=5, keepalives_idle=15
+        opening = asyncio.ensure_future(
+            psycopg.AsyncConnection.connect(
+                self._conninfo, autocommit=True, connect_timeout=5, keepalives_idle=15
+            )
         )
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # A connection that is cancelled half open is never closed: wait for it, at most its timeout.
+            with contextlib.suppress(psycopg.Error, OSError):
+                await (await opening).close()
+            raise
 
 
 @contextlib.contextmanager
