@@ -6,52 +6,32 @@ import json
 from typing import Any
 
 from jupyterhub.handlers import BaseHandler
+from jupyterhub.scopes import needs_scope
 from tornado import web
-
-from remotegpu import AsyncClient, errors
-
-GIB = 2**30
 
 
 class ExplainHandler(BaseHandler):
-    """Answers the options form; the signed-in user's own view of quota and capacity."""
+    """Answers the options form with quota and capacity as its user has them.
+
+    ``user`` in the query is the user whose form it is: an admin may fill in the form of somebody else.
+    """
 
     @web.authenticated
     async def get(self) -> None:
-        client: AsyncClient = self.authenticator.client().on_behalf_of(self.current_user.name)
+        name = self.get_query_argument("user", "") or self.current_user.name
+        await self._answer(user_name=name)
+
+    @needs_scope("servers")
+    async def _answer(self, user_name: str) -> None:
+        user = self.find_user(user_name)
+        explain = getattr(user.spawner, "explain", None) if user is not None else None
+        if explain is None:
+            raise web.HTTPError(404)
+        query = {
+            name: [value.decode(errors="replace") for value in values]
+            for name, values in self.request.query_arguments.items()
+        }
+        answer: dict[str, Any] = await explain(query)
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")
-        self.finish(json.dumps(await self._answer(client)))
-
-    async def _answer(self, client: AsyncClient) -> dict[str, Any]:
-        try:
-            wanted: dict[str, Any] = {
-                "image": self.get_query_argument("image", ""),
-                "gpus": int(self.get_query_argument("gpus", "") or 0),
-                "gpu_model": self.get_query_argument("gpu_model", "") or None,
-                "cpus": float(self.get_query_argument("cpus", "") or 1),
-                "memory_bytes": int(float(self.get_query_argument("memory_gib", "") or 2) * GIB),
-            }
-        except (ValueError, OverflowError):
-            return {"outcome": "refused", "message": "GPUs, CPUs and memory must be numbers."}
-        try:
-            capacity = await client.capacity.get()
-            explanation = await client.placements.explain(**wanted)
-        except errors.ApiError as error:
-            return {"outcome": "refused", "message": str(error)}
-        except errors.ClientError as error:
-            self.log.warning("the options form gets no explanation: %s", error)
-            return {"outcome": "unknown", "message": "The RemoteGPU server does not answer at the moment."}
-        return {
-            "outcome": str(explanation.outcome),
-            "message": explanation.message,
-            "home_note": explanation.home_note,
-            "models": [
-                {
-                    "model": model.model,
-                    "text": f"{model.model}: {model.free} of {model.total} free"
-                    + (" (simulated)" if model.simulated else ""),
-                }
-                for model in capacity.gpu_models
-            ],
-        }
+        self.finish(json.dumps(answer))

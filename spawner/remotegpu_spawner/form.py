@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader
 
 from remotegpu import errors
-from remotegpu.types.hosts import Capacity, ModelCapacity
+from remotegpu.types.environments import PlacementExplanation, PlacementOutcome
+from remotegpu.types.hosts import ModelCapacity
 from remotegpu.types.images import Image
 from remotegpu.types.quotas import QuotaLine
-from remotegpu_spawner.options import GIB
+from remotegpu_spawner.errors import SpawnRefused, refusal
+from remotegpu_spawner.launch import SILENT
+from remotegpu_spawner.options import GIB, InvalidOption, from_form, parse
 
 if TYPE_CHECKING:
     from remotegpu_spawner.spawner import RemoteGPUSpawner
@@ -20,64 +25,110 @@ _templates = Environment(
 )
 
 _RESOURCES = {"gpus": "GPUs", "environments": "Servers", "cpus": "CPUs", "memory_bytes": "Memory (GiB)"}
+_NEARLY_USED_PERCENT = 80
 
 
 async def render(spawner: RemoteGPUSpawner) -> str:
     """The form as HTML. Everything that came from elsewhere is escaped by the template."""
     client = spawner.client()
     try:
-        capacity = await client.capacity.get()
-        images = [image for image in (await client.images.list()).items if image.status == "active"]
-        quota = await client.quotas.mine()
+        capacity, quota, listed = await asyncio.gather(
+            client.capacity.get(), client.quotas.mine(), spawner.images()
+        )
     except errors.RemoteGPUError as error:
         return _templates.get_template("unavailable.html").render(error=str(error))
-    offered = await spawner.offered_images()
-    last = spawner.user_options or {}
+    images = await spawner.offered(listed)
+    labels = {name: label for label, name in (await spawner.image_labels()).items()}
+    most = max((model.total for model in capacity.gpu_models), default=0)
+    chosen = {
+        "image": spawner.image,
+        "gpu_model": spawner.gpu_model,
+        "gpus": min(spawner.gpus, most),
+        "cpus": spawner.defaults.cpus,
+        "memory_gib": spawner.defaults.memory_gib,
+    } | (spawner.user_options or spawner.orm_spawner.user_options or {})
     return _templates.get_template("options_form.html").render(
-        images=[image for image in images if _offered(image, offered)],
+        images=[(image, _text(image, labels)) for image in images],
         models=[(model, describe(model)) for model in capacity.gpu_models],
-        most_gpus=max((model.total for model in capacity.gpu_models), default=0),
         capacity=capacity,
-        gpus=min(spawner.gpus, _most_at_once(capacity)),
-        chosen={"image": spawner.image, "gpu_model": spawner.gpu_model, **last},
-        cpus=spawner.defaults.cpus,
-        memory_gib=spawner.defaults.memory_gib,
+        chosen=chosen,
         quota=quota_bars(quota.lines),
         explain_url=f"{spawner.hub.base_url}remotegpu/explain",
-        server_name=spawner.name,
+        for_user=spawner.user.name,
     )
 
 
+async def explain(spawner: RemoteGPUSpawner, query: Mapping[str, list[str]]) -> dict[str, Any]:
+    """The answer for the live line of the form: by the rules of a start, without its effects."""
+    client = spawner.client()
+    try:
+        wanted = parse(from_form(query), spawner.defaults)
+        capacity, listed = await asyncio.gather(client.capacity.get(), spawner.images())
+        models = [{"model": model.model, "text": describe(model)} for model in capacity.gpu_models]
+        image = await spawner.chosen_image(wanted.image, listed)
+        explained = await client.placements.explain(
+            image=image.name,
+            gpus=wanted.gpus,
+            gpu_model=wanted.gpu_model or None,
+            cpus=wanted.cpus,
+            memory_bytes=wanted.memory_bytes,
+        )
+    except InvalidOption as error:
+        return {"outcome": "refused", "message": str(error)}
+    except SpawnRefused as error:
+        return {"outcome": "refused", "message": error.jupyterhub_message}
+    except SILENT as error:
+        spawner.log.warning("the options form gets no explanation: %s", error)
+        return {"outcome": "unknown", "message": "The RemoteGPU server does not answer at the moment."}
+    except errors.ApiError as error:
+        return {"outcome": "refused", "message": refusal(error).jupyterhub_message}
+    return {
+        "outcome": str(explained.outcome),
+        "message": _sentence(explained),
+        "home_note": explained.home_note,
+        "models": models,
+        "quota": quota_bars(explained.quota),
+    }
+
+
+def _sentence(explained: PlacementExplanation) -> str:
+    if explained.outcome is PlacementOutcome.WAITS and explained.queue_position is not None:
+        return f"Position {explained.queue_position} in the queue: {explained.message}"
+    return explained.message
+
+
+def _text(image: Image, labels: dict[str, str]) -> str:
+    """The site's own label where it gave one, else the server's words."""
+    label = labels.get(image.reference) or labels.get(image.name)
+    if label and label not in (image.reference, image.name):
+        return label
+    name = image.display_name or image.name
+    return f"{name} – {image.description}" if image.description else name  # noqa: RUF001
+
+
 def describe(model: ModelCapacity) -> str:
-    """``A100-80GB: 1 of 2 free (simulated)``."""
-    simulated = " (simulated)" if model.simulated else ""
-    return f"{model.model}: {model.free} of {model.total} free{simulated}"
+    """The model with its free numbers, for the list of models."""
+    simulated = ", simulated" if model.simulated else ""
+    return f"{model.model} – {model.free} of {model.total} free{simulated}"  # noqa: RUF001
 
 
 def quota_bars(lines: list[QuotaLine]) -> list[dict[str, Any]]:
-    """One bar for each limit that binds; a resource without a limit says so in one line."""
-    bars = []
-    for line in lines:
-        scale = GIB if line.resource == "memory_bytes" else 1
-        if line.limit is None and line.subject != "user":
-            continue
-        bars.append(
-            {
-                "label": _RESOURCES.get(str(line.resource), str(line.resource)),
-                "whose": "yours" if line.subject == "user" else "your organisation's",
-                "used": round(line.used / scale, 1),
-                "limit": None if line.limit is None else round(line.limit / scale, 1),
-                "percent": min(100, round(100 * line.used / line.limit))
-                if line.limit
-                else (100 if line.limit == 0 else 0),
-            }
-        )
-    return bars
+    """One bar for each limit that binds."""
+    return [_bar(line) for line in lines if line.limit is not None]
 
 
-def _offered(image: Image, offered: list[str]) -> bool:
-    return not offered or bool({image.id, image.name, image.reference} & set(offered))
-
-
-def _most_at_once(capacity: Capacity) -> int:
-    return max((model.total for model in capacity.gpu_models), default=0)
+def _bar(line: QuotaLine) -> dict[str, Any]:
+    scale = GIB if line.resource == "memory_bytes" else 1
+    limit = (line.limit or 0) / scale
+    used = line.used / scale
+    percent = min(100, round(100 * used / limit)) if limit else 100
+    whose = "yours" if line.subject == "user" else "your organisation's"
+    colour = "bg-danger" if percent >= 100 else "bg-warning" if percent >= _NEARLY_USED_PERCENT else ""
+    return {
+        "key": f"{line.subject}-{line.resource}",
+        "label": _RESOURCES.get(str(line.resource), str(line.resource)),
+        "whose": whose,
+        "text": f"{used:g} of {limit:g} used" if limit else "none allowed",
+        "percent": percent,
+        "colour": colour,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 GIB = 2**30
 
@@ -31,6 +31,10 @@ class Options:
     def memory_bytes(self) -> int:
         return int(self.memory_gib * GIB)
 
+    def with_image(self, name: str) -> Options:
+        """The same request with the image that was meant."""
+        return replace(self, image=name)
+
     @property
     def profile(self) -> str:
         """For the hub's admin page: ``1x A100-80GB / base``."""
@@ -46,10 +50,12 @@ def from_form(form: Mapping[str, list[str]]) -> dict[str, object]:
 
 def parse(options: Mapping[str, object] | None, defaults: Options) -> Options:
     """Options of any origin over the defaults; unknown names and wrong types raise :class:`InvalidOption`."""
+    if not isinstance(options or {}, Mapping):
+        raise InvalidOption("The options must be an object with one entry for each option.")
     sent = {name: value for name, value in (options or {}).items() if name != "profile"}
     unknown = sorted(set(sent) - set(FIELDS))
     if unknown:
-        raise InvalidOption(f"Unknown option {', '.join(unknown)}. Known: {', '.join(FIELDS)}.")
+        raise InvalidOption(f"Unknown option {', '.join(unknown)[:200]}. Known: {', '.join(FIELDS)}.")
     return Options(
         image=_text(sent, "image", defaults.image),
         gpus=int(_number(sent, "gpus", defaults.gpus, whole=True)),

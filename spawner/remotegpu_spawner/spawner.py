@@ -7,42 +7,27 @@ answered with "running", and a wish to stop is made durable at the server before
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
-from typing import Any, ClassVar
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
-from jupyterhub.spawner import Spawner
 from tornado import web
-from traitlets import Any as AnyTrait
-from traitlets import Dict, Float, Integer, List, Unicode, default
+from traitlets import Float, Integer, Unicode, default
 
 from remotegpu import AsyncClient, errors
 from remotegpu.types.environments import Environment, EnvironmentStatus
-from remotegpu_spawner import form
+from remotegpu.types.images import Image
+from remotegpu_spawner import form, stopping
 from remotegpu_spawner.connection import shared_client
-from remotegpu_spawner.errors import SpawnRefused, failed, refusal
-from remotegpu_spawner.naming import environment_name
+from remotegpu_spawner.dockerspawner_names import DockerSpawner
+from remotegpu_spawner.errors import SpawnRefused, refusal
+from remotegpu_spawner.launch import LIVE, Launch, Request, until_answering
 from remotegpu_spawner.options import GIB, InvalidOption, Options, from_form, parse
 from remotegpu_spawner.progress import ProgressEvent, progress_event
 
-LIVE = frozenset(
-    {
-        EnvironmentStatus.PENDING,
-        EnvironmentStatus.STARTING,
-        EnvironmentStatus.RUNNING,
-        EnvironmentStatus.STOPPING,
-        EnvironmentStatus.UNREACHABLE,
-        EnvironmentStatus.UNKNOWN,
-    }
-)
-"""Statuses in which the hub must believe that the server runs."""
-
-PACE_STARTING_S = 0.15
-PACE_WAITING_S = 1.0
 PACE_PROGRESS_S = 0.2
 
 
-class RemoteGPUSpawner(Spawner):  # type: ignore[misc]
+class RemoteGPUSpawner(DockerSpawner):
     """Runs each hub server as an environment on a GPU host."""
 
     server_url = Unicode(help="Address of the RemoteGPU server, such as http://127.0.0.1:8003.").tag(
@@ -61,36 +46,11 @@ class RemoteGPUSpawner(Spawner):  # type: ignore[misc]
     ).tag(config=True)
     stop_wait = Float(30, min=0, help="Seconds `stop` waits for the environment to be gone.").tag(config=True)
 
-    # DockerSpawner's names, so that a site moves over by changing the class.
-    image = Unicode("", help="Default image: its name or reference on the server's allow-list.").tag(
-        config=True
-    )
-    allowed_images = AnyTrait(
-        None,
-        allow_none=True,
-        help="Images offered on the form: a list, a dict of label → image, or a callable of the spawner.",
-    ).tag(config=True)
-    volumes = Dict(help="Not carried over: every user has one home, made by the platform.").tag(config=True)
-    name_template = Unicode(
-        "", help="Name of the environment, such as {prefix}-{username}--{servername}."
-    ).tag(config=True)
-    extra_create_kwargs = Dict(help="Not carried over.").tag(config=True)
-    extra_host_config = Dict(help="Not carried over.").tag(config=True)
-    network_name = Unicode("", help="Not carried over: each environment has a network of its own.").tag(
-        config=True
-    )
-    remove = AnyTrait(
-        None, allow_none=True, help="Not carried over: containers are always removed, homes never."
-    ).tag(config=True)
-    ignored_traits = List(
-        ["volumes", "extra_create_kwargs", "extra_host_config", "network_name", "remove"],
-        help="Settings of DockerSpawner that have no meaning here.",
-    )
-
+    user_options: dict[str, Any]
     environment_id: str | None = None
+    generation: int | None = None
+    """Which start of the environment is this server's; a late stop leaves another one alone."""
     _trail: list[ProgressEvent]
-    _unfinished_stops: ClassVar[set[asyncio.Task[None]]] = set()
-    """Held here, because the hub drops a stopped spawner and asyncio a task that nobody holds."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -134,7 +94,7 @@ class RemoteGPUSpawner(Spawner):  # type: ignore[misc]
 
     @default("options_from_form")
     def _default_options_from_form(self) -> Any:
-        return self._from_form
+        return _from_form
 
     @default("apply_user_options")
     def _default_apply_user_options(self) -> Any:
@@ -142,16 +102,8 @@ class RemoteGPUSpawner(Spawner):  # type: ignore[misc]
 
     def options_from_query(self, query_data: object) -> dict[str, object]:
         """A link never starts a server: `GET /hub/spawn?x=y` carries no proof that the user meant it."""
-        raise web.HTTPError(
-            400, "A link cannot start a server. Open the form without parameters and press Start."
-        )
-
-    @staticmethod
-    def _from_form(form_data: dict[str, list[str]]) -> dict[str, object]:
-        try:
-            return from_form(form_data)
-        except InvalidOption as error:
-            raise SpawnRefused(str(error), reason="invalid") from None
+        message = "A link cannot start a server. Choose what you need below and press Start."
+        raise SpawnRefused(message, reason="link")
 
     # The request ------------------------------------------------------------------------------------------
 
@@ -173,10 +125,6 @@ class RemoteGPUSpawner(Spawner):  # type: ignore[misc]
         except InvalidOption as error:
             raise SpawnRefused(str(error), reason="invalid") from None
 
-    @property
-    def environment_name(self) -> str:
-        return environment_name(self.name, self.name_template, self.user.name)
-
     def client(self) -> AsyncClient:
         """The RemoteGPU server, as this server's user."""
         if not self.server_url or not self.hub_token:
@@ -188,24 +136,36 @@ class RemoteGPUSpawner(Spawner):  # type: ignore[misc]
             )
         return shared_client(self.server_url, self.hub_token).on_behalf_of(self.user.name)
 
-    async def offered_images(self) -> list[str]:
-        """Names or references that ``allowed_images`` leaves; empty: everything on the allow-list."""
-        allowed = self.allowed_images(self) if callable(self.allowed_images) else self.allowed_images
-        return list(allowed.values()) if isinstance(allowed, dict) else list(allowed or [])
+    async def images(self) -> list[Image]:
+        """The server's allow-list."""
+        return [image async for image in await self.client().images.list()]
+
+    async def explain(self, query: Mapping[str, list[str]]) -> dict[str, Any]:
+        """What would happen if the form were sent with these fields now. Changes nothing."""
+        return await form.explain(self, query)
 
     # The contract -----------------------------------------------------------------------------------------
 
     async def start(self) -> str:
         """Make the environment run and return where it answers. Cancelled: the hub calls `stop`."""
         self._trail = []
-        self._say_what_is_ignored()
+        if ignored := self.ignored():
+            self.log.warning(
+                "%s: without meaning for RemoteGPU and not carried over: %s (docs/from-dockerspawner.md)",
+                self._log_name,
+                ", ".join(ignored),
+            )
         wanted = self.request()
         client = self.client()
         try:
-            wanted = await self._with_image(client, wanted)
-            environment = await self._begin(client, wanted)
-            self.environment_id = environment.id
-            return await self._until_running(client, environment)
+            images, existing = await asyncio.gather(self.images(), self._find(client))
+            image = await self.chosen_image(wanted.image, images)
+            wanted = wanted.with_image(image.name)
+            self._remember(wanted)
+            launch = self._launch(client, wanted)
+            environment = await launch.begin(existing)
+            self.environment_id, self.generation = environment.id, environment.generation
+            return await launch.follow(environment)
         except errors.RemoteGPUError as error:
             raise refusal(error) from error
 
@@ -213,17 +173,16 @@ class RemoteGPUSpawner(Spawner):  # type: ignore[misc]
         """``None`` while it runs, and whenever that is in doubt."""
         try:
             environment = await self._find(self.client())
-        except (errors.RemoteGPUError, SpawnRefused) as error:
+        except Exception as error:  # noqa: BLE001  any exception would make the hub believe that it ended
             self.log.warning(
                 "%s: taken as running, the RemoteGPU server does not tell: %s", self._log_name, error
             )
             return None
-        if environment is None:
-            return 0
-        self.environment_id = environment.id
-        if environment.status in LIVE:
+        if environment is not None and environment.status in LIVE:
+            self.environment_id, self.generation = environment.id, environment.generation
             return None
-        if environment.status is EnvironmentStatus.FAILED:
+        self._revoke_old_tokens()
+        if environment is not None and environment.status is EnvironmentStatus.FAILED:
             return environment.exit_code or 1
         return 0
 
@@ -239,20 +198,31 @@ class RemoteGPUSpawner(Spawner):  # type: ignore[misc]
         except errors.RemoteGPUError as error:
             # The hub swallows what stop() raises and forgets the server, so the wish must not be lost here.
             self.log.error("%s: the stop is repeated until the server takes it: %s", self._log_name, error)
-            self._stop_later(client)
+            self._stop_later(client, self.generation)
             return
-        if not now:
-            await self._until_gone(client, environment.id)
+        if now:
+            return
+        gone = await stopping.until_gone(client, environment.id, timeout_s=self.stop_wait, log=self.log)
+        if not gone:
+            self.log.warning("%s: still stopping; the server and the host's agent go on", self._log_name)
 
     async def get_url(self) -> str:
-        """Where the environment answers; in doubt what the hub knows. The hub exits if this raises."""
+        """Where the environment answers; in doubt what the hub knows. The hub exits if this raises.
+
+        Asked after a restart of the hub. An environment that was starting when the hub was killed is waited
+        for: the hub would stop it after `http_timeout` at an address where nothing can answer yet.
+        """
+        stored = str(self.server.url)
         try:
-            environment = await self._find(self.client())
-        except (errors.RemoteGPUError, SpawnRefused) as error:
+            client = self.client()
+            environment = await self._find(client)
+            if environment is not None and environment.address is None:
+                environment = await until_answering(client, environment, timeout_s=self.start_timeout)
+        except Exception as error:  # noqa: BLE001  see above: the hub would exit
             self.log.warning("%s: the stored address is kept: %s", self._log_name, error)
-            return str(self.server.url)
+            return stored
         if environment is None or environment.address is None:
-            return str(self.server.url)
+            return stored
         return environment.address + str(self.server.base_url)
 
     async def progress(self) -> AsyncIterator[ProgressEvent]:
@@ -271,19 +241,32 @@ class RemoteGPUSpawner(Spawner):  # type: ignore[misc]
         if environment is not None:
             await client.environments.delete(environment.id)
 
+    async def rename(self, old_name: str, new_name: str) -> None:
+        """An environment keeps its name: under another one the hub would not find it again."""
+        raise web.HTTPError(
+            400, "A server keeps its name; change its display name, or make a new server and delete this one."
+        )
+
     def get_state(self) -> dict[str, Any]:
         state = dict(super().get_state())
         if self.environment_id:
-            state["environment_id"] = self.environment_id
+            state |= {"environment_id": self.environment_id, "generation": self.generation}
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        self.environment_id = state.get("environment_id", self.environment_id)
+        self.environment_id = state.get("environment_id")
+        self.generation = state.get("generation")
 
     def clear_state(self) -> None:
         super().clear_state()
-        self.environment_id = None
+        self.environment_id = self.generation = None
+
+    def get_env(self) -> dict[str, str]:
+        """The hub's variables; ``MEM_LIMIT`` and ``CPU_LIMIT`` say what this request gets."""
+        environ = {name: str(value) for name, value in super().get_env().items()}
+        wanted = self.request()
+        return environ | {"MEM_LIMIT": str(wanted.memory_bytes), "CPU_LIMIT": str(wanted.cpus)}
 
     # Steps ------------------------------------------------------------------------------------------------
 
@@ -293,152 +276,54 @@ class RemoteGPUSpawner(Spawner):  # type: ignore[misc]
         living = [found for found in page.items if found.status is not EnvironmentStatus.DELETED]
         return living[0] if living else None
 
-    async def _with_image(self, client: AsyncClient, wanted: Options) -> Options:
-        offered = await self.offered_images()
-        if wanted.image and offered and wanted.image not in offered:
-            raise SpawnRefused(
-                f"The image {wanted.image} is not offered here. Choose one of: {', '.join(offered)}.",
-                reason="image",
-            )
-        if not wanted.image:
-            names = offered or [
-                image.name for image in (await client.images.list()).items if image.status == "active"
-            ]
-            if not names:
-                raise SpawnRefused(
-                    "No image may run yet. An admin adds one with `remotegpu image add`.", reason="image"
-                )
-            wanted = Options(names[0], wanted.gpus, wanted.gpu_model, wanted.cpus, wanted.memory_gib)
+    def _launch(self, client: AsyncClient, wanted: Options) -> Launch:
+        return Launch(
+            client=client,
+            name=self.environment_name,
+            display_name=self.orm_spawner.display_name or self.name,
+            wanted=wanted,
+            # All of it: a site's own variables may hold secrets too, and these are stored encrypted.
+            secret_env=self.get_env(),
+            note=self._note,
+            send=self._send,
+            queue_wait_s=self.queue_wait,
+            silence_limit_s=self.silence_limit,
+            end_wait_s=self.silence_limit,
+        )
+
+    async def _send(self, request: Request) -> Environment:
+        """Await a create or start. If this start is cancelled meanwhile, what comes of it is stopped."""
+        task = asyncio.ensure_future(request)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            client = self.client()
+            stopping.when_it_turns_up(task, lambda found: self._stop_later(client, found.generation))
+            raise
+
+    def _remember(self, wanted: Options) -> None:
+        """The summary for the hub's admin page; the hub itself keeps what the user sent."""
         self.user_options = {**(self.user_options or {}), "profile": wanted.profile}
-        return wanted
-
-    async def _begin(self, client: AsyncClient, wanted: Options) -> Environment:
-        existing = await self._find(client)
-        environ = self.get_env()
-        public = {
-            name: str(self.environment[name])
-            for name in self.environment
-            if isinstance(self.environment[name], str)
-        }
-        secret = {name: str(value) for name, value in environ.items() if name not in public}
-        sizes: dict[str, Any] = {
-            "image": wanted.image,
-            "gpus": wanted.gpus,
-            "cpus": wanted.cpus,
-            "memory_bytes": wanted.memory_bytes,
-            "env": {},
-            "secret_env": {**secret, **public},
-        }
-        if existing is None:
-            return await client.environments.create(
-                name=self.environment_name,
-                display_name=getattr(self.orm_spawner, "display_name", None) or self.name,
-                gpu_model=wanted.gpu_model or None,
-                **sizes,
-            )
-        if existing.status in LIVE:
-            # It carries the hub token of an earlier start, which this start has replaced.
-            self.log.info("%s: an earlier start of %s is ended first", self._log_name, existing.id)
-            await client.environments.stop(existing.id)
-            await client.environments.wait_stopped(existing.id, timeout_s=self.silence_limit)
-        elif existing.status is EnvironmentStatus.FAILED:
-            await self._until_released(client, existing)
-        return await client.environments.start(existing.id, gpu_model=wanted.gpu_model, **sizes)
-
-    async def _until_released(self, client: AsyncClient, environment: Environment) -> None:
-        """A failed environment holds its GPUs until its host has proved that nothing of it is left."""
-        deadline = time.monotonic() + self.stop_wait
-        while environment.allocated_gpus and time.monotonic() < deadline:
-            await asyncio.sleep(PACE_STARTING_S)
-            environment = await client.environments.get(environment.id)
-
-    async def _until_running(self, client: AsyncClient, environment: Environment) -> str:
-        queued_since = heard = time.monotonic()
-        generation = environment.generation
-        while True:
-            self._note(environment)
-            if environment.generation != generation:
-                raise SpawnRefused(
-                    "The server was started again from elsewhere.", reason="superseded", status_code=409
-                )
-            match environment.status:
-                case EnvironmentStatus.RUNNING if environment.address:
-                    return environment.address
-                case EnvironmentStatus.FAILED:
-                    raise failed(environment)
-                case EnvironmentStatus.STOPPING | EnvironmentStatus.STOPPED | EnvironmentStatus.DELETED:
-                    raise SpawnRefused(
-                        "The server was stopped while it started.", reason="stopped", status_code=409
-                    )
-                case EnvironmentStatus.PENDING:
-                    if time.monotonic() - queued_since > self.queue_wait:
-                        await client.environments.stop(environment.id)
-                        raise SpawnRefused(
-                            f"Nothing became free within {self.queue_wait / 60:.0f} minutes: "
-                            f"{environment.message} "
-                            "Try again later, or ask for fewer or other GPUs.",
-                            reason="capacity",
-                            status_code=503,
-                        )
-            await asyncio.sleep(
-                PACE_WAITING_S if environment.status is EnvironmentStatus.PENDING else PACE_STARTING_S
-            )
-            try:
-                environment = await client.environments.get(environment.id)
-                heard = time.monotonic()
-            except (errors.ClientError, errors.ServerError, errors.Unavailable) as error:
-                # The server restarts; the environment goes on starting meanwhile.
-                if time.monotonic() - heard > self.silence_limit:
-                    raise
-                self.log.warning("%s: the RemoteGPU server is silent: %s", self._log_name, error)
+        self.orm_spawner.user_options = self.user_options
+        self.db.commit()
 
     def _note(self, environment: Environment) -> None:
         event = progress_event(environment)
         if not self._trail or self._trail[-1] != event:
             self._trail.append(event)
 
-    async def _until_gone(self, client: AsyncClient, environment_id: str) -> None:
-        deadline = time.monotonic() + self.stop_wait
-        while time.monotonic() < deadline:
-            try:
-                if (await client.environments.get(environment_id)).status not in LIVE:
-                    return
-            except errors.NotFound:
-                return
-            except errors.RemoteGPUError as error:
-                self.log.warning(
-                    "%s: stopping, and the RemoteGPU server is silent: %s", self._log_name, error
-                )
-            await asyncio.sleep(PACE_STARTING_S)
-        self.log.warning("%s: still stopping; the server and the host's agent go on", self._log_name)
+    def _stop_later(self, client: AsyncClient, generation: int | None) -> None:
+        user, name = self.user, self.name
 
-    def _stop_later(self, client: AsyncClient) -> None:
-        task = asyncio.create_task(
-            self._repeat_stop(client, self.environment_id), name=f"stop {self._log_name}"
-        )
-        self._unfinished_stops.add(task)
-        task.add_done_callback(self._unfinished_stops.discard)
+        def still_wanted() -> bool:
+            return name not in user.spawners or not user.spawners[name].active
 
-    async def _repeat_stop(self, client: AsyncClient, environment_id: str | None) -> None:
-        pause = 1.0
-        for _ in range(40):
-            await asyncio.sleep(pause)
-            pause = min(60.0, pause * 2)
-            try:
-                environment = (
-                    await self._find(client)
-                    if environment_id is None
-                    else await client.environments.get(environment_id)
-                )
-                if environment is not None and environment.status in LIVE and not self.active:
-                    await client.environments.stop(environment.id)
-                return
-            except errors.NotFound:
-                return
-            except errors.RemoteGPUError as error:
-                self.log.warning("%s: the stop could not be delivered yet: %s", self._log_name, error)
-        self.log.error(
-            "%s: the stop was given up; stop environment %s by hand", self._log_name, environment_id
+        stopping.later(
+            client,
+            lambda: self._find(client),
+            generation=generation,
+            still_wanted=still_wanted,
+            log=self.log,
         )
 
     def _revoke_old_tokens(self) -> None:
@@ -451,14 +336,12 @@ class RemoteGPUSpawner(Spawner):  # type: ignore[misc]
                 self.db.delete(token)
         self.db.commit()
 
-    def _say_what_is_ignored(self) -> None:
-        given = [name for name in self.ignored_traits if getattr(self, name)]
-        if given:
-            self.log.warning(
-                "%s: %s of DockerSpawner is not carried over: see docs/from-dockerspawner.md",
-                self._log_name,
-                ", ".join(given),
-            )
+
+def _from_form(form_data: dict[str, list[str]]) -> dict[str, object]:
+    try:
+        return from_form(form_data)
+    except InvalidOption as error:
+        raise SpawnRefused(str(error), reason="invalid") from None
 
 
 def _apply(spawner: RemoteGPUSpawner, user_options: dict[str, object]) -> None:
