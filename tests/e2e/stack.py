@@ -146,15 +146,13 @@ class HubUser:
         prefix = f"/user/{self.username}/{server + '/' if server else ''}"
         self.page.goto(f"{self.stack.hub_url}{prefix}lab/tree/{path}")
         self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
-        self.page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000)
+        # The kernel has to be there: a cell that is run before asks which kernel to take.
+        self.page.wait_for_selector("#jp-main-statusbar >> text=/[|] Idle/", timeout=60_000)
 
     def run_cells(self) -> list[str]:
         """Run every code cell, one by one with Shift+Enter, and return the text of each output."""
         cells = self.page.locator(".jp-NotebookPanel:visible .jp-CodeCell")
-        outputs = []
-        for number in range(cells.count()):
-            outputs.append(self.run_cell(number))
-        return outputs
+        return [self.run_cell(number) for number in range(cells.count())]
 
     def run_cell(self, number: int) -> str:
         cell = self.page.locator(".jp-NotebookPanel:visible .jp-CodeCell").nth(number)

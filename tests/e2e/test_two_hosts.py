@@ -50,13 +50,7 @@ def second_host(stack: Stack, namespace: str, tmp_path_factory: pytest.TempPathF
     if status["runtime"] != "docker":
         pytest.skip(f"make up runs workloads as processes here: {status['runtime_detail']}")
     state = tmp_path_factory.mktemp("second-agent")
-    bridge = subprocess.run(
-        ["docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    url = f"http://{bridge}:{stack.port + 3}"
+    url = status["urls"]["server_for_notebooks"]
     with stack.admin() as admin:
         admin.hosts.create(name="second")
         token = admin.hosts.create_enrollment_token("second")
