@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
-from jupyterhub.spawner import Spawner
 from traitlets import Any as AnyTrait
 from traitlets import Dict, List, Unicode
+from traitlets.config import LoggingConfigurable
 
 from remotegpu.types.images import Image, ImageStatus
 from remotegpu_spawner.errors import SpawnRefused
@@ -34,11 +35,14 @@ IGNORED = (
 """What has no meaning here; a site that sets one of them is told at each start."""
 
 
-class DockerSpawner(Spawner):
+class DockerSpawner(LoggingConfigurable):
     """Understands DockerSpawner's settings, and says which of them mean nothing here.
 
     It bears that name because traitlets reads ``c.DockerSpawner.…`` for every parent class of that name.
     """
+
+    user: Any
+    name: str
 
     image = Unicode("", help="Default image: its name or reference on the server's allow-list.").tag(
         config=True

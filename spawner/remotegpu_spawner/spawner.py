@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from jupyterhub.spawner import Spawner
 from tornado import web
 from traitlets import Float, Integer, Unicode, default
 
@@ -27,7 +28,7 @@ from remotegpu_spawner.progress import ProgressEvent, progress_event
 PACE_PROGRESS_S = 0.2
 
 
-class RemoteGPUSpawner(DockerSpawner):
+class RemoteGPUSpawner(DockerSpawner, Spawner):
     """Runs each hub server as an environment on a GPU host."""
 
     server_url = Unicode(help="Address of the RemoteGPU server, such as http://127.0.0.1:8003.").tag(
