@@ -149,6 +149,11 @@ class HubUser:
         # The kernel has to be there: a cell that is run before asks which kernel to take.
         self.page.wait_for_selector("#jp-main-statusbar >> text=/[|] Idle/", timeout=60_000)
 
+    def stop_default_server(self) -> None:
+        self.page.goto(f"{self.stack.hub_url}/hub/home")
+        self.page.click("#stop")
+        self.page.wait_for_selector("#stop", state="hidden", timeout=60_000)
+
     def run_cells(self) -> list[str]:
         """Run every code cell, one by one with Shift+Enter, and return the text of each output."""
         cells = self.page.locator(".jp-NotebookPanel:visible .jp-CodeCell")

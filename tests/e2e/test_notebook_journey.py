@@ -47,10 +47,11 @@ def test_first_notebook_from_login_to_freed_gpu(stack: Stack, browser: Browser, 
         gpu = environment.allocated_gpus[0]
         until("the card shows the GPU of this environment", lambda: gpu.model in card.inner_text())
         assert "simulated" in card.inner_text().lower() or not gpu.simulated
+        until("the card has a history", lambda: "last" in card.inner_text())
         user.screenshot("notebook-my-gpus")
 
         _second_server_is_refused(user)
-        _stop_default_server(user)
+        user.stop_default_server()
         until("the GPU is free again", lambda: all(gpu.free for gpu in admin.gpus.list()))
         stopped = admin.environments.get(environment.id)
         assert stopped.status == "stopped"
@@ -81,12 +82,6 @@ def _second_server_is_refused(user: HubUser) -> None:
         lambda: "quota" in user.page.inner_text("body").lower() and "1" in user.page.inner_text("body"),
     )
     user.screenshot("quota-refusal")
-
-
-def _stop_default_server(user: HubUser) -> None:
-    user.page.goto(f"{user.stack.hub_url}/hub/home")
-    user.page.click("#stop")
-    user.page.wait_for_selector("#start:visible", timeout=60_000)
 
 
 def test_no_live_token_of_the_environment_is_left(stack: Stack, ada: str) -> None:

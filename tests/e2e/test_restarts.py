@@ -46,18 +46,14 @@ def test_notebook_survives_kill_of_server_agent_and_hub(stack: Stack, browser: B
         assert after.allocated_gpus == environment.allocated_gpus
         assert containers(hosts) == running
 
-        user.page.goto(f"{stack.hub_url}/hub/home")
-        user.page.click("#stop")
-        user.page.wait_for_selector("#start:visible", timeout=60_000)
+        user.stop_default_server()
         until("the GPU is free", lambda: all(gpu.free for gpu in admin.gpus.list()))
         user.page.goto(f"{stack.hub_url}/hub/spawn")
         user.page.click("#spawn_form input[type=submit], #spawn_form button[type=submit]")
         user.await_lab()
         user.open_notebook("examples/01-my-gpus.ipynb")
         _evaluate(user, "print('file:', open('kept.txt').read())", "file: kept")
-        user.page.goto(f"{stack.hub_url}/hub/home")
-        user.page.click("#stop")
-        user.page.wait_for_selector("#start:visible", timeout=60_000)
+        user.stop_default_server()
 
 
 def _evaluate(user, code: str, expected: str) -> None:  # type: ignore[no-untyped-def]
@@ -66,7 +62,8 @@ def _evaluate(user, code: str, expected: str) -> None:  # type: ignore[no-untype
     page.locator(".jp-NotebookPanel:visible .jp-Cell").last.click()
     page.keyboard.press("Escape")
     page.keyboard.press("b")
-    cell = page.locator(".jp-NotebookPanel:visible .jp-CodeCell").last
+    cells = page.locator(".jp-NotebookPanel:visible .jp-CodeCell")
+    cell = cells.nth(cells.count() - 1)  # not `last`: running it adds another one below
     cell.locator(".cm-content").click()
     page.keyboard.insert_text(code)
     page.keyboard.press("Shift+Enter")

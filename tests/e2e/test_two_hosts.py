@@ -18,6 +18,8 @@ import remotegpu
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(600)]
 
 NAMESPACE = "rgpu-e2e"
+# Not rgpu…: the agents' firewall takes interfaces of that name for workloads.
+OUTSIDE, INSIDE = "e2e-outside", "e2e-inside"
 HOST_SIDE, NAMESPACE_SIDE = "10.214.7.1", "10.214.7.2"
 
 
@@ -32,11 +34,11 @@ def namespace() -> Iterator[str]:
         pytest.skip("a network namespace needs root and iproute2")
     _ip("netns", "add", NAMESPACE)
     try:
-        _ip("link", "add", "rgpue2e0", "type", "veth", "peer", "name", "rgpue2e1", "netns", NAMESPACE)
-        _ip("address", "add", f"{HOST_SIDE}/30", "dev", "rgpue2e0")
-        _ip("link", "set", "rgpue2e0", "up")
-        _ip("-n", NAMESPACE, "address", "add", f"{NAMESPACE_SIDE}/30", "dev", "rgpue2e1")
-        _ip("-n", NAMESPACE, "link", "set", "rgpue2e1", "up")
+        _ip("link", "add", OUTSIDE, "type", "veth", "peer", "name", INSIDE, "netns", NAMESPACE)
+        _ip("address", "add", f"{HOST_SIDE}/30", "dev", OUTSIDE)
+        _ip("link", "set", OUTSIDE, "up")
+        _ip("-n", NAMESPACE, "address", "add", f"{NAMESPACE_SIDE}/30", "dev", INSIDE)
+        _ip("-n", NAMESPACE, "link", "set", INSIDE, "up")
         _ip("-n", NAMESPACE, "link", "set", "lo", "up")
         _ip("-n", NAMESPACE, "route", "add", "default", "via", HOST_SIDE)
         yield NAMESPACE
@@ -69,7 +71,8 @@ def second_host(stack: Stack, namespace: str, tmp_path_factory: pytest.TempPathF
         with (state / "agent.log").open("wb") as log:
             process = subprocess.Popen(
                 [*agent, "run", "--url", url, "--state-dir", str(state), "--runtime", "docker",
-                 "--simulate-gpus", "1xA100-80GB", "--address", HOST_SIDE, "--home-root", str(state / "homes")],
+                 "--simulate-gpus", "1xA100-80GB", "--address", HOST_SIDE,
+                 "--home-root", str(state / "homes")],
                 stdout=log,
                 stderr=log,
             )  # fmt: skip
