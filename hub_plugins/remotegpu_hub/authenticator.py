@@ -62,13 +62,13 @@ class RemoteGPUAuthenticator(Authenticator):
             return None
         except errors.RateLimited as error:
             wait = f" Try again in {error.retry_after_s:.0f} seconds." if error.retry_after_s else ""
-            raise web.HTTPError(403, f"Too many failed sign-ins.{wait}") from error
+            raise web.HTTPError(429, f"Too many failed sign-ins.{wait}") from error
         except errors.AccountSuspended as error:
             raise web.HTTPError(403, "This account is suspended. Ask your administrator.") from error
         except errors.RemoteGPUError as error:
             self.log.error("cannot check a password: %s", error)
             raise web.HTTPError(
-                403,
+                503,
                 "Signing in is not possible at the moment: the RemoteGPU server does not answer. "
                 "Try again in a minute.",
             ) from error
@@ -81,7 +81,7 @@ class RemoteGPUAuthenticator(Authenticator):
             found = (await asyncio.wait_for(acting.me.get(), self.refresh_timeout)).user
         except (errors.NotFound, errors.AccountSuspended):
             return self._log_out(handler)
-        except (errors.RemoteGPUError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001  any exception would log the user out
             self.log.warning(
                 "%s is taken as before, the RemoteGPU server does not tell: %s", user.name, error
             )

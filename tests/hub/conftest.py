@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hub.stack import PLAIN, TEST_SERVICE, Hub, Stack, proxy_command
+
 from remotegpu_server.embedded_postgres import EmbeddedPostgres
 from remotegpu_server.testing import LiveServer
 

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+
 import remotegpu
+from remotegpu.types.environments import Environment
 from remotegpu_server.standalone import node
 from remotegpu_server.testing import LiveServer
 
@@ -91,6 +93,11 @@ class Process:
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def ended(self) -> bool:
@@ -220,11 +227,9 @@ class Hub:
 
     def events(self, user: str, server: str = "") -> list[dict[str, Any]]:
         """The progress stream to its end."""
-        found = []
+        found: list[dict[str, Any]] = []
         with self.http.stream("GET", f"{self.server_path(user, server)}/progress", timeout=60) as stream:
-            for line in stream.iter_lines():
-                if line.startswith("data:"):
-                    found.append(json.loads(line[5:]))
+            found += [json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:")]
         return found
 
     def delete(self, user: str, server: str = "", *, remove: bool = False) -> httpx.Response:
@@ -305,7 +310,7 @@ class Stack:
             self.admin.quotas.set("user", name, limits=limits)
         return name
 
-    def environment(self, user: str, name: str = "default") -> remotegpu.types.environments.Environment | None:
+    def environment(self, user: str, name: str = "default") -> Environment | None:
         found = [one for one in self.admin.environments.list(owner=user) if one.name == name]
         return found[0] if found else None
 
