@@ -66,7 +66,7 @@ def configure(
     if not environ.get("JUPYTERHUB_CRYPT_KEY"):
         _default(c.CryptKeeper, "keys", [_crypt_key(folder)])
     _default(c.JupyterHub, "cookie_secret_file", str(folder / "cookie-secret"))
-    c.JupyterHub.template_paths.append(str(TEMPLATES))
+    c.JupyterHub.template_paths.insert(0, str(TEMPLATES))
     _servers(c, environ)
     _addresses(c, environ)
     _roles(c)

@@ -71,3 +71,10 @@ def hub(make_hub: Callable[..., Hub]) -> Hub:
 def username(request: pytest.FixtureRequest) -> str:
     """A user name of this test's own."""
     return f"user{next(_numbers)}"
+
+
+@pytest.fixture(autouse=True)
+def _free_again(stack: Stack) -> Iterator[None]:
+    """A test that fails leaves the GPUs to the next one."""
+    yield
+    stack.stop_all()

@@ -317,9 +317,13 @@ class Stack:
     def gpus_free(self) -> int:
         return sum(gpu.free for gpu in self.admin.gpus.list())
 
-    def stop(self) -> None:
+    def stop_all(self) -> None:
         for environment in self.admin.environments.list():
-            self.admin.environments.stop(environment.id)
+            if environment.status != "stopped":
+                self.admin.environments.stop(environment.id)
         until("nothing runs", lambda: all(gpu.free for gpu in self.admin.gpus.list()), timeout_s=60)
+
+    def stop(self) -> None:
+        self.stop_all()
         self.admin.close()
         self.agent.process.stop()
