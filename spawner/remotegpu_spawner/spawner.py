@@ -306,7 +306,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
         """The summary for the hub's admin page; the hub itself keeps what the user sent."""
         self.user_options = {**(self.user_options or {}), "profile": wanted.profile}
         self.orm_spawner.user_options = self.user_options
-        self.db.commit()
+        self.user.db.commit()
 
     def _note(self, environment: Environment) -> None:
         event = progress_event(environment)
@@ -334,8 +334,8 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
         note = f"Server at {self.server.base_url}"
         for token in list(self.user.api_tokens):
             if token.note == note:
-                self.db.delete(token)
-        self.db.commit()
+                self.user.db.delete(token)
+        self.user.db.commit()
 
 
 def _from_form(form_data: dict[str, list[str]]) -> dict[str, object]:

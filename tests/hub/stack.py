@@ -298,7 +298,7 @@ class Stack:
             "slow": [python, str(QUICK), "6"],
             "never": [python, str(QUICK), "3600"],
             "broken": [python, "-c", "raise SystemExit('no such kernel <b>here</b>')"],
-            "lab": ["jupyterhub-singleuser"],
+            "lab": ["jupyterhub-singleuser", *(["--allow-root"] if os.geteuid() == 0 else [])],
         }.items():
             self.admin.images.create(
                 name=name, reference=f"process/{name}:latest", runtime="process", command=command
