@@ -28,7 +28,7 @@ _IMAGES: dict[str, dict[str, Any]] = {
         "display_name": "This machine's Python",
         "description": "JupyterLab as a process of this machine, for evaluation: not isolated from it.",
         "runtime": "process",
-        "command": ["jupyterhub-singleuser"],
+        "command": ["python", "-m", "remotegpu_notebooks.without_image"],
     },
 }
 _ALIVE = ("starting", "running", "stopping", "unreachable")
