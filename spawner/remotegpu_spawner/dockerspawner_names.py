@@ -119,23 +119,22 @@ class DockerSpawner(LoggingConfigurable):
             "user_id": str(self.user.id),
         }
 
-    async def offered(self, images: list[Image]) -> list[Image]:
-        """The part of the allow-list that this site offers, in its order."""
-        active = [image for image in images if image.status is ImageStatus.ACTIVE]
-        labels = await self.image_labels()
-        if not labels:
-            return active
-        found = {image.id: image for name in labels.values() if (image := _named(name, active))}
-        return list(found.values())
+    async def offered(self, images: list[Image]) -> list[tuple[str, Image]]:
+        """The part of the allow-list that this site offers, in its order, with the site's labels.
 
-    async def image_labels(self) -> dict[str, str]:
-        """`allowed_images` as label → image, without the labels that are the images; empty: all images."""
+        A label is empty where the site gave none.
+        """
+        active = [image for image in images if image.status is ImageStatus.ACTIVE]
         allowed = self.allowed_images(self) if callable(self.allowed_images) else self.allowed_images
         if inspect.isawaitable(allowed):
             allowed = await allowed
+        if not allowed:
+            return [("", image) for image in active]
         if isinstance(allowed, dict):
-            return dict(allowed)
-        return {name: name for name in allowed or []}
+            labels = {name: "" if label == name else label for label, name in allowed.items()}
+        else:
+            labels = dict.fromkeys(allowed, "")
+        return [(label, image) for name, label in labels.items() if (image := _named(name, active))]
 
     async def chosen_image(self, wanted: str, images: list[Image]) -> Image:
         """The offered image of that name, reference, id or label; of no name: the first one offered."""
@@ -145,11 +144,11 @@ class DockerSpawner(LoggingConfigurable):
                 "No image may run yet. An admin adds one with `remotegpu image add`.", reason="image"
             )
         if not wanted:
-            return offered[0]
-        label = (await self.image_labels()).get(wanted, wanted)
-        image = _named(label, offered)
+            return offered[0][1]
+        labelled = next((image for label, image in offered if label == wanted), None)
+        image = labelled or _named(wanted, [image for _, image in offered])
         if image is None:
-            names = ", ".join(image.name for image in offered)
+            names = ", ".join(image.name for _, image in offered)
             raise SpawnRefused(
                 f"The image {wanted[:100]!r} is not offered here. Choose one of: {names}.", reason="image"
             )

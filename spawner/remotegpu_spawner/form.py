@@ -38,7 +38,6 @@ async def render(spawner: RemoteGPUSpawner) -> str:
     except errors.RemoteGPUError as error:
         return _templates.get_template("unavailable.html").render(error=str(error))
     images = await spawner.offered(listed)
-    labels = {name: label for label, name in (await spawner.image_labels()).items()}
     most = max((model.total for model in capacity.gpu_models), default=0)
     chosen = {
         "image": spawner.image,
@@ -48,7 +47,7 @@ async def render(spawner: RemoteGPUSpawner) -> str:
         "memory_gib": spawner.defaults.memory_gib,
     } | (spawner.user_options or spawner.orm_spawner.user_options or {})
     return _templates.get_template("options_form.html").render(
-        images=[(image, _text(image, labels)) for image in images],
+        images=[(image, label or _text(image)) for label, image in images],
         models=[(model, describe(model)) for model in capacity.gpu_models],
         capacity=capacity,
         chosen=chosen,
@@ -97,11 +96,7 @@ def _sentence(explained: PlacementExplanation) -> str:
     return explained.message
 
 
-def _text(image: Image, labels: dict[str, str]) -> str:
-    """The site's own label where it gave one, else the server's words."""
-    label = labels.get(image.reference) or labels.get(image.name)
-    if label and label not in (image.reference, image.name):
-        return label
+def _text(image: Image) -> str:
     name = image.display_name or image.name
     return f"{name} – {image.description}" if image.description else name  # noqa: RUF001
 
