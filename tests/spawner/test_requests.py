@@ -126,7 +126,7 @@ def test_progress_never_goes_back_on_the_usual_way() -> None:
     percents = [event["progress"] for event in events]
     assert percents == sorted(percents)
     assert percents[-1] < 100
-    assert events[0]["message"] == "Waiting at position 2: All in use."
+    assert events[0]["message"] == "Waiting at position 2: All GPUs are in use."
     assert events[3]["message"] == "Pulling base. 43 %"
     assert not any("html_message" in event for event in events)
 
