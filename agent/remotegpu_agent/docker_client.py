@@ -13,6 +13,7 @@ from typing import Any
 
 import aiodocker
 import aiohttp
+from aiodocker.jsonstream import json_stream_stream
 
 from remotegpu_agent.runtime import RuntimeUnavailable
 
@@ -123,11 +124,22 @@ class Engine:
             return list(await docker.images.list())
 
     async def pull(self, reference: str) -> AsyncIterator[JSON]:
-        """Progress messages. Raises EngineError where the registry or the engine gives up."""
+        """Progress messages. Raises EngineError where the registry or the engine gives up.
+
+        Not with aiodocker's own ``images.pull``: closing the connection is all that makes the engine stop a
+        transfer, and that leaves it open when the stream is not read to its end.
+        """
+        untagged = "@" not in reference and ":" not in reference.rpartition("/")[2]
+        wanted = {"fromImage": reference} | ({"tag": "latest"} if untagged else {})
+        endless = aiohttp.ClientTimeout(total=None)
         docker = self._connect()
         try:
-            async for message in docker.images.pull(reference, stream=True, timeout=None):
-                yield message
+            async with docker._query("images/create", "POST", params=wanted, timeout=endless) as response:
+                try:
+                    async for message in json_stream_stream(response):
+                        yield message
+                finally:
+                    response.close()
         except aiodocker.DockerError as error:
             raise _translated(error) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:

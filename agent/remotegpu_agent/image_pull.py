@@ -13,14 +13,12 @@ from remotegpu_agent.runtime import Progress, StartRefused
 
 log = logging.getLogger(__name__)
 
-NO_PROGRESS_S = 120.0
-"""A transfer that moves nothing for this long is given up."""
-
 
 class LayerProgress:
-    """Percent over all layers by bytes; never goes back, though layers become known one by one."""
+    """Percent over all layers; never goes back, though the engine tells sizes of layers one by one."""
 
     def __init__(self) -> None:
+        self._named: set[str] = set()
         self._layers: dict[str, tuple[int, int]] = {}
         self._done: set[str] = set()
         self.percent: int | None = None
@@ -28,6 +26,9 @@ class LayerProgress:
     def update(self, message: dict[str, Any]) -> bool:
         """Whether this message is progress. "Retrying in 5 seconds" is not."""
         status, layer = str(message.get("status", "")), message.get("id")
+        if status == "Pulling fs layer" and layer is not None:
+            self._named.add(layer)
+            return True
         if status.startswith(("Retrying", "Waiting")) or layer is None:
             return False
         before = (self._layers.get(layer), layer in self._done)
@@ -43,16 +44,24 @@ class LayerProgress:
         return before != (self._layers.get(layer), layer in self._done) or status == "Extracting"
 
     def _recompute(self) -> None:
+        """The smaller of two shares: of the bytes that are known, and of the layers.
+
+        Sizes come with the first bytes of a layer, so at first the bytes may be those of one small layer.
+        """
         total = sum(size for _, size in self._layers.values())
         if total:
-            now = 100 * sum(current for current, _ in self._layers.values()) // total
-            self.percent = max(self.percent or 0, min(99, now))
+            of_bytes = sum(current for current, _ in self._layers.values()) / total
+            known = sum(current / size for current, size in self._layers.values())
+            unsized = self._named - self._layers.keys()
+            of_layers = (known + len(unsized & self._done)) / (len(self._layers) + len(unsized))
+            self.percent = max(self.percent or 0, min(99, int(100 * min(of_bytes, of_layers))))
 
 
 class Puller:
     """Transfers by reference; those who want the same one share it, and the last to leave cancels it."""
 
-    def __init__(self, engine: Engine, *, no_progress_s: float = NO_PROGRESS_S) -> None:
+    def __init__(self, engine: Engine, *, no_progress_s: float) -> None:
+        """A transfer that moves nothing for ``no_progress_s`` is given up."""
         self._engine = engine
         self._no_progress_s = no_progress_s
         self._running: dict[str, _Transfer] = {}
@@ -90,16 +99,19 @@ class Puller:
 class _Transfer:
     def __init__(self, run: Callable[[Progress], Awaitable[None]]) -> None:
         self._listeners: list[Progress] = []
+        self._percent: int | None = None
         self.task: asyncio.Task[None] = asyncio.ensure_future(self._run(run))
 
     async def _run(self, run: Callable[[Progress], Awaitable[None]]) -> None:
         await run(self._tell)
 
     def _tell(self, percent: int | None) -> None:
+        self._percent = percent
         for listener in self._listeners:
             listener(percent)
 
     async def join(self, progress: Progress) -> None:
+        progress(self._percent)
         self._listeners.append(progress)
         try:
             await asyncio.shield(self.task)

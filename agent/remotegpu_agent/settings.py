@@ -40,6 +40,8 @@ class Settings:
     """How long the server may hold a long poll."""
     observe_every_s: float = 5.0
     """Pace of the full listing that backs up the engine's events."""
+    pull_silence_s: float = 120.0
+    """An image transfer that moves nothing for this long is given up."""
     sample_every_s: float = 1.0
     """Pace of the GPU and host measurements."""
     crash_at: str | None = None

@@ -61,6 +61,24 @@ def test_percent_is_of_all_bytes_and_never_goes_back() -> None:
     assert seen == [50, 50, 50, 62, 99]
 
 
+def test_small_layer_that_comes_first_is_not_the_whole_image() -> None:
+    layers = LayerProgress()
+    for name in "abcd":
+        layers.update(message(name, "Pulling fs layer"))
+    layers.update(message("a", "Downloading", 100, 100))
+    layers.update(message("a", "Pull complete"))
+    assert layers.percent == 25
+    layers.update(message("b", "Downloading", 500, 1000))
+    assert layers.percent == 37
+    layers.update(message("c", "Already exists"))
+    layers.update(message("b", "Download complete"))
+    assert layers.percent == 75
+    layers.update(message("d", "Downloading", 1, 9000))
+    assert layers.percent == 75, "the share of the bytes fell: it waits for it"
+    layers.update(message("d", "Downloading", 8000, 9000))
+    assert layers.percent == 90
+
+
 def test_retrying_and_repetition_are_no_progress() -> None:
     layers = LayerProgress()
     assert layers.update(message("a", "Downloading", 10, 100))
@@ -81,7 +99,7 @@ async def test_transfer_that_stands_still_is_given_up() -> None:
 
 async def test_two_who_want_one_image_share_its_transfer() -> None:
     engine = EngineThatPulls(message("a", "Downloading", 40, 100), then="hang")
-    puller = Puller(engine)  # type: ignore[arg-type]
+    puller = Puller(engine, no_progress_s=60)  # type: ignore[arg-type]
     told: list[list[int | None]] = [[], []]
     waiting = [asyncio.create_task(puller.pull("lab/base:1", heard.append)) for heard in told]
     await engine.told.wait()
@@ -91,12 +109,12 @@ async def test_two_who_want_one_image_share_its_transfer() -> None:
     engine.go_on.set()
     await waiting[1]
     assert engine.pulls == 1
-    assert told == [[40], [40]]
+    assert told == [[None, 40], [None, 40]]
 
 
 async def test_transfer_that_nobody_wants_any_more_is_stopped() -> None:
     engine = EngineThatPulls(message("a", "Downloading", 40, 100), then="hang")
-    puller = Puller(engine)  # type: ignore[arg-type]
+    puller = Puller(engine, no_progress_s=60)  # type: ignore[arg-type]
     waiting = asyncio.create_task(puller.pull("lab/base:1", lambda percent: None))
     await engine.told.wait()
     waiting.cancel()
@@ -134,5 +152,5 @@ def test_refusal_is_sorted_into_what_can_be_done(engine_says: str, reason: Reaso
 async def test_engine_that_fails_during_a_transfer_names_the_reason() -> None:
     engine = EngineThatPulls(message("a", "Downloading", 1, 100), then="manifest unknown")
     with pytest.raises(StartRefused) as refused:
-        await Puller(engine).pull("lab/base:1", lambda percent: None)  # type: ignore[arg-type]
+        await Puller(engine, no_progress_s=60).pull("lab/base:1", lambda percent: None)  # type: ignore[arg-type]
     assert refused.value.reason is Reason.IMAGE_NOT_FOUND
