@@ -52,7 +52,7 @@ class DockerRuntime:
         self._engine = Engine(settings.docker_host)
         self._firewall = Firewall()
         self._networks = Networks(self._engine, self._firewall, host_id=host_id, pool=settings.network_pool)
-        self._puller = Puller(self._engine)
+        self._puller = Puller(self._engine, no_progress_s=settings.pull_silence_s)
         self._events: Any = None
         self._of_container: dict[str, str] = {}
         """Container id -> workload id, from the last full listing."""
@@ -220,14 +220,8 @@ class DockerRuntime:
             return _from_listing(item, state, self._settings.address)
 
     async def _local_image(self, workload: Workload) -> JSON | None:
-        """The image if it is here with the wanted content; one built here has no digest to compare."""
+        """The image if it is here with the wanted content, whatever its tag means by now."""
         try:
-            image = await self._engine.image(workload.image_reference)
-            if workload.image_digest is None or image is None:
-                return image
-            digests = image.get("RepoDigests") or []
-            if not digests or any(digest.endswith(workload.image_digest) for digest in digests):
-                return image
             return await self._engine.image(_reference_to_pull(workload))
         except EngineError as error:
             raise pull_refused(workload.image_reference, error.message) from error
