@@ -66,7 +66,7 @@ def _choose_one_gpu(user: HubUser) -> None:
     user.page.select_option("select[name=gpu_model]", index=0)
     user.page.fill("input[name=gpus]", "1")
     form = user.page.locator("#spawn_form")
-    until("the form says that it would start now", lambda: "starts now" in form.inner_text().lower())
+    until("the form says that it would start now", lambda: "start now" in form.inner_text().lower())
     assert "free" in form.inner_text().lower()
 
 
