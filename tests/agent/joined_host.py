@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import remotegpu
 from agent_workloads import SERVER
+
+import remotegpu
 from remotegpu_server.testing import LiveServer
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class JoinedHost:
 
 
 def server_program(folder: Path) -> list[str]:
-    """The command of a small web server for hosts that run processes; ``/write`` and ``/read`` keep a file."""
+    """The command of a web server for hosts that run processes; ``/write`` and ``/read`` keep a file."""
     program = folder / "server.py"
     own_url = "'http://127.0.0.1:' + os.environ['REMOTEGPU_PROCESS_PORT']"
     program.write_text(SERVER.replace('os.environ["JUPYTERHUB_SERVICE_URL"]', own_url))
