@@ -407,3 +407,20 @@ async def test_explain_says_what_then_happens(
         else:
             assert made.json()["host_name"] == told["host_name"]
     assert outcomes == ["starts_now", "waits", "refused"]
+
+
+@pytest.mark.parametrize("account", ["users/ada", "customers/physics"])
+async def test_suspended_account_keeps_what_runs_and_its_queued_start_is_withdrawn(
+    fleet: Fleet, actors: Actors, client: httpx.AsyncClient, work: Work, account: str
+) -> None:
+    agent = await fleet.host("h1", gpus=1)
+    ada = await actors.user("ada", customer="physics")
+    admin = await actors.admin("second")
+    running = (await fleet.create(ada.headers, "runs", gpus=1)).json()["id"]
+    await agent.observe(running, "running", address="http://192.0.2.1:1")
+    waiting = (await fleet.create(ada.headers, "waits", gpus=1)).json()["id"]
+    assert (await client.post(f"/v1/{account}:suspend", headers=admin.headers)).status_code == 200
+    await loop.place_pending(work)
+    assert (await fleet.get(admin.headers, running))["status"] == "running"
+    withdrawn = await fleet.get(admin.headers, waiting)
+    assert (withdrawn["status"], withdrawn["reason"]) == ("stopped", "suspended")

@@ -13,7 +13,7 @@ from remotegpu.types.environments import EnvironmentStatus, Reason
 from remotegpu_server.authz import SYSTEM
 from remotegpu_server.db import tables
 from remotegpu_server.environments import lifecycle, queries
-from remotegpu_server.environments.service import observe, placing
+from remotegpu_server.environments.service import observe, placing, stop
 from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.loops import Loop, Work
 
@@ -36,19 +36,24 @@ async def place_pending(work: Work) -> None:
 
 
 async def place_one(db: AsyncSession, *, environment_id: str, launch: Launch) -> None:
-    """Start one pending environment, or renew the reason why it waits."""
-    row = tables.Environment
+    """Start one pending environment, or renew the reason why it waits. A suspended account starts nothing."""
+    row, user, customer = tables.Environment, tables.User, tables.Customer
     found = (
         await db.execute(
-            select(row, tables.Image)
+            select(row, tables.Image, (user.status == "active") & (customer.status == "active"))
             .join(tables.Image, tables.Image.id == row.image_id)
+            .join(user, user.id == row.owner_id)
+            .join(customer, customer.id == user.customer_id)
             .where(row.id == environment_id, row.status == "pending", row.desired == "running")
             .execution_options(populate_existing=True)
         )
     ).one_or_none()
     if found is None:
         return
-    environment, image = found
+    environment, image, active = found
+    if not active:
+        await stop.withdraw_waiting(db, environment_id=environment.id, actor=SYSTEM)
+        return
     ahead = await placing.waiting_ahead(db, of=environment)
     try:
         refusal = await placing.place(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import NotFound, StateConflict
@@ -131,28 +131,19 @@ async def release_environment(db: AsyncSession, *, actor: Actor, environment_id:
     return convert.to_wire(bundle)
 
 
-async def suspend_environments(
-    db: AsyncSession, *, actor: Actor, user_id: str | None = None, customer_id: str | None = None
-) -> int:
-    """Stop everything of a suspended user or customer; answers how many were wanted running."""
-    row = tables.Environment
-    of = row.owner_id == user_id if user_id is not None else row.customer_id == customer_id
-    ids = (await db.scalars(select(row.id).where(of, row.desired == "running").order_by(row.id))).all()
-    stopped = 0
-    for environment_id in ids:
-        environment = await queries.lock(db, environment_id=environment_id)
-        if environment is None or environment.desired != "running":
-            continue
-        await end(
-            db,
-            environment=environment,
-            desired="stopped",
-            reason=Reason.SUSPENDED,
-            message="Stopped because the account was suspended.",
-            actor=actor,
-        )
-        stopped += 1
-    return stopped
+async def withdraw_waiting(db: AsyncSession, *, environment_id: str, actor: Actor) -> None:
+    """Take a suspended account's environment out of the queue; one that got its host meanwhile is kept."""
+    environment = await queries.lock(db, environment_id=environment_id)
+    if environment is None or environment.status != Status.PENDING:
+        return
+    await end(
+        db,
+        environment=environment,
+        desired="stopped",
+        reason=Reason.SUSPENDED,
+        message="Not started, because the account is suspended.",
+        actor=actor,
+    )
 
 
 async def _locked(
