@@ -112,6 +112,8 @@ async def _follow(
         identify=lambda db: tokens.authenticate(db, secret),
     )
     async for frame in frames:
+        if b"data: " not in frame:
+            continue  # the start position
         fields = dict(line.split(": ", 1) for line in frame.decode().strip().splitlines())
         yield json.loads(fields["data"])["subject_id"] if "id" in fields else f"end:{fields['data']}"
 
@@ -144,6 +146,25 @@ async def test_stream_without_position_starts_now(app: FastAPI, actors: Actors) 
     await asyncio.wait([waiting], timeout=0.2)
     await _record(app.state.database, "after")
     assert await waiting == "after"
+
+
+async def test_stream_cut_before_its_first_event_resumes_without_loss(app: FastAPI, actors: Actors) -> None:
+    admin = await actors.admin()
+    database: Database = app.state.database
+    frames = stream.follow(
+        database.sessions,
+        database.signals,
+        Filter(),
+        after=None,
+        identify=lambda db: tokens.authenticate(db, admin.secret),
+    )
+    async with asyncio.timeout(5):
+        given = (await anext(frames)).decode()
+    await frames.aclose()  # type: ignore[attr-defined]
+    await _record(database, "meanwhile")
+    position = stream.parse_position(given.removeprefix("id: ").strip())
+    async with asyncio.timeout(5):
+        assert await anext(_follow(app, admin.secret, after=position)) == "meanwhile"
 
 
 async def test_revoked_token_ends_the_stream_within_five_seconds(app: FastAPI, actors: Actors) -> None:
@@ -184,6 +205,7 @@ async def test_quiet_stream_sends_keep_alive(
         identify=lambda db: tokens.authenticate(db, ada.secret),
     )
     async with asyncio.timeout(5):
+        assert (await anext(frames)).startswith(b"id: ")
         assert await anext(frames) == b": keep-alive\n\n"
     await frames.aclose()  # type: ignore[attr-defined]
 

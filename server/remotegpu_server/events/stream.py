@@ -95,6 +95,7 @@ async def follow(
                 async with sessions() as db:
                     actor = await identify(db)
                     require(actor, Action.EVENTS_READ)
+                    began = position is None
                     if position is None:
                         position = await _now(db)
                     rows = await _read(db, actor, wanted, after=position, limit=_BATCH)
@@ -102,6 +103,9 @@ async def follow(
                 code = error.error if isinstance(error, ApiError) else "unavailable"
                 yield f"event: end\ndata: {code}\n\n".encode()
                 return
+            if began:
+                # The place to come back to when the connection is cut before the first event.
+                yield f"id: {position}\n\n".encode()
             for row in rows:
                 position = _position(row)
                 yield _frame(row)
