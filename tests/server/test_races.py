@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 from fastapi import FastAPI
@@ -15,17 +14,10 @@ from remotegpu_server.db.notify import notify
 from remotegpu_server.environments import loop
 from remotegpu_server.invariants import assert_invariants
 from remotegpu_server.loops import Work
-from remotegpu_server.settings import Settings
 from remotegpu_server.testing import Actors
 
 ROUNDS = 20
 AT_ONCE = 50
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    """A connection for every request: they meet in the database, not in the queue for a connection."""
-    return replace(settings, pool_size=30)
 
 
 @pytest.mark.timeout(300)

@@ -18,7 +18,8 @@ from remotegpu_server.db.notify import Signals, take_hints
 STATEMENT_TIMEOUT_S = 10
 LOCK_TIMEOUT_S = 5
 IDLE_IN_TRANSACTION_TIMEOUT_S = 15
-POOL_TIMEOUT_S = 5.0
+POOL_TIMEOUT_S = 15.0
+"""A burst of requests waits its turn; its losers get their own answer instead of "the database is silent"."""
 
 
 @dataclass(frozen=True)

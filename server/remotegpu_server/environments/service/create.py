@@ -199,18 +199,18 @@ async def _begin(
     refusal = await placing.place(
         db, environment=environment, image=image, ahead=ahead, launch=launch, actor=actor
     )
-    if environment.generation == 1:
-        await _record_created(db, environment=environment, actor=actor)
-    if refusal is None:
-        return
-    if not refusal.satisfiable:
+    if refusal is not None and not refusal.satisfiable:
         raise Unsatisfiable(refusal.detail, hint=refusal.hint, data=refusal.data)
-    if not queue:
+    if refusal is not None and not queue:
         raise NoCapacity(
             refusal.detail,
             hint=refusal.hint or "Ask for less, or queue the request.",
             data=refusal.data | {"reason": str(refusal.reason), "ahead": len(ahead)},
         )
+    if environment.generation == 1:
+        await _record_created(db, environment=environment, actor=actor)
+    if refusal is None:
+        return
     await lifecycle.move(
         db,
         environment=environment,
