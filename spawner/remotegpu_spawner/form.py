@@ -43,12 +43,13 @@ async def render(spawner: RemoteGPUSpawner) -> str:
         "image": spawner.image,
         "gpu_model": spawner.gpu_model,
         "gpus": min(spawner.gpus, most),
-        "cpus": spawner.defaults.cpus,
-        "memory_gib": spawner.defaults.memory_gib,
+        "cpus": f"{spawner.defaults.cpus:g}",
+        "memory_gib": f"{spawner.defaults.memory_gib:g}",
     } | (spawner.user_options or spawner.orm_spawner.user_options or {})
     return _templates.get_template("options_form.html").render(
         images=[(image, label or _text(image)) for label, image in images],
         models=[(model, describe(model)) for model in capacity.gpu_models],
+        free=" · ".join(describe(model) for model in capacity.gpu_models),
         capacity=capacity,
         chosen=chosen,
         quota=quota_bars(quota.lines),
@@ -91,6 +92,8 @@ async def explain(spawner: RemoteGPUSpawner, query: Mapping[str, list[str]]) -> 
 
 
 def _sentence(explained: PlacementExplanation) -> str:
+    if explained.outcome is PlacementOutcome.STARTS_NOW and explained.host_name:
+        return f"Would start now on {explained.host_name}."
     if explained.outcome is PlacementOutcome.WAITS and explained.queue_position is not None:
         return f"Position {explained.queue_position} in the queue: {explained.message}"
     return explained.message
