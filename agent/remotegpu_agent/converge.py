@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from remotegpu.types.agent import DesiredState, Observed, ObservedWorkload, Workload
@@ -26,6 +26,8 @@ LOG_TAIL_LINES = 100
 LOG_TAIL_BYTES = 16_000
 RETRY_S = (1.0, 30.0)
 """First and longest pause after a step that an engine, or a process that will not die, refused."""
+AFTER_HINT_S = (0.3, 1.0)
+"""Further looks soon after an event: Docker tells of an end before its listing shows it."""
 ADOPTION_PROBE_S = 1.5
 """How long a registration waits for the servers of adopted workloads."""
 
@@ -114,15 +116,17 @@ class Converger:
     async def run(self) -> None:
         """Watch the runtime: at once on its events, at a pace without them."""
         hint: asyncio.Task[None] | None = None
+        soon: Iterator[float] = iter(())
         try:
             while True:
                 if hint is None:
                     hint = asyncio.create_task(self._runtime.wait_change(), name="runtime-events")
                 await self.observe()
-                await asyncio.wait({hint}, timeout=self._observe_every_s)
+                await asyncio.wait({hint}, timeout=next(soon, self._observe_every_s))
                 if hint.done():
                     await hint
                     hint = None
+                    soon = iter(AFTER_HINT_S)
         finally:
             if hint is not None:
                 hint.cancel()
@@ -359,13 +363,7 @@ class Converger:
             and known.log_tail is not None
         ):
             return
-        if actual.out_of_memory:
-            reason, message = Reason.OUT_OF_MEMORY, "It used more memory than it was given and was ended."
-        else:
-            reason, message = Reason.EXITED, f"It ended by itself with exit code {actual.exit_code}."
-        self._tell(
-            _seen(actual, Observed.EXITED, reason=reason, message=message, log_tail=await self._tail(actual))
-        )
+        self._tell(_ended(actual, await self._tail(actual)))
 
     def _report_vanished(self, case: _Case) -> None:
         if case.desired is not None:
@@ -392,7 +390,10 @@ class Converger:
     async def _first_look(self, actual: Actual) -> ObservedWorkload:
         """The state of an adopted instance; its server gets a moment to answer."""
         if actual.state is ActualState.EXITED:
-            return _seen(actual, Observed.EXITED, reason=Reason.EXITED)
+            try:
+                return _ended(actual, await self._tail(actual))
+            except RuntimeUnavailable:
+                return _ended(actual, None)  # the next look has the output
         if actual.state is not ActualState.RUNNING or actual.address is None:
             return _seen(actual, Observed.CREATING)
         try:
@@ -445,6 +446,15 @@ def _seen(
             **more,
         }
     )
+
+
+def _ended(actual: Actual, log_tail: str | None) -> ObservedWorkload:
+    """The whole story of one that ended by itself: the first report decides what the user reads."""
+    if actual.out_of_memory:
+        reason, message = Reason.OUT_OF_MEMORY, "It used more memory than it was given and was ended."
+    else:
+        reason, message = Reason.EXITED, f"It ended by itself with exit code {actual.exit_code}."
+    return _seen(actual, Observed.EXITED, reason=reason, message=message, log_tail=log_tail)
 
 
 async def _woken(wake: asyncio.Event, timeout_s: float | None) -> None:

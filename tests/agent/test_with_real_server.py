@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_process import HOST_LABEL, docker, get
+from agent_process import HOST_LABEL, docker, get, tell_to_exit
 from agent_workloads import IMAGE, SERVER
 
 import remotegpu
@@ -81,11 +81,8 @@ def until(what: str, probe: Any, *, timeout_s: float = 40) -> Any:
     return answer
 
 
-def test_environment_runs_survives_kills_and_frees_its_gpu(
-    joined: JoinedAgent, admin: remotegpu.Client, live_server: LiveServer
-) -> None:
-    assert joined.enrolled.returncode == 0, joined.enrolled.stderr
-    assert joined.again.returncode == 1, "an enrolment token works once"
+def _run_one(joined: JoinedAgent, admin: remotegpu.Client) -> Any:
+    """The host is ready and one environment with its GPU runs on it."""
     joined.start()
     until("the host is ready", lambda: admin.hosts.get("gpu-host").ready)
     if joined.runtime == "docker":
@@ -97,7 +94,15 @@ def test_environment_runs_survives_kills_and_frees_its_gpu(
         command = [sys.executable, str(program)]
         admin.images.create(name="lab", reference="process/lab", runtime="process", command=command)
     made = admin.environments.create(name="default", image="lab", gpus=1, memory_bytes=2**28)
-    environment = admin.environments.wait_ready(made.id, timeout_s=60)
+    return admin.environments.wait_ready(made.id, timeout_s=60)
+
+
+def test_environment_runs_survives_kills_and_frees_its_gpu(
+    joined: JoinedAgent, admin: remotegpu.Client, live_server: LiveServer
+) -> None:
+    assert joined.enrolled.returncode == 0, joined.enrolled.stderr
+    assert joined.again.returncode == 1, "an enrolment token works once"
+    environment = _run_one(joined, admin)
     assert get(environment.address, "/") == "hello"
     assert environment.allocated_gpus[0].simulated
     assert get(environment.address, "/env/REMOTEGPU_SIMULATED_GPUS") == environment.allocated_gpus[0].uuid
@@ -108,14 +113,14 @@ def test_environment_runs_survives_kills_and_frees_its_gpu(
     live_server.start()
     joined.start()
     until("the new agent registered", lambda: "epoch 2" in (joined.state / "agent.log").read_text())
-    after = until("it runs", lambda: _running(admin, made.id))
+    after = until("it runs", lambda: _in_status(admin, environment.id, "running"))
     assert (after.generation, after.address) == (environment.generation, environment.address)
-    logs = admin.environments.logs(made.id)
+    logs = admin.environments.logs(environment.id)
     assert "listening" in logs.text
     assert logs.live
 
-    admin.environments.stop(made.id)
-    admin.environments.wait_stopped(made.id, timeout_s=60)
+    admin.environments.stop(environment.id)
+    admin.environments.wait_stopped(environment.id, timeout_s=60)
     assert all(gpu.free for gpu in admin.gpus.list())
     if joined.runtime == "docker":
         host_id = admin.hosts.get("gpu-host").id
@@ -123,6 +128,43 @@ def test_environment_runs_survives_kills_and_frees_its_gpu(
         assert docker("network", "ls", "-q", "--filter", f"label={HOST_LABEL}={host_id}") == ""
 
 
-def _running(admin: remotegpu.Client, environment_id: str) -> Any:
+def test_workload_that_ended_while_no_agent_ran_fails_with_code_and_output_and_frees_its_gpu(
+    joined: JoinedAgent, admin: remotegpu.Client
+) -> None:
+    environment = _run_one(joined, admin)
+    joined.kill()
+    tell_to_exit(environment.address, 3)
+    joined.start()
+    failed = until("it failed", lambda: _in_status(admin, environment.id, "failed"))
+    assert (failed.reason, failed.exit_code) == ("exited", 3)
+    assert "told to exit with 3" in (failed.log_tail or "")
+    until("its GPU is free", lambda: all(gpu.free for gpu in admin.gpus.list()))
+
+
+def test_workload_that_ends_by_itself_fails_within_a_heartbeat_and_frees_its_gpu(
+    joined: JoinedAgent, admin: remotegpu.Client
+) -> None:
+    environment = _run_one(joined, admin)
+    tell_to_exit(environment.address, 3)
+    failed = until("it failed", lambda: _in_status(admin, environment.id, "failed"), timeout_s=10)
+    assert (failed.reason, failed.exit_code) == ("exited", 3)
+    assert "told to exit with 3" in (failed.log_tail or "")
+    until("its GPU is free", lambda: all(gpu.free for gpu in admin.gpus.list()), timeout_s=10)
+
+
+@pytest.mark.parametrize("runtime", [pytest.param("docker", marks=pytest.mark.docker)], indirect=True)
+def test_container_removed_by_hand_fails_its_environment_and_frees_its_gpu(
+    joined: JoinedAgent, admin: remotegpu.Client
+) -> None:
+    environment = _run_one(joined, admin)
+    host_id = admin.hosts.get("gpu-host").id
+    docker("rm", "-f", docker("ps", "-aq", "--filter", f"label={HOST_LABEL}={host_id}"))
+    failed = until("it failed", lambda: _in_status(admin, environment.id, "failed"), timeout_s=10)
+    assert failed.reason == "workload_vanished"
+    until("its GPU is free", lambda: all(gpu.free for gpu in admin.gpus.list()), timeout_s=10)
+    assert docker("network", "ls", "-q", "--filter", f"label={HOST_LABEL}={host_id}") == ""
+
+
+def _in_status(admin: remotegpu.Client, environment_id: str, status: str) -> Any:
     environment = admin.environments.get(environment_id)
-    return environment if environment.status == "running" else None
+    return environment if environment.status == status else None

@@ -121,8 +121,10 @@ async def _seen(
         status=environment.status,
     )
     if to in (Status.FAILED, Status.STOPPING) and environment.status == to:
-        if environment.observed != report.observed:
-            await _store(db, environment, observed=str(report.observed), **_remains(report, environment))
+        remains = _remains(report, environment)
+        news = environment.observed != report.observed or environment.log_tail != remains["log_tail"]
+        if news:
+            await _store(db, environment, observed=str(report.observed), **remains)
         return
     if to is Status.FAILED:
         reason, message = _explain(report)
