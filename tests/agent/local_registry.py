@@ -36,6 +36,7 @@ class Registry:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
+        self._folder = folder
         self.port = free_port()
         configuration = folder / "config.yml"
         configuration.write_text(_CONFIGURATION.format(folder=folder / "data", port=self.port))
@@ -60,6 +61,7 @@ class Registry:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(10)
+        shutil.rmtree(self._folder / "data")
 
     def push(self, folder: Path, name: str, *, content: str, megabytes: list[int]) -> str:
         """Build an image with one layer of noise for each size, push it, and leave none of it on the engine.

@@ -163,13 +163,19 @@ def test_second_start_runs_the_pinned_content_though_the_tag_moved(
     site.stop(made.id)
 
     docker("image", "rm", reference)
-    registry.push(contents, tag, content="new", megabytes=[1])
+    newer = registry.push(contents, tag, content="new", megabytes=[1])
     if here == "moved":
         docker("pull", "-q", reference)
     site.admin.environments.start(made.id)
     second = site.admin.environments.wait_ready(made.id, timeout_s=60)
     assert get(second.address, "/env/CONTENT") == "old"
     assert site.admin.images.get("lab").digest == pinned
+    site.stop(made.id)
+
+    site.admin.images.update("lab", digest=newer)
+    site.admin.environments.start(made.id)
+    third = site.admin.environments.wait_ready(made.id, timeout_s=60)
+    assert get(third.address, "/env/CONTENT") == "new"
     site.stop(made.id)
 
 
