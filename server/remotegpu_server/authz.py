@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
-from remotegpu.errors import Forbidden, NotFound, Unauthorized
+from remotegpu.errors import AccountSuspended, Forbidden, NotFound, Unauthorized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,9 @@ class Actor:
     customer_id: str | None = None
     host_id: str | None = None
     environment_id: str | None = None
+    suspended: str | None = None
+    """Set when the hub acts for a suspended account, with the words of the refusal: it may look after what
+    still runs, and nothing else."""
 
     @property
     def is_admin(self) -> bool:
@@ -75,6 +78,7 @@ class Action(StrEnum):
     ENVIRONMENT_READ = "environment:read"
     ENVIRONMENT_USAGE = "environment:usage:read"
     ENVIRONMENT_LOGS = "environment:logs:read"
+    ENVIRONMENT_STOP = "environment:stop"
     ENVIRONMENT_WRITE = "environment:write"
     ENVIRONMENT_RELEASE = "environment:release"
     EVENTS_READ = "events:read"
@@ -133,6 +137,7 @@ _RULES: dict[Action, _Who] = {
     Action.ENVIRONMENT_READ: _Who.ROW_OWNER_OR_WORKLOAD,
     Action.ENVIRONMENT_USAGE: _Who.ROW_OWNER_OR_WORKLOAD,
     Action.ENVIRONMENT_LOGS: _Who.ROW_OWNER,
+    Action.ENVIRONMENT_STOP: _Who.ROW_OWNER,
     Action.ENVIRONMENT_WRITE: _Who.ROW_OWNER,
     Action.ENVIRONMENT_RELEASE: _Who.ADMIN,
     Action.EVENTS_READ: _Who.PERSON_OR_WORKLOAD,
@@ -140,6 +145,10 @@ _RULES: dict[Action, _Who] = {
     Action.AGENT_ENROLL: _Who.ENROLLMENT,
     Action.AGENT_REPORT: _Who.AGENT,
 }
+
+
+_FOR_SUSPENDED = frozenset({Action.ENVIRONMENT_LIST, Action.ENVIRONMENT_READ, Action.ENVIRONMENT_STOP})
+"""What the hub may do for a suspended account: see its servers, and stop them."""
 
 
 def require(
@@ -157,6 +166,8 @@ def require(
     Pass what the row belongs to: ``user_id`` and ``customer_id`` of its owner, the ``environment_id`` if it
     is one, the ``host_id`` an agent writes to. ``noun`` stands in the text of :class:`NotFound`.
     """
+    if actor.suspended is not None and action not in _FOR_SUSPENDED:
+        raise AccountSuspended(actor.suspended)
     who = _RULES[action]
     _require_scope(actor, action)
     if who is _Who.AGENT:

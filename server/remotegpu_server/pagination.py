@@ -30,17 +30,22 @@ async def page(
     """
     columns: list[ColumnElement[Any]] = list(key)
     if cursor is not None:
-        start = decode(cursor, len(columns))
-        if not all(
-            isinstance(value, column.type.python_type) for value, column in zip(start, columns, strict=True)
-        ):
-            raise _not_ours()
-        query = query.where(tuple_(*columns) > tuple_(*start))
+        query = query.where(after(columns, cursor))
     rows = list(await db.scalars(query.order_by(*columns).limit(limit + 1)))
     if len(rows) <= limit:
         return rows, None
     rows = rows[:limit]
     return rows, encode([getattr(rows[-1], column.key or "") for column in columns])
+
+
+def after(columns: Sequence[Any], cursor: str) -> ColumnElement[bool]:
+    """The rows behind a cursor in the order of ``columns``; ``Invalid`` for a cursor of another list."""
+    start = decode(cursor, len(columns))
+    if not all(
+        isinstance(value, column.type.python_type) for value, column in zip(start, columns, strict=True)
+    ):
+        raise _not_ours()
+    return tuple_(*columns) > tuple_(*start)
 
 
 def encode(values: Sequence[Any]) -> str:

@@ -424,3 +424,23 @@ async def test_suspended_account_keeps_what_runs_and_its_queued_start_is_withdra
     assert (await fleet.get(admin.headers, running))["status"] == "running"
     withdrawn = await fleet.get(admin.headers, waiting)
     assert (withdrawn["status"], withdrawn["reason"]) == ("stopped", "suspended")
+
+
+async def test_hub_may_stop_what_a_suspended_user_left_running_and_start_nothing(
+    fleet: Fleet, actors: Actors, client: httpx.AsyncClient
+) -> None:
+    agent = await fleet.host("h1")
+    ada = await actors.user("ada")
+    key = (await fleet.create(ada.headers, gpus=1)).json()["id"]
+    await agent.obey()
+    await client.post("/v1/users/ada:suspend", headers=fleet.admin)
+    hub = {"Authorization": f"Bearer {await actors.hub()}", "X-RemoteGPU-On-Behalf-Of": "ada"}
+
+    listed = await client.get("/v1/environments?owner=ada", headers=hub)
+    assert [one["status"] for one in listed.json()["items"]] == ["running"]
+    refused = await fleet.create(hub, name="more")
+    assert (refused.status_code, refused.json()["error"]) == (403, "account_suspended")
+    assert (await fleet.act(hub, key, "stop")).status_code == 200
+    await agent.obey()
+    assert (await fleet.act(hub, key, "start")).json()["error"] == "account_suspended"
+    assert (await client.get(f"/v1/environments/{key}", headers=hub)).json()["status"] == "stopped"

@@ -77,6 +77,20 @@ async def test_host_and_image_names_are_unique_and_lists_have_pages(
     assert rest.json()["next_cursor"] is None
 
 
+async def test_gpus_are_listed_by_host_and_index_over_pages(fleet: Fleet, client: httpx.AsyncClient) -> None:
+    await fleet.host("h2", gpus=2)
+    await fleet.host("h1", gpus=3)
+    seen: list[tuple[str, int]] = []
+    cursor = ""
+    while cursor is not None:
+        page = (await client.get(f"/v1/gpus?limit=2{cursor}", headers=fleet.admin)).json()
+        seen += [(gpu["host_name"], gpu["index"]) for gpu in page["items"]]
+        cursor = f"&cursor={page['next_cursor']}" if page["next_cursor"] else None
+    assert seen == [("h1", 0), ("h1", 1), ("h1", 2), ("h2", 0), ("h2", 1)]
+    foreign = await client.get("/v1/gpus?cursor=WzEsMiwzXQ", headers=fleet.admin)
+    assert (foreign.status_code, foreign.json()["error"]) == (422, "invalid")
+
+
 async def test_image_with_a_new_reference_is_pinned_anew(
     fleet: Fleet, actors: Actors, client: httpx.AsyncClient
 ) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import aliased
 
 from remotegpu.types.hosts import Gpu, GpuHealth, GpuMetrics
 from remotegpu.types.wire import Page
-from remotegpu_server import authz
+from remotegpu_server import authz, pagination
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.capacity import service as capacity
 from remotegpu_server.db import tables
@@ -27,15 +27,16 @@ async def list_gpus(
     limit: int,
     cursor: str | None,
 ) -> Page[Gpu]:
-    """By id. Holders are named only to themselves, the owners of their customer, and admins."""
+    """By host and index. Holders are named only to themselves, the owners of their customer, and admins."""
     authz.require(actor, Action.GPU_READ)
     gpu, owner, held = tables.Gpu, tables.Host, aliased(tables.Allocation)
+    position = (owner.name, gpu.index, gpu.id)
     found = (
         select(gpu, owner, held, tables.User)
         .join(owner, owner.id == gpu.host_id)
         .outerjoin(held, (held.gpu_id == gpu.id) & held.released_at.is_(None))
         .outerjoin(tables.User, tables.User.id == held.user_id)
-        .order_by(gpu.id)
+        .order_by(*position)
         .limit(limit + 1)
     )
     if host is not None:
@@ -53,13 +54,17 @@ async def list_gpus(
         )
         found = found.where(takes_work if free else ~takes_work)
     if cursor is not None:
-        found = found.where(gpu.id > cursor)
+        found = found.where(pagination.after(position, cursor))
     rows = (await db.execute(found)).all()
     samples = await newest_samples(db, host_ids=sorted({row[1].id for row in rows}))
     return Page[Gpu](
         items=[_to_wire(actor, *row, sample=samples.get(row[1].id)) for row in rows[:limit]],
-        next_cursor=rows[limit - 1][0].id if len(rows) > limit else None,
+        next_cursor=_cursor(*rows[limit - 1][:2]) if len(rows) > limit else None,
     )
+
+
+def _cursor(gpu: tables.Gpu, owner: tables.Host) -> str:
+    return pagination.encode([owner.name, gpu.index, gpu.id])
 
 
 async def newest_samples(db: AsyncSession, *, host_ids: list[str]) -> dict[str, tables.HostSample]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, func, insert, select, update
@@ -102,7 +102,8 @@ async def spend_enrollment(db: AsyncSession, token_id: str) -> bool:
 
 async def authenticate(db: AsyncSession, secret: str | None, *, on_behalf_of: str | None = None) -> Actor:
     """The actor a secret stands for. Raises ``Unauthorized``, ``TokenInvalid``, ``AccountSuspended``; for an
-    ``on_behalf_of`` that the token may not use, or a user who may not act, ``Forbidden``.
+    ``on_behalf_of`` that the token may not use, ``Forbidden``. Acting for a suspended user yields an actor
+    that may only look after what still runs (``Actor.suspended``).
 
     A spent or expired enrolment token still authenticates, so that the enrolment can say ``410`` for it.
     """
@@ -135,18 +136,20 @@ async def authenticate(db: AsyncSession, secret: str | None, *, on_behalf_of: st
     token, user, customer, host_name, expired = found
     if token.revoked_at is not None or (expired and kind is not TokenKind.ENROLLMENT):
         raise TokenInvalid("The token has expired or was revoked.")
-    if user is not None:
-        _require_active(user, customer)
+    if user is not None and (refusal := _suspension(user, customer)):
+        raise AccountSuspended(refusal)
     if on_behalf_of is not None:
         return await _acting_for(db, token, on_behalf_of)
     return _actor(token, user, host_name)
 
 
-def _require_active(user: tables.User, customer: tables.Customer) -> None:
+def _suspension(user: tables.User, customer: tables.Customer) -> str | None:
+    """Why the user may not act, or ``None``."""
     if user.status != "active":
-        raise AccountSuspended(f"The account {user.username} is suspended.")
+        return f"The account {user.username} is suspended."
     if customer.status != "active":
-        raise AccountSuspended(f"The customer {customer.name} is suspended.")
+        return f"The customer {customer.name} is suspended."
+    return None
 
 
 async def _acting_for(db: AsyncSession, token: tables.Token, username: str) -> Actor:
@@ -162,8 +165,7 @@ async def _acting_for(db: AsyncSession, token: tables.Token, username: str) -> A
     if found is None:
         raise NotFound(f"There is no user {username[:64]!r}.")
     user, customer = found
-    _require_active(user, customer)
-    return _actor(token, user, None)
+    return replace(_actor(token, user, None), suspended=_suspension(user, customer))
 
 
 def _actor(token: tables.Token, user: tables.User | None, host_name: str | None) -> Actor:

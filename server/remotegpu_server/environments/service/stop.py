@@ -19,7 +19,7 @@ Status = EnvironmentStatus
 async def stop_environment(db: AsyncSession, *, actor: Actor, environment_id: str) -> Environment:
     """Stop it; legal in every status, and harmless when it is stopping or stopped."""
     environment = await _locked(
-        db, actor=actor, action=Action.ENVIRONMENT_WRITE, environment_id=environment_id
+        db, actor=actor, action=Action.ENVIRONMENT_STOP, environment_id=environment_id
     )
     if environment.desired == "running":
         await end(
