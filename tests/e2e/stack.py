@@ -151,6 +151,11 @@ class HubUser:
 
     def stop_default_server(self) -> None:
         self.page.goto(f"{self.stack.hub_url}/hub/home")
+        # The hub's script comes after the page: a click before it is lost.
+        self.page.wait_for_function(
+            "() => window.require?.defined('jquery')"
+            " && require('jquery')._data(document.getElementById('stop'), 'events')?.click"
+        )
         self.page.click("#stop")
         self.page.wait_for_selector("#stop", state="hidden", timeout=60_000)
 
