@@ -119,6 +119,7 @@ class DockerRuntime:
     async def start(self, key: str) -> Actual:
         try:
             await self._engine.start_container(key)
+            self._cpu_seen[key] = (time.monotonic(), 0)  # so that its first reading has a beginning
             details = await self._engine.inspect_container(key)
         except EngineError as error:
             raise _start_refused(error) from error
@@ -263,7 +264,7 @@ class DockerRuntime:
         now = time.monotonic()
         before = self._cpu_seen.get(container_id)
         self._cpu_seen[container_id] = (now, total_ns)
-        if before is None or now - before[0] < 0.1:
+        if before is None or now <= before[0]:
             return None
         return round(max(0, total_ns - before[1]) / 1e7 / (now - before[0]), 1)
 

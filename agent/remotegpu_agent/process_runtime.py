@@ -123,6 +123,7 @@ class ProcessRuntime:
             raise StartRefused(Reason.START_FAILED, f"It could not be started: {error}") from error
         fault_points.hit(fault_points.SPAWNED)
         self._children[key] = child
+        self._cpu_seen[key] = (time.monotonic(), 0.0)  # so that its first reading has a beginning
         record = replace(record, pid=child.pid, start_ticks=processes.start_ticks(child.pid), port=port)
         self._write(record)
         self._watch(child.pid)
@@ -354,7 +355,7 @@ class ProcessRuntime:
         now = time.monotonic()
         before = self._cpu_seen.get(record.workload_id)
         self._cpu_seen[record.workload_id] = (now, seconds)
-        if before is None or now - before[0] < 0.1:
+        if before is None or now <= before[0]:
             return Usage(None, memory)
         return Usage(round(max(0.0, seconds - before[1]) * 100 / (now - before[0]), 1), memory)
 

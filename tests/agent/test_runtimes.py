@@ -9,7 +9,7 @@ from agent_process import AgentProcess, get, instances, tell_to_exit
 from agent_workloads import absent
 from scripted_server import ScriptedServer
 
-from remotegpu.types.agent import LogRequest, Observed
+from remotegpu.types.agent import LogRequest, Observed, WorkloadMetrics
 
 
 def test_workload_that_starts_is_reported_step_by_step_until_it_answers(
@@ -41,6 +41,21 @@ def test_simulated_gpus_reach_the_workload_by_uuid_and_show_load(
     server.until("the held GPU is busy and the other idle", lambda: (loads().get(gpu.uuid) or 0) > 0)
     other = server.sessions[0].inventory.gpus[0].uuid
     assert not loads().get(other)
+
+
+def test_first_measurement_of_a_workload_has_its_cpu_and_memory(
+    agent: AgentProcess, server: ScriptedServer
+) -> None:
+    agent.start()
+    server.desire(agent.workload())
+    server.until_observed("env-1", "running")
+
+    def measured() -> list[WorkloadMetrics]:
+        seen = [one for beat in server.heartbeats for one in beat.workloads if one.workload_id == "env-1"]
+        return [one for one in seen if one.memory_used_bytes]
+
+    first = server.until("the workload was measured", measured)[0]
+    assert first.cpu_percent is not None
 
 
 def test_absent_workload_is_stopped_removed_and_proven_gone(
@@ -152,7 +167,8 @@ def test_workload_that_ended_while_no_agent_ran_is_reported_with_its_code(
     agent.kill()
     tell_to_exit(address, 3)
     agent.start()
-    exited = server.until_observed("env-1", "exited")
+    (exited,) = server.until("the next registration", lambda: server.sessions[1:])[0].workloads
+    assert (exited.workload_id, exited.observed) == ("env-1", Observed.EXITED)
     assert exited.exit_code == 3
     assert "told to exit with 3" in (exited.log_tail or "")
 
