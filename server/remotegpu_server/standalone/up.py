@@ -152,28 +152,22 @@ class Up:
             REMOTEGPU_LISTEN=",".join(f"{address}:{installation.server_port}" for address in _listen(chosen)),
             REMOTEGPU_WORKLOAD_URL=f"http://{chosen.bridge or LOOPBACK}:{installation.server_port}",
         )
-        with step("schema") as line:
-            self._initialise(environment)
-            line.detail = "tables, first admin, the hub's token"
+        # `serve` prepares what `init` would, and saves a start of Python.
+        argv = (
+            console_script("remotegpu-server"), "serve",
+            "--admin-password-file", str(installation.admin_password_file),
+            "--hub-token-file", str(installation.hub_token_file),
+        )  # fmt: skip
         with step("server") as line:
             self._supervisor.start(
                 Service(
                     "server",
-                    (console_script("remotegpu-server"), "serve"),
+                    argv,
                     environment,
                     is_ready=lambda: api.answers(f"{installation.server_url}/readyz"),
                 )
             )
             line.detail = installation.server_url
-
-    def _initialise(self, environment: Mapping[str, str]) -> None:
-        installation = self._installation
-        argv = [
-            console_script("remotegpu-server"), "init",
-            "--admin-password-file", str(installation.admin_password_file),
-            "--hub-token-file", str(installation.hub_token_file),
-        ]  # fmt: skip
-        self._start_beside("init", argv, environment).finish(120, "Read the log.")
 
     def _agent(self, chosen: runtime.Runtime) -> None:
         installation = self._installation
