@@ -175,6 +175,7 @@ class Up:
         environment = self._environment()
         with api.Api(installation) as server, step("agent") as line:
             host = server.host() or server.create_host()
+            since = host["last_heartbeat_at"]
             if read_json(installation.agent_dir / "credential.json").get("host_id") != host["id"]:
                 self._enroll(server.enrollment_secret(), environment)
             self._supervisor.facts |= {
@@ -191,7 +192,13 @@ class Up:
                 *(["--simulate-gpus", simulate] if simulate else []),
             ]  # fmt: skip
             self._supervisor.start(
-                Service("agent", tuple(argv), environment, is_ready=lambda: _is_ready(server), patience_s=20)
+                Service(
+                    "agent",
+                    tuple(argv),
+                    environment,
+                    is_ready=lambda: _is_heard(server, since),
+                    patience_s=20,
+                )
             )
             server.offer_image(chosen.kind)
             line.detail = "GPUs of this machine"
@@ -305,16 +312,18 @@ def summary(installation: Installation) -> str:
     return (
         f"\nREADY  {installation.hub_url}\n"
         f"  log in as {ADMIN}; the first password stands in {installation.admin_password_file}\n"
+        f"  command line and SDK: remotegpu login {installation.server_url}\n"
         f"  data and logs: {installation.home}\n"
     )
 
 
-def _is_ready(server: api.Api) -> bool:
+def _is_heard(server: api.Api, since: str | None) -> bool:
+    """Whether this agent reported a ready host: soon after `make down` the last one's word still stands."""
     try:
         host = server.host()
     except httpx.HTTPError:
         return False
-    return bool(host and host["ready"])
+    return bool(host and host["ready"] and host["last_heartbeat_at"] != since)
 
 
 def _listen(chosen: runtime.Runtime) -> list[str]:
