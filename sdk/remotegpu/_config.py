@@ -67,7 +67,10 @@ def check_url(url: str) -> str:
         raise NotConfigured("The server's address must not hold a user name or password; use a token.")
     plain = url.isascii() and url.isprintable() and " " not in url
     if not usable or not plain or parts.query or parts.fragment:
-        raise NotConfigured(f"The server's address is not a URL like https://gpu.example.org: {url!r}.")
+        raise NotConfigured(
+            f"The server's address is not a URL like https://gpu.example.org: {url!r}."
+            " It starts with http:// or https://."
+        )
     return url
 
 

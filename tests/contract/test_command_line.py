@@ -50,7 +50,11 @@ def test_first_day_of_an_admin(
     run("image", "add", "base", "registry.example.org/base:1")
     assert "registry.example.org/base:1" in run("image", "list")
     assert "already" in run("image", "add", "base", "registry.example.org/base:2", status=1)
+    run("image", "add", "python", "host-python", "--runtime", "process", "--command", "python -m 'my server'")
+    listed = {image["name"]: image["command"] for image in json.loads(run("image", "list", "--json"))}
+    assert listed == {"base": None, "python": ["python", "-m", "my server"]}
     assert "One-time password" in run("user", "add", "ada")
+    assert run("user", "add", "Ada!", status=1).count("username") == 1
     assert "ada" in run("user", "list")
     lines = json.loads(run("--json", "quota", "set", "user", "ada", "gpus=0", "memory_bytes=8G"))
     assert {line["resource"]: line["limit"] for line in lines if line["subject"] == "user"}["gpus"] == 0
@@ -59,6 +63,7 @@ def test_first_day_of_an_admin(
 
     added = run("host", "add", "gpu-01", "--label", "rack=a1")
     assert f"remotegpu-agent enroll --url {live_server.url} --token-file /dev/stdin" in added
+    assert "gpu-01 --again" in run("host", "add", "gpu-01", status=1)
     assert "rge_" in run("host", "add", "gpu-01", "--again")
     assert json.loads(run("host", "cordon", "gpu-01", "--json"))["cordoned"] is True
     assert "takes new work" in run("host", "uncordon", "gpu-01")
@@ -67,6 +72,9 @@ def test_first_day_of_an_admin(
     refused = run("env", "create", "work", "--image", "base", "--gpus", "1", "--no-queue", status=1)
     assert refused.startswith("remotegpu: ")
 
+    waited = run("env", "create", "late", "--image", "base", "--timeout", "0.2", status=1)
+    assert "late goes on waiting" in waited
+    run("env", "rm", "late")
     run("env", "create", "work", "--image", "base", "--no-wait")
     assert json.loads(run("env", "list", "--json"))[0]["status"] == "pending"
     assert "has no address" in run("env", "open", "work", status=1)

@@ -60,10 +60,18 @@ def _wait_and_show(client: remotegpu.Client, arguments: argparse.Namespace, envi
         try:
             environment = client.environments.wait_ready(environment.id, timeout_s=arguments.timeout)
         except KeyboardInterrupt:
-            again = f"`remotegpu env stop {environment.name}` stops it."
-            print(f"\nThe environment goes on starting; {again}", file=sys.stderr)
+            print(f"\n{_goes_on(environment)}", file=sys.stderr)
+            raise
+        except remotegpu.WaitTimeout:
+            print(_goes_on(environment), file=sys.stderr)
             raise
     output.show_item(arguments, environment, _sentence(environment))
+
+
+def _goes_on(environment: Environment) -> str:
+    return (
+        f"{environment.name} goes on waiting or starting; `remotegpu env stop {environment.name}` ends that."
+    )
 
 
 def _sentence(environment: Environment) -> str:
@@ -126,5 +134,12 @@ def open_(arguments: argparse.Namespace) -> None:
         raise remotegpu.StateConflict(
             f"{known.name} is {known.status} and has no address.",
             hint=f"`remotegpu env start {known.name}` starts it.",
+        )
+    if hub is None and not arguments.json:
+        print(
+            "This is its own address, as its host sees it. Where it asks for a token, see"
+            f" `remotegpu env logs {known.name}`. With"
+            f" {HUB_VARIABLES[0]} set, this command prints the address in the hub.",
+            file=sys.stderr,
         )
     output.say(arguments, address, url=address)

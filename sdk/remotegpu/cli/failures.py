@@ -84,4 +84,4 @@ def _field_errors(error: ApiError) -> list[str]:
             lines.append(f"{place}: {entry.get('msg') or entry.get('message') or entry}")
         else:
             lines.append(str(entry))
-    return lines
+    return [line for line in lines if line not in error.detail]

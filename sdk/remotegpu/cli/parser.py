@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable
 from importlib import import_module
 
@@ -175,6 +176,12 @@ def _images_and_users(commands: Commands[argparse.ArgumentParser]) -> None:
     add.add_argument("--display-name")
     add.add_argument("--digest", help="sha256:...; left out, the first pull pins it")
     add.add_argument("--runtime", choices=["docker", "process"])
+    add.add_argument(
+        "--command",
+        type=shlex.split,
+        metavar="'PROGRAM ARGUMENT …'",
+        help="starts the notebook server (default: the image's own; needed with --runtime process)",
+    )
 
     user = _group(commands, "user", "users (admins, owners)")
     _add(user, "list", "platform.list_users", "list users")

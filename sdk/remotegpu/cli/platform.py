@@ -21,9 +21,13 @@ def add_host(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         try:
             client.hosts.create(name=arguments.name, labels=dict(arguments.label) or None)
-        except remotegpu.NameTaken:
+        except remotegpu.NameTaken as error:
             if not arguments.again:
-                raise
+                raise remotegpu.NameTaken(
+                    error.detail,
+                    hint=f"`remotegpu host add {arguments.name} --again` makes a new token for it.",
+                    request_id=error.request_id,
+                ) from error
         token = client.hosts.create_enrollment_token(arguments.name)
         url = shlex.quote(client.url)
     minutes = max(1, round((token.expires_at - datetime.now(UTC)).total_seconds() / 60))
@@ -85,6 +89,7 @@ def add_image(arguments: argparse.Namespace) -> None:
             display_name=arguments.display_name,
             digest=arguments.digest,
             runtime=arguments.runtime,
+            command=arguments.command,
         )
         output.show_item(arguments, image, f"{image.name} ({image.reference}) may run.")
 
