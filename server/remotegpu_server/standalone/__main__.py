@@ -68,6 +68,7 @@ def _supervise(installation: Installation, environ: Mapping[str, str]) -> int:
         say(summary(installation))
         supervisor.watch()
     except signals.StopWanted:
+        signals.ignore()  # a second one (make passes on its own) must not end the stopping
         say("\nstopping")
     except StepFailed as failure:
         say_failure(failure)
