@@ -5,7 +5,8 @@ A row that the actor may not see is answered as if it did not exist.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
 
 from remotegpu.errors import AccountSuspended, Forbidden, NotFound, Unauthorized
@@ -25,6 +26,8 @@ class Actor:
     username: str | None = None
     role: str | None = None
     customer_id: str | None = None
+    workspaces: Mapping[str, str] = field(default_factory=dict)
+    """Role by id of every active workspace in which the user is an active member."""
     host_id: str | None = None
     environment_id: str | None = None
     suspended: str | None = None
@@ -73,6 +76,8 @@ class Action(StrEnum):
     """The limits of a given user or customer."""
     QUOTA_WRITE = "quota:write"
     PLACEMENT_EXPLAIN = "placement:explain:read"
+    WORKSPACE_USE = "workspace:use"
+    """Put something new into it."""
     ENVIRONMENT_LIST = "environment:list:read"
     ENVIRONMENT_CREATE = "environment:create"
     ENVIRONMENT_READ = "environment:read"
@@ -97,8 +102,14 @@ class _Who(Enum):
     PERSON_OR_WORKLOAD = auto()
     ROW_OWNER = auto()
     """The user the row belongs to, the owners of its customer, admins."""
-    ROW_OWNER_OR_WORKLOAD = auto()
+    ROW_READER = auto()
+    """The same, and every member of the row's workspace."""
+    ROW_READER_OR_WORKLOAD = auto()
     """The same, and the workload whose environment the row is."""
+    ROW_WRITER = auto()
+    """Row owners, and the members of the row's workspace that are more than viewers."""
+    WORKSPACE_WRITER = auto()
+    """Members of the workspace that are more than viewers; neither admins nor customer owners as such."""
     CUSTOMER_OWNER = auto()
     """Owners of the row's customer, and admins; the row's own user sees it, but may not do this."""
     ADMIN = auto()
@@ -134,11 +145,12 @@ _RULES: dict[Action, _Who] = {
     Action.PLACEMENT_EXPLAIN: _Who.PERSON,
     Action.ENVIRONMENT_LIST: _Who.PERSON,
     Action.ENVIRONMENT_CREATE: _Who.PERSON,
-    Action.ENVIRONMENT_READ: _Who.ROW_OWNER_OR_WORKLOAD,
-    Action.ENVIRONMENT_USAGE: _Who.ROW_OWNER_OR_WORKLOAD,
-    Action.ENVIRONMENT_LOGS: _Who.ROW_OWNER,
-    Action.ENVIRONMENT_STOP: _Who.ROW_OWNER,
-    Action.ENVIRONMENT_WRITE: _Who.ROW_OWNER,
+    Action.WORKSPACE_USE: _Who.WORKSPACE_WRITER,
+    Action.ENVIRONMENT_READ: _Who.ROW_READER_OR_WORKLOAD,
+    Action.ENVIRONMENT_USAGE: _Who.ROW_READER_OR_WORKLOAD,
+    Action.ENVIRONMENT_LOGS: _Who.ROW_READER,
+    Action.ENVIRONMENT_STOP: _Who.ROW_WRITER,
+    Action.ENVIRONMENT_WRITE: _Who.ROW_WRITER,
     Action.ENVIRONMENT_RELEASE: _Who.ADMIN,
     Action.EVENTS_READ: _Who.PERSON_OR_WORKLOAD,
     Action.METRICS_READ: _Who.METRICS,
@@ -151,20 +163,36 @@ _FOR_SUSPENDED = frozenset({Action.ENVIRONMENT_LIST, Action.ENVIRONMENT_READ, Ac
 """What the hub may do for a suspended account: see its servers, and stop them."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """What a row belongs to."""
+
+    user_id: str | None
+    customer_id: str | None
+    workspace_id: str | None
+    environment_id: str | None
+
+    @property
+    def given(self) -> bool:
+        return any((self.user_id, self.customer_id, self.workspace_id, self.environment_id))
+
+
 def require(
     actor: Actor,
     action: Action,
     *,
     user_id: str | None = None,
     customer_id: str | None = None,
+    workspace_id: str | None = None,
     environment_id: str | None = None,
     host_id: str | None = None,
     noun: str = "thing",
 ) -> None:
     """Return when ``actor`` may do ``action``; otherwise raise.
 
-    Pass what the row belongs to: ``user_id`` and ``customer_id`` of its owner, the ``environment_id`` if it
-    is one, the ``host_id`` an agent writes to. ``noun`` stands in the text of :class:`NotFound`.
+    Pass what the row belongs to: ``user_id`` and ``customer_id`` of its owner, the ``workspace_id`` it lives
+    in, the ``environment_id`` if it is one, the ``host_id`` an agent writes to. ``noun`` stands in the text
+    of :class:`NotFound`.
     """
     if actor.suspended is not None and action not in _FOR_SUSPENDED:
         raise AccountSuspended(actor.suspended)
@@ -174,9 +202,11 @@ def require(
         if actor.kind != "agent" or (host_id is not None and host_id != actor.host_id):
             raise Forbidden("Only the agent of this host may do this.")
         return
-    if not _fits(actor, who, user_id=user_id, customer_id=customer_id, environment_id=environment_id):
-        has_row = user_id is not None or customer_id is not None or environment_id is not None
-        if has_row and not _sees(actor, user_id, customer_id, environment_id):
+    row = _Row(
+        user_id=user_id, customer_id=customer_id, workspace_id=workspace_id, environment_id=environment_id
+    )
+    if not _fits(actor, who, row):
+        if row.given and not _sees(actor, row):
             raise NotFound(f"There is no such {noun}.")
         raise Forbidden(_refusal(who))
 
@@ -192,11 +222,12 @@ def may(actor: Actor, action: Action, **row: str | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Visibility:
-    """Which rows a list may hold: all, those of a customer, of a user, of one environment."""
+    """Which rows a list may hold: all, those of a customer, of a user and workspaces, of one environment."""
 
     everything: bool = False
     customer_id: str | None = None
     user_id: str | None = None
+    workspace_ids: frozenset[str] = frozenset()
     environment_id: str | None = None
 
 
@@ -206,9 +237,10 @@ def visibility(actor: Actor) -> Visibility:
         return Visibility(environment_id=actor.environment_id, user_id=actor.user_id)
     if actor.is_admin:
         return Visibility(everything=True)
+    workspaces = frozenset(actor.workspaces)
     if actor.role == "owner":
-        return Visibility(customer_id=actor.customer_id)
-    return Visibility(user_id=actor.user_id or "")
+        return Visibility(customer_id=actor.customer_id, workspace_ids=workspaces)
+    return Visibility(user_id=actor.user_id or "", workspace_ids=workspaces)
 
 
 def _require_scope(actor: Actor, action: Action) -> None:
@@ -226,9 +258,7 @@ def _require_scope(actor: Actor, action: Action) -> None:
     )
 
 
-def _fits(
-    actor: Actor, who: _Who, *, user_id: str | None, customer_id: str | None, environment_id: str | None
-) -> bool:
+def _fits(actor: Actor, who: _Who, row: _Row) -> bool:
     person = actor.kind in ("user", "service") and actor.user_id is not None
     workload = actor.kind == "workload"
     if who is _Who.ANY_TOKEN:
@@ -246,26 +276,43 @@ def _fits(
     if who is _Who.ADMIN:
         return person and actor.is_admin
     if workload:
-        return who is _Who.ROW_OWNER_OR_WORKLOAD and environment_id == actor.environment_id
-    if not person:
-        return False
+        return who is _Who.ROW_READER_OR_WORKLOAD and row.environment_id == actor.environment_id
+    return person and _fits_person(actor, who, row)
+
+
+def _fits_person(actor: Actor, who: _Who, row: _Row) -> bool:
+    role = actor.workspaces.get(row.workspace_id or "")
+    if who is _Who.WORKSPACE_WRITER:
+        return role in _WRITERS
     if actor.is_admin:
         return True
-    owns_customer = actor.role == "owner" and customer_id is not None and customer_id == actor.customer_id
+    owns_customer = actor.role == "owner" and row.customer_id is not None
+    if owns_customer and row.customer_id == actor.customer_id:
+        return True
     if who is _Who.CUSTOMER_OWNER:
-        return owns_customer
-    return owns_customer or (user_id is not None and user_id == actor.user_id)
+        return False
+    if row.user_id is not None and row.user_id == actor.user_id:
+        return True
+    if who is _Who.ROW_WRITER:
+        return role in _WRITERS
+    return who in (_Who.ROW_READER, _Who.ROW_READER_OR_WORKLOAD) and role is not None
 
 
-def _sees(actor: Actor, user_id: str | None, customer_id: str | None, environment_id: str | None) -> bool:
+_WRITERS = frozenset({"owner", "admin", "member"})
+"""Workspace roles that change things; a viewer reads."""
+
+
+def _sees(actor: Actor, row: _Row) -> bool:
     if actor.environment_id is not None:
-        return environment_id == actor.environment_id
+        return row.environment_id == actor.environment_id
     if actor.is_admin:
         return True
-    if user_id is not None and user_id == actor.user_id:
+    if row.user_id is not None and row.user_id == actor.user_id:
         return True
-    same_customer = customer_id is not None and customer_id == actor.customer_id
-    return same_customer and (actor.role == "owner" or user_id is None)
+    if row.workspace_id is not None and row.workspace_id in actor.workspaces:
+        return True
+    same_customer = row.customer_id is not None and row.customer_id == actor.customer_id
+    return same_customer and (actor.role == "owner" or (row.user_id is None and row.workspace_id is None))
 
 
 def _refusal(who: _Who) -> str:
@@ -273,6 +320,8 @@ def _refusal(who: _Who) -> str:
         return "Only platform admins may do this."
     if who is _Who.CUSTOMER_OWNER:
         return "Only owners of the customer and platform admins may do this."
+    if who in (_Who.ROW_WRITER, _Who.WORKSPACE_WRITER):
+        return "Viewers of a workspace may look, and nothing else."
     if who is _Who.SERVICE:
         return "Only a service token may do this."
     if who is _Who.ENROLLMENT:

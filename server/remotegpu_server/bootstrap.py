@@ -17,6 +17,7 @@ from remotegpu_server.db import tables
 from remotegpu_server.db.engine import Database
 from remotegpu_server.events import service as events
 from remotegpu_server.tokens import service as tokens
+from remotegpu_server.workspaces import service as workspaces
 
 CUSTOMER = "default"
 ADMIN = "admin"
@@ -97,6 +98,8 @@ async def _admin(db: AsyncSession) -> str | None:
             password_hash=await passwords.hash_password(password),
         )
     )
+    assert customer_id is not None
+    await workspaces.make_personal(db, user_id=user_id, customer_id=customer_id, username=ADMIN)
     await events.record(
         db,
         kind="user.created",

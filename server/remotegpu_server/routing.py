@@ -13,11 +13,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from remotegpu_server import idempotency
+from remotegpu_server.audit import service as audit
 from remotegpu_server.error_answers import ERROR_RESPONSES
 
 
 class _Route(APIRoute):
-    """Stores the answers of requests with an Idempotency-Key before their transaction commits."""
+    """Stores the audit record and, under an Idempotency-Key, the answer, before the transaction commits."""
+
+    routine = False
+    """True: its requests are too many and too alike for the audit trail."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -29,6 +33,13 @@ class _Route(APIRoute):
 
         async def answer(request: Request) -> Response:
             response = await handle(request)
+            await audit.record_request(
+                request,
+                resource_type=str(self.tags[0]),
+                action=f"{self.tags[0]}.{self.name}",
+                status=response.status_code,
+                routine=self.routine,
+            )
             await idempotency.store_answer(request, response)
             return response
 
@@ -45,6 +56,13 @@ def _build_now(field: Any) -> None:
         field._type_adapter.rebuild()
 
 
-def api_router(tag: str) -> APIRouter:
+class _RoutineRoute(_Route):
+    """For what machines send every few seconds: a record each would bury what people did."""
+
+    routine = True
+
+
+def api_router(tag: str, *, routine: bool = False) -> APIRouter:
     """A router whose paths are written in full (``/v1/images``)."""
-    return APIRouter(tags=[tag], route_class=_Route, responses=ERROR_RESPONSES)
+    route_class = _RoutineRoute if routine else _Route
+    return APIRouter(tags=[tag], route_class=route_class, responses=ERROR_RESPONSES)

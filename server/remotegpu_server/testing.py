@@ -19,6 +19,7 @@ from remotegpu_server.auth import passwords
 from remotegpu_server.db import tables
 from remotegpu_server.db.engine import Database
 from remotegpu_server.tokens import service as tokens
+from remotegpu_server.workspaces import service as workspaces
 
 PASSWORD = "correct horse battery"  # noqa: S105
 
@@ -76,6 +77,7 @@ class Actors:
                     password_hash=passwords.cheap_hash(password),
                 )
             )
+            await workspaces.make_personal(db, user_id=user_id, customer_id=customer_id, username=username)
             minted = await tokens.mint(db, kind=TokenKind.USER, scopes=scopes, name="test", user_id=user_id)
             await db.commit()
         return Person(id=user_id, username=username, customer_id=customer_id, secret=minted.secret)

@@ -118,9 +118,9 @@ def test_database_refuses_what_the_declaration_refuses(database_url: str, source
         connection.execute(sa.text("SET session_replication_role = replica"))
         connection.execute(
             sa.text(
-                "INSERT INTO environments (id, owner_id, customer_id, name, display_name, image_id, gpus,"
-                " cpus, memory_bytes, desired, status, reason, message)"
-                " VALUES ('env-1', 'u', 'c', 'n', '', 'i', 0, 1, 1, 'running', :status, 'requested', '')"
+                "INSERT INTO environments (id, owner_id, customer_id, workspace_id, name, display_name,"
+                " image_id, gpus, cpus, memory_bytes, desired, status, reason, message)"
+                " VALUES ('env-1', 'u', 'c', 'w', 'n', '', 'i', 0, 1, 1, 'running', :status, 'requested', '')"
             ),
             {"status": source},
         )

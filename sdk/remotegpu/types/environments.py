@@ -89,6 +89,8 @@ class EnvironmentSpec(Wire):
     """Left out: any model."""
     cpus: Annotated[float, Field(gt=0, le=1024)] = 1.0
     memory_bytes: Annotated[Bytes, Field(ge=256 * 2**20)] = 2 * GIB
+    workspace: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    """Id of the workspace it lives in; left out: the personal one."""
     env: EnvVars = {}
     """Plain environment variables. ``JUPYTERHUB_*``, ``NVIDIA_*``, ``REMOTEGPU_*``, ``LD_*`` and
     ``CUDA_VISIBLE_DEVICES`` are set by the platform and refused here."""
@@ -142,6 +144,7 @@ class Environment(Wire):
     """User name."""
     owner_id: str
     customer_id: str
+    workspace_id: str
     status: EnvironmentStatus
     reason: Reason
     message: str

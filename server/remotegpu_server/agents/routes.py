@@ -41,7 +41,7 @@ from remotegpu_server.deps import (
 from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.routing import api_router
 
-router = api_router("agent")
+router = api_router("agent", routine=True)
 
 
 @router.post("/v1/agent/enroll", status_code=201, summary="Join a host")

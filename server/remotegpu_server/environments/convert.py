@@ -16,6 +16,7 @@ def to_wire(bundle: Bundle) -> Environment:
         owner=bundle.owner.username,
         owner_id=row.owner_id,
         customer_id=row.customer_id,
+        workspace_id=row.workspace_id,
         status=EnvironmentStatus(row.status),
         reason=Reason(row.reason),
         message=row.message,

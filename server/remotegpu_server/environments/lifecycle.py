@@ -97,6 +97,7 @@ async def move(
         },
         customer_id=environment.customer_id,
         user_id=environment.owner_id,
+        workspace_id=environment.workspace_id,
     )
 
 

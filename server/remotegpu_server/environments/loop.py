@@ -16,9 +16,9 @@ from remotegpu_server.environments import lifecycle, queries
 from remotegpu_server.environments.service import observe, placing, stop
 from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.loops import Loop, Work
+from remotegpu_server.platform_settings import service as platform_settings
+from remotegpu_server.platform_settings.registry import ENVIRONMENT_START_SILENCE_S
 
-START_SILENCE = timedelta(minutes=15)
-"""A start that its agent has not reported about for this long has failed: longer than any pull may stall."""
 _log = structlog.get_logger(__name__)
 
 
@@ -85,6 +85,7 @@ async def fail_silent_starts(work: Work) -> None:
         .scalar_subquery()
     )
     async with work.session() as db:
+        silence = timedelta(seconds=await platform_settings.value(db, ENVIRONMENT_START_SILENCE_S))
         overdue = await db.execute(
             select(row.id, host.id)
             .join(held, (held.environment_id == row.id) & held.released_at.is_(None))
@@ -92,8 +93,8 @@ async def fail_silent_starts(work: Work) -> None:
             .where(
                 row.status == "starting",
                 host.connection == "online",
-                held.placed_at < func.now() - START_SILENCE,
-                last_word < func.now() - START_SILENCE,
+                held.placed_at < func.now() - silence,
+                last_word < func.now() - silence,
             )
         )
         found = overdue.all()
@@ -102,7 +103,7 @@ async def fail_silent_starts(work: Work) -> None:
             environment = await queries.lock(db, environment_id=environment_id)
             if environment is None or environment.status != "starting":
                 continue
-            minutes = int(START_SILENCE.total_seconds() // 60)
+            minutes = int(silence.total_seconds() // 60)
             await observe.fail(
                 db,
                 environment=environment,

@@ -55,15 +55,23 @@ async def list_environments(
     caller: Caller,
     owner: Annotated[str | None, Query(max_length=64, description="Name or id of the owner.")] = None,
     name: Annotated[str | None, Query(max_length=63)] = None,
+    workspace: Annotated[str | None, Query(max_length=64, description="Id of a workspace.")] = None,
     status: Annotated[
         list[EnvironmentStatus] | None, Query(description="Only these; deleted ones only when named here.")
     ] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[Environment]:
-    """Newest first. Members see their own, owners those of their customer, admins all."""
+    """Newest first. Members see their own and their workspaces', owners their customer's, admins all."""
     return await read.list_environments(
-        db, actor=caller, owner=owner, name=name, statuses=status or [], limit=limit, cursor=cursor
+        db,
+        actor=caller,
+        owner=owner,
+        name=name,
+        workspace=workspace,
+        statuses=status or [],
+        limit=limit,
+        cursor=cursor,
     )
 
 

@@ -28,9 +28,10 @@ async def record(
     data: dict[str, Any] | None = None,
     customer_id: str | None = None,
     user_id: str | None = None,
+    workspace_id: str | None = None,
 ) -> None:
-    """Write one event in the caller's transaction. ``customer_id`` and ``user_id`` say who may see it besides
-    admins; ``data`` never holds a secret.
+    """Write one event in the caller's transaction. ``customer_id``, ``user_id`` and ``workspace_id`` say who
+    may see it besides admins; ``data`` never holds a secret.
     """
     await db.execute(
         insert(tables.Event).values(
@@ -40,6 +41,7 @@ async def record(
             actor=actor.name,
             customer_id=customer_id,
             user_id=user_id,
+            workspace_id=workspace_id,
             reason=reason,
             message=message,
             data=json.loads(json.dumps(data or {})),

@@ -156,10 +156,13 @@ async def _read(
     seen = visibility(actor)
     if seen.environment_id is not None:
         query = query.where(event.subject_type == "environment", event.subject_id == seen.environment_id)
-    elif seen.customer_id is not None:
-        query = query.where(event.customer_id == seen.customer_id)
     elif not seen.everything:
-        query = query.where(event.user_id == seen.user_id)
+        own = (
+            event.user_id == seen.user_id
+            if seen.customer_id is None
+            else event.customer_id == seen.customer_id
+        )
+        query = query.where(own | event.workspace_id.in_(seen.workspace_ids))
     if wanted.subject_type is not None:
         query = query.where(event.subject_type == wanted.subject_type)
     if wanted.subject_id is not None:

@@ -6,9 +6,11 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import ColumnElement, ScalarSelect, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
 
 from remotegpu.errors import AccountSuspended, Forbidden, NotFound, TokenInvalid, Unauthorized
 from remotegpu.types.identity import Scope, TokenKind
@@ -121,6 +123,7 @@ async def authenticate(db: AsyncSession, secret: str | None, *, on_behalf_of: st
                 tables.Customer,
                 tables.Host.name,
                 (tables.Token.expires_at <= func.now()).label("expired"),
+                _workspaces(tables.Token.user_id),
             )
             .outerjoin(tables.User, tables.User.id == tables.Token.user_id)
             .outerjoin(tables.Customer, tables.Customer.id == tables.User.customer_id)
@@ -133,14 +136,25 @@ async def authenticate(db: AsyncSession, secret: str | None, *, on_behalf_of: st
     matches = hmac.compare_digest(stored, token_secret.digest(secret))
     if found is None or not matches or found[0].kind != kind:
         raise TokenInvalid("The token is not valid.")
-    token, user, customer, host_name, expired = found
+    token, user, customer, host_name, expired, workspaces = found
     if token.revoked_at is not None or (expired and kind is not TokenKind.ENROLLMENT):
         raise TokenInvalid("The token has expired or was revoked.")
     if user is not None and (refusal := _suspension(user, customer)):
         raise AccountSuspended(refusal)
     if on_behalf_of is not None:
         return await _acting_for(db, token, on_behalf_of)
-    return _actor(token, user, host_name)
+    return _actor(token, user, host_name, workspaces)
+
+
+def _workspaces(user_id: ColumnElement[str] | InstrumentedAttribute[Any]) -> ScalarSelect[Any]:
+    """The active workspaces of a user with the role in each, as one JSON object or NULL."""
+    member, workspace = tables.WorkspaceMember, tables.Workspace
+    return (
+        select(func.jsonb_object_agg(member.workspace_id, member.role))
+        .join(workspace, workspace.id == member.workspace_id)
+        .where(member.user_id == user_id, member.status == "active", workspace.status == "active")
+        .scalar_subquery()
+    )
 
 
 def _suspension(user: tables.User, customer: tables.Customer) -> str | None:
@@ -157,18 +171,20 @@ async def _acting_for(db: AsyncSession, token: tables.Token, username: str) -> A
         raise Forbidden("Only a service token with the scope act_as may name another user.")
     found = (
         await db.execute(
-            select(tables.User, tables.Customer)
+            select(tables.User, tables.Customer, _workspaces(tables.User.id))
             .join(tables.Customer, tables.Customer.id == tables.User.customer_id)
             .where(tables.User.username == username)
         )
     ).one_or_none()
     if found is None:
         raise NotFound(f"There is no user {username[:64]!r}.")
-    user, customer = found
-    return replace(_actor(token, user, None), suspended=_suspension(user, customer))
+    user, customer, workspaces = found
+    return replace(_actor(token, user, None, workspaces), suspended=_suspension(user, customer))
 
 
-def _actor(token: tables.Token, user: tables.User | None, host_name: str | None) -> Actor:
+def _actor(
+    token: tables.Token, user: tables.User | None, host_name: str | None, workspaces: dict[str, str] | None
+) -> Actor:
     if user is not None:
         name = user.username
     elif host_name is not None:
@@ -184,6 +200,7 @@ def _actor(token: tables.Token, user: tables.User | None, host_name: str | None)
         username=user.username if user else None,
         role=user.role if user else None,
         customer_id=user.customer_id if user else None,
+        workspaces=workspaces or {},
         host_id=token.host_id,
         environment_id=token.environment_id,
     )

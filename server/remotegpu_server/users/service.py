@@ -18,6 +18,7 @@ from remotegpu_server.events import service as events
 from remotegpu_server.tokens import service as tokens
 from remotegpu_server.users.convert import to_wire
 from remotegpu_server.users.queries import UserWithCustomer, users_with_customers
+from remotegpu_server.workspaces import service as workspaces
 
 
 async def list_users(db: AsyncSession, actor: Actor, *, limit: int, cursor: str | None) -> Page[User]:
@@ -64,6 +65,7 @@ async def create_user(db: AsyncSession, actor: Actor, body: UserCreate) -> UserC
     )
     if user is None:
         raise NameTaken(f"There is a user {body.username!r} already.", data={"username": body.username})
+    await workspaces.make_personal(db, user_id=user.id, customer_id=customer.id, username=user.username)
     await _record(db, actor, user, "user.created", f"{actor.name} made the user {user.username}.")
     return UserCreated(user=to_wire(UserWithCustomer(user, customer)), one_time_password=one_time)
 

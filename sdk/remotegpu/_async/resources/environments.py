@@ -21,6 +21,7 @@ class AsyncEnvironments(AsyncResource):
         *,
         owner: str | None = None,
         name: str | None = None,
+        workspace: str | None = None,
         status: str | Sequence[str] | None = None,
         limit: int | None = None,
         cursor: str | None = None,
@@ -28,7 +29,7 @@ class AsyncEnvironments(AsyncResource):
         """The environments that the caller may see. `owner` is a user's id or name, `status`
         one or several; deleted ones are listed only when asked for.
         """
-        params = given(owner=owner, name=name, status=status, limit=limit, cursor=cursor)
+        params = given(owner=owner, name=name, workspace=workspace, status=status, limit=limit, cursor=cursor)
         return await fetch_page(self._transport, Environment, "/v1/environments", params)
 
     async def create(
@@ -43,6 +44,7 @@ class AsyncEnvironments(AsyncResource):
         env: Mapping[str, str] | None = None,
         secret_env: Mapping[str, str] | None = None,
         display_name: str | None = None,
+        workspace: str | None = None,
         queue: bool | None = None,
         idempotency_key: str | None = None,
     ) -> Environment:
@@ -59,6 +61,7 @@ class AsyncEnvironments(AsyncResource):
             env=None if env is None else dict(env),
             secret_env=None if secret_env is None else dict(secret_env),
             display_name=display_name,
+            workspace=workspace,
             queue=queue,
         )
         return await self._transport.create(

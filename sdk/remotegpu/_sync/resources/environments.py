@@ -22,6 +22,7 @@ class SyncEnvironments(SyncResource):
         *,
         owner: str | None = None,
         name: str | None = None,
+        workspace: str | None = None,
         status: str | Sequence[str] | None = None,
         limit: int | None = None,
         cursor: str | None = None,
@@ -29,7 +30,7 @@ class SyncEnvironments(SyncResource):
         """The environments that the caller may see. `owner` is a user's id or name, `status`
         one or several; deleted ones are listed only when asked for.
         """
-        params = given(owner=owner, name=name, status=status, limit=limit, cursor=cursor)
+        params = given(owner=owner, name=name, workspace=workspace, status=status, limit=limit, cursor=cursor)
         return fetch_page(self._transport, Environment, "/v1/environments", params)
 
     def create(
@@ -44,6 +45,7 @@ class SyncEnvironments(SyncResource):
         env: Mapping[str, str] | None = None,
         secret_env: Mapping[str, str] | None = None,
         display_name: str | None = None,
+        workspace: str | None = None,
         queue: bool | None = None,
         idempotency_key: str | None = None,
     ) -> Environment:
@@ -60,6 +62,7 @@ class SyncEnvironments(SyncResource):
             env=None if env is None else dict(env),
             secret_env=None if secret_env is None else dict(secret_env),
             display_name=display_name,
+            workspace=workspace,
             queue=queue,
         )
         return self._transport.create(

@@ -40,6 +40,7 @@ from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.events import service as events
 from remotegpu_server.images import service as images
 from remotegpu_server.quotas import service as quotas
+from remotegpu_server.workspaces import service as workspaces
 
 HIJACKS = (
     "PATH|HOME|SHELL|IFS|ENV|BASH_ENV|PYTHONPATH|PYTHONHOME|PYTHONSTARTUP|"
@@ -58,14 +59,21 @@ async def create_environment(
     authz.require(actor, Action.ENVIRONMENT_CREATE)
     _check_env(actor, body.env, body.secret_env)
     image = await images.allowed(db, image=body.image)
-    environment = await _insert(db, actor=actor, body=body, image=image, launch=launch)
+    workspace = await workspaces.to_use(db, actor=actor, workspace=body.workspace)
+    environment = await _insert(db, actor=actor, body=body, image=image, workspace=workspace, launch=launch)
     await _begin(db, environment=environment, image=image, queue=body.queue, launch=launch, actor=actor)
     (bundle,) = await queries.bundles(db, ids=[environment.id])
     return convert.to_wire(bundle)
 
 
 async def _insert(
-    db: AsyncSession, *, actor: Actor, body: EnvironmentCreate, image: tables.Image, launch: Launch
+    db: AsyncSession,
+    *,
+    actor: Actor,
+    body: EnvironmentCreate,
+    image: tables.Image,
+    workspace: tables.Workspace,
+    launch: Launch,
 ) -> tables.Environment:
     try:
         async with db.begin_nested():
@@ -74,7 +82,8 @@ async def _insert(
                 .values(
                     id=tables.new_id("env"),
                     owner_id=actor.user_id,
-                    customer_id=actor.customer_id,
+                    customer_id=workspace.customer_id,
+                    workspace_id=workspace.id,
                     name=body.name,
                     display_name=body.display_name,
                     image_id=image.id,
@@ -114,6 +123,7 @@ async def start_environment(
         Action.ENVIRONMENT_WRITE,
         user_id=environment.owner_id,
         customer_id=environment.customer_id,
+        workspace_id=environment.workspace_id,
         environment_id=environment.id,
         noun="environment",
     )
@@ -232,6 +242,7 @@ async def _record_created(db: AsyncSession, *, environment: tables.Environment, 
         data={"gpus": environment.gpus, "gpu_model": environment.gpu_model},
         customer_id=environment.customer_id,
         user_id=environment.owner_id,
+        workspace_id=environment.workspace_id,
     )
 
 
@@ -243,8 +254,11 @@ async def explain(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> P
     subjects = await quotas.subjects_of_user(db, user_id=actor.user_id)
     lines = await quotas.lines(db, subjects=subjects)
     image = await images.allowed(db, image=body.image)
+    workspace = await workspaces.to_use(db, actor=actor, workspace=body.workspace)
     draft = tables.Environment(
         owner_id=actor.user_id,
+        customer_id=workspace.customer_id,
+        workspace_id=workspace.id,
         gpus=body.gpus,
         gpu_model=body.gpu_model or None,
         cpus=body.cpus,

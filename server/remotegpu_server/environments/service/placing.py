@@ -211,6 +211,7 @@ async def _take_on(
         "host_id": host.id,
         "user_id": environment.owner_id,
         "customer_id": environment.customer_id,
+        "workspace_id": environment.workspace_id,
     }
     placement_id = tables.new_id("plc")
     await db.execute(

@@ -37,6 +37,7 @@ async def list_environments(
     actor: Actor,
     owner: str | None,
     name: str | None,
+    workspace: str | None,
     statuses: list[EnvironmentStatus],
     limit: int,
     cursor: str | None,
@@ -46,10 +47,13 @@ async def list_environments(
     row = tables.Environment
     sees = authz.visibility(actor)
     found = select(row.id).order_by(row.created_at.desc(), row.id.desc()).limit(limit + 1)
-    if sees.customer_id is not None:
-        found = found.where(row.customer_id == sees.customer_id)
-    elif not sees.everything:
-        found = found.where(row.owner_id == (sees.user_id or ""))
+    if not sees.everything:
+        own = (
+            row.owner_id == sees.user_id if sees.customer_id is None else row.customer_id == sees.customer_id
+        )
+        found = found.where(own | row.workspace_id.in_(sees.workspace_ids))
+    if workspace is not None:
+        found = found.where(row.workspace_id == workspace)
     if owner is not None:
         users = tables.User
         found = found.join(users, users.id == row.owner_id).where(
@@ -89,6 +93,7 @@ async def visible(db: AsyncSession, *, actor: Actor, action: Action, environment
         action,
         user_id=environment.owner_id,
         customer_id=environment.customer_id,
+        workspace_id=environment.workspace_id,
         environment_id=environment.id,
         noun="environment",
     )

@@ -126,6 +126,7 @@ async def release_environment(db: AsyncSession, *, actor: Actor, environment_id:
         data={"proof": "admin", "host_id": held.host_id, "gpus": [one.gpu.uuid for one in gpus]},
         customer_id=environment.customer_id,
         user_id=environment.owner_id,
+        workspace_id=environment.workspace_id,
     )
     (bundle,) = await queries.bundles(db, ids=[environment.id])
     return convert.to_wire(bundle)
@@ -157,6 +158,7 @@ async def _locked(
         action,
         user_id=environment.owner_id,
         customer_id=environment.customer_id,
+        workspace_id=environment.workspace_id,
         environment_id=environment.id,
         noun="environment",
     )

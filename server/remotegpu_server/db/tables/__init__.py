@@ -1,0 +1,58 @@
+"""All tables. PostgreSQL 15 or newer; the invariants of the system are written here, not in the services.
+
+Usage is always a SUM over live rows (``released_at IS NULL``): no counters. Times are the database's
+``now()``. Ids are ``<prefix>-<random>`` made by :func:`new_id`; events have a position instead.
+"""
+
+from __future__ import annotations
+
+from remotegpu_server.db.tables.allocations import Allocation, Placement
+from remotegpu_server.db.tables.base import Base, Xid8, new_id
+from remotegpu_server.db.tables.environments import Environment, LogRequest, Volume
+from remotegpu_server.db.tables.hosts import Gpu, Host, HostSample
+from remotegpu_server.db.tables.identity import (
+    Customer,
+    LoginFailure,
+    Token,
+    User,
+    Workspace,
+    WorkspaceMember,
+)
+from remotegpu_server.db.tables.images import Image
+from remotegpu_server.db.tables.operations import (
+    AuditRecord,
+    Event,
+    IdempotencyKey,
+    Leadership,
+    Notification,
+    PlatformSetting,
+)
+from remotegpu_server.db.tables.quotas import Quota
+
+__all__ = [
+    "Allocation",
+    "AuditRecord",
+    "Base",
+    "Customer",
+    "Environment",
+    "Event",
+    "Gpu",
+    "Host",
+    "HostSample",
+    "IdempotencyKey",
+    "Image",
+    "Leadership",
+    "LogRequest",
+    "LoginFailure",
+    "Notification",
+    "Placement",
+    "PlatformSetting",
+    "Quota",
+    "Token",
+    "User",
+    "Volume",
+    "Workspace",
+    "WorkspaceMember",
+    "Xid8",
+    "new_id",
+]

@@ -1,0 +1,92 @@
+"""Who holds what: placements and the GPUs that hang on them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from remotegpu_server.db.tables.base import Base, now, one_of
+
+
+class Placement(Base):
+    """A live hold of CPU, memory and a home on one host by one start of an environment.
+
+    Released exactly once, on proof of absence; GPUs hang on it as :class:`Allocation` rows.
+    """
+
+    __tablename__ = "placements"
+    __table_args__ = (
+        UniqueConstraint("id", "host_id"),
+        Index(
+            "uq_placements_live_environment",
+            "environment_id",
+            unique=True,
+            postgresql_where=text("released_at IS NULL"),
+        ),
+        Index("ix_placements_live_host", "host_id", postgresql_where=text("released_at IS NULL")),
+        Index("ix_placements_live_user", "user_id", postgresql_where=text("released_at IS NULL")),
+        Index("ix_placements_live_customer", "customer_id", postgresql_where=text("released_at IS NULL")),
+        Index("ix_placements_live_workspace", "workspace_id", postgresql_where=text("released_at IS NULL")),
+        CheckConstraint("(released_at IS NULL) = (release_proof IS NULL)", name="released_with_proof"),
+        one_of("release_proof", "absent", "reboot", "admin"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="RESTRICT"))
+    generation: Mapped[int] = mapped_column(BigInteger)
+    host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id", ondelete="RESTRICT"))
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"))
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id", ondelete="RESTRICT"))
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id", ondelete="RESTRICT"))
+    volume_id: Mapped[str] = mapped_column(ForeignKey("volumes.id", ondelete="RESTRICT"))
+    cpus: Mapped[float]
+    memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    placed_at: Mapped[datetime] = mapped_column(server_default=now)
+    released_at: Mapped[datetime | None]
+    release_proof: Mapped[str | None]
+
+
+class Allocation(Base):
+    """A live promise of one GPU to one placement: the unit of exclusivity.
+
+    The partial unique index decides who gets a GPU, whatever the callers believe.
+    """
+
+    __tablename__ = "allocations"
+    __table_args__ = (
+        ForeignKeyConstraint(["gpu_id", "host_id"], ["gpus.id", "gpus.host_id"], ondelete="RESTRICT"),
+        ForeignKeyConstraint(
+            ["placement_id", "host_id"], ["placements.id", "placements.host_id"], ondelete="RESTRICT"
+        ),
+        Index("uq_allocations_live_gpu", "gpu_id", unique=True, postgresql_where=text("released_at IS NULL")),
+        Index("ix_allocations_placement", "placement_id"),
+        Index("ix_allocations_live_user", "user_id", postgresql_where=text("released_at IS NULL")),
+        Index("ix_allocations_live_customer", "customer_id", postgresql_where=text("released_at IS NULL")),
+        Index("ix_allocations_live_workspace", "workspace_id", postgresql_where=text("released_at IS NULL")),
+        CheckConstraint("(released_at IS NULL) = (release_proof IS NULL)", name="released_with_proof"),
+        one_of("release_proof", "absent", "reboot", "admin"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    gpu_id: Mapped[str]
+    host_id: Mapped[str]
+    placement_id: Mapped[str]
+    environment_id: Mapped[str] = mapped_column(
+        ForeignKey("environments.id", ondelete="RESTRICT"), index=True
+    )
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"))
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id", ondelete="RESTRICT"))
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id", ondelete="RESTRICT"))
+    allocated_at: Mapped[datetime] = mapped_column(server_default=now)
+    released_at: Mapped[datetime | None]
+    release_proof: Mapped[str | None]

@@ -1,0 +1,143 @@
+"""Interactive containers and their homes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from remotegpu_server.db.tables.base import Base, now, one_of
+
+
+class Environment(Base):
+    """An interactive container. The API writes ``desired``; agents' reports write ``observed``; ``status``
+    is their projection, written by ``environments.lifecycle`` alone and guarded by a trigger.
+    """
+
+    __tablename__ = "environments"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["workspace_id", "customer_id"], ["workspaces.id", "workspaces.customer_id"], ondelete="RESTRICT"
+        ),
+        one_of("desired", "running", "stopped", "deleted"),
+        one_of(
+            "observed",
+            "absent",
+            "pulling",
+            "creating",
+            "starting",
+            "running",
+            "stopping",
+            "exited",
+            "failed",
+            "unknown",
+        ),
+        one_of(
+            "status",
+            "pending",
+            "starting",
+            "running",
+            "stopping",
+            "stopped",
+            "failed",
+            "unreachable",
+            "deleted",
+        ),
+        CheckConstraint("gpus >= 0 AND cpus > 0 AND memory_bytes > 0", name="sizes"),
+        Index(
+            "uq_environments_owner_name",
+            "owner_id",
+            "name",
+            unique=True,
+            postgresql_where=text("status <> 'deleted'"),
+        ),
+        Index("ix_environments_pending", "queued_at", postgresql_where=text("status = 'pending'")),
+        Index("ix_environments_customer", "customer_id"),
+        Index("ix_environments_workspace", "workspace_id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id", ondelete="RESTRICT"))
+    workspace_id: Mapped[str]
+    name: Mapped[str]
+    display_name: Mapped[str]
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id", ondelete="RESTRICT"))
+    gpus: Mapped[int] = mapped_column(Integer)
+    gpu_model: Mapped[str | None]
+    cpus: Mapped[float]
+    memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    env: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    secret_env: Mapped[bytes | None]
+    """Encrypted; wiped when the environment stops."""
+    desired: Mapped[str]
+    observed: Mapped[str] = mapped_column(server_default="absent")
+    status: Mapped[str]
+    reason: Mapped[str]
+    message: Mapped[str]
+    progress_percent: Mapped[int | None] = mapped_column(Integer)
+    generation: Mapped[int] = mapped_column(BigInteger, server_default="1")
+    address: Mapped[str | None]
+    exit_code: Mapped[int | None] = mapped_column(Integer)
+    log_tail: Mapped[str | None]
+    queued_at: Mapped[datetime] = mapped_column(server_default=now)
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
+    started_at: Mapped[datetime | None]
+    stopped_at: Mapped[datetime | None]
+
+
+class Volume(Base):
+    """A home directory: on one host's disk, or under a shared root. Outlives environments."""
+
+    __tablename__ = "volumes"
+    __table_args__ = (
+        CheckConstraint("(host_id IS NULL) <> (shared_home IS NULL)", name="on_host_or_shared"),
+        Index(
+            "uq_volumes_owner_host",
+            "owner_id",
+            "host_id",
+            unique=True,
+            postgresql_where=text("host_id IS NOT NULL"),
+        ),
+        Index(
+            "uq_volumes_owner_shared",
+            "owner_id",
+            "shared_home",
+            unique=True,
+            postgresql_where=text("shared_home IS NOT NULL"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    host_id: Mapped[str | None] = mapped_column(ForeignKey("hosts.id", ondelete="RESTRICT"))
+    shared_home: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
+    last_used_at: Mapped[datetime] = mapped_column(server_default=now)
+
+
+class LogRequest(Base):
+    """A reader waits for a container's output; the agent answers over its long poll. Swept after a minute."""
+
+    __tablename__ = "log_requests"
+    __table_args__ = (Index("ix_log_requests_open", "host_id", postgresql_where=text("answered_at IS NULL")),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id", ondelete="CASCADE"))
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="CASCADE"))
+    tail_lines: Mapped[int] = mapped_column(Integer)
+    text: Mapped[str | None]
+    truncated: Mapped[bool | None] = mapped_column(Boolean)
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
+    answered_at: Mapped[datetime | None]

@@ -1,0 +1,94 @@
+"""Machines, their GPUs and what they measure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from remotegpu_server.db.tables.base import Base, now, one_of
+
+
+class Host(Base):
+    """A machine with one agent."""
+
+    __tablename__ = "hosts"
+    __table_args__ = (
+        one_of("connection", "never", "online", "suspect", "unreachable"),
+        CheckConstraint("epoch >= 0", name="epoch_grows"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    cordoned: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    connection: Mapped[str] = mapped_column(server_default="never")
+    epoch: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """The current agent session; every agent write must carry it."""
+    revision: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Of the desired set; grows in the transaction that changes it."""
+    machine_id: Mapped[str | None]
+    boot_id: Mapped[str | None]
+    agent_version: Mapped[str | None]
+    inventory: Mapped[dict[str, Any] | None]
+    """The last full inventory, as sent (without its GPUs, which have rows)."""
+    cpus: Mapped[int | None]
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    runtime: Mapped[str | None]
+    runtime_healthy: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    runtime_detail: Mapped[str | None]
+    address: Mapped[str | None]
+    shared_home: Mapped[str | None]
+    quarantined: Mapped[list[str]] = mapped_column(server_default=text("'{}'::text[]"))
+    last_heartbeat_at: Mapped[datetime | None]
+    registered_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
+
+
+class HostSample(Base):
+    """What a heartbeat measured, one row for all GPUs of a host. Short-lived; swept by retention."""
+
+    __tablename__ = "host_samples"
+
+    host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id", ondelete="CASCADE"), primary_key=True)
+    at: Mapped[datetime] = mapped_column(primary_key=True, server_default=now)
+    host: Mapped[dict[str, Any]]
+    gpus: Mapped[dict[str, Any]]
+    """By GPU UUID: the wire type ``GpuMetrics``."""
+    workloads: Mapped[dict[str, Any]]
+    """By workload id: the wire type ``WorkloadMetrics``."""
+
+
+class Gpu(Base):
+    """One GPU. Rows appear only from an agent's inventory."""
+
+    __tablename__ = "gpus"
+    __table_args__ = (
+        UniqueConstraint("id", "host_id"),
+        one_of("health", "healthy", "unhealthy", "missing"),
+        Index("ix_gpus_host", "host_id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id", ondelete="RESTRICT"))
+    uuid: Mapped[str] = mapped_column(unique=True)
+    index: Mapped[int] = mapped_column(Integer)
+    model: Mapped[str]
+    product: Mapped[str]
+    memory_total_bytes: Mapped[int] = mapped_column(BigInteger)
+    pci_bus_id: Mapped[str | None]
+    numa_node: Mapped[int | None] = mapped_column(Integer)
+    simulated: Mapped[bool] = mapped_column(Boolean)
+    health: Mapped[str] = mapped_column(server_default="healthy")
+    health_reason: Mapped[str | None]

@@ -1,0 +1,1 @@
+"""What admins can change while the server runs."""

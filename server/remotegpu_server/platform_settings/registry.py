@@ -1,0 +1,46 @@
+"""Every platform setting: its key, type, default, bounds and meaning, declared once.
+
+A slice declares its own here and reads it with :func:`remotegpu_server.platform_settings.service.value`.
+Process-level settings (addresses, pool sizes) are in ``settings.py`` instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T", int, float, bool, str)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting(Generic[T]):
+    """One setting. Its type is that of ``default``; ``minimum`` and ``maximum`` bound numbers."""
+
+    key: str
+    """``<group>.<name>``, the unit at its end: ``environments.start_silence_s``."""
+    default: T
+    doc: str
+    minimum: float | None = None
+    maximum: float | None = None
+    public: bool = False
+    """True: everybody signed in may read it."""
+
+
+REGISTRY: dict[str, Setting[int] | Setting[float] | Setting[bool] | Setting[str]] = {}
+
+
+def _declare(setting: Setting[T]) -> Setting[T]:
+    REGISTRY[setting.key] = setting
+    return setting
+
+
+ENVIRONMENT_START_SILENCE_S = _declare(
+    Setting(
+        key="environments.start_silence_s",
+        default=900.0,
+        minimum=60.0,
+        maximum=86400.0,
+        doc="A start that its agent has not reported about for this long has failed: longer than any pull "
+        "may stall.",
+    )
+)

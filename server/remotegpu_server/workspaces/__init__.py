@@ -1,0 +1,1 @@
+"""Workspaces: where environments and tasks live, and who may use them."""

@@ -1,0 +1,8 @@
+"""Journeys are modules beside this file, one per noun."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

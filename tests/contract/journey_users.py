@@ -1,0 +1,35 @@
+"""Logins."""
+
+from __future__ import annotations
+
+import pytest
+from recording import World
+
+import remotegpu
+
+
+async def drive(world: World) -> None:
+    admin, hub = world.admin, world.hub
+    made = await admin.users.create(username="grace", customer="physics", email="grace@example.org")
+    assert made.one_time_password
+    assert (await admin.users.get("grace")).customer_name == "physics"
+    assert (await admin.users.update("grace", role="owner", display_name="Grace")).role == "owner"
+    assert (await admin.users.suspend("grace")).status == "suspended"
+    assert (await admin.users.resume("grace")).status == "active"
+    password = (await admin.users.reset_password(made.user.id)).one_time_password
+    assert password != made.one_time_password
+    verified = await hub.auth.verify(username="grace", password=password, client_address="192.0.2.7")
+    assert verified.username == "grace"
+    grace = hub.on_behalf_of("grace")
+    assert (await grace.me.get()).user.username == "grace"
+    await _grace_changes_password(world, password)
+    assert "grace" in {user.username async for user in await admin.users.list(limit=1)}
+
+
+async def _grace_changes_password(world: World, password: str) -> None:
+    anonymous = world.anonymous
+    session = await anonymous.auth.login(username="grace", password=password, expires_in_s=3600)
+    grace = world.recorder.client(session.secret)
+    await grace.me.change_password(current_password=password, new_password="staple correct horse")
+    with pytest.raises(remotegpu.InvalidCredentials):
+        await anonymous.auth.login(username="grace", password=password)
