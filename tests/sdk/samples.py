@@ -46,6 +46,7 @@ def environment(**fields: object) -> dict[str, object]:
         "owner": "ada",
         "owner_id": "u1",
         "customer_id": "c1",
+        "workspace_id": "w1",
         "status": "running",
         "reason": "ready",
         "message": "Ready.",

@@ -17,7 +17,8 @@ from remotegpu_spawner import launch, stopping
 
 ENVIRONMENT: dict[str, Any] = {
     "id": "env-1", "name": "default", "display_name": "", "owner": "ada", "owner_id": "usr-1",
-    "customer_id": "cus-1", "status": "starting", "reason": "placed", "message": "Placed on gpu-host.",
+    "customer_id": "cus-1", "workspace_id": "wsp-1", "status": "starting", "reason": "placed",
+    "message": "Placed on gpu-host.",
     "progress_percent": None, "queue_position": None, "generation": 1, "image": "base",
     "image_reference": "lab/base:1", "gpus": 1, "gpu_model": None, "cpus": 1.0, "memory_bytes": 2**31,
     "env": {}, "host_id": "host-1", "host_name": "gpu-host", "allocated_gpus": [], "simulated": False,
