@@ -1,4 +1,4 @@
-"""``remotegpu-server serve | migrate | init | create-token``."""
+"""``remotegpu-server serve | migrate | init | create-token | check-invariants``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from types import FrameType
 import uvicorn
 
 from remotegpu.types.identity import Scope, TokenKind
-from remotegpu_server import bootstrap, embedded_postgres
+from remotegpu_server import bootstrap, embedded_postgres, invariants
 from remotegpu_server.app import create_app
 from remotegpu_server.db import schema
 from remotegpu_server.db.engine import connect
@@ -49,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--hub-token-file", type=Path, help="where a new token of the hub is written")
     migrate = commands.add_parser("migrate", help="bring the database to this version's schema")
     migrate.set_defaults(run=_migrate)
+    check = commands.add_parser("check-invariants", help="find rows that break what must always hold")
+    check.set_defaults(run=_check_invariants)
     token = commands.add_parser("create-token", help="make a token and print its secret")
     token.add_argument("--name", required=True)
     owner = token.add_mutually_exclusive_group(required=True)
@@ -126,6 +128,25 @@ def _create_token(arguments: argparse.Namespace) -> None:
             await database.close()
 
     print(asyncio.run(make()))
+
+
+def _check_invariants(_arguments: argparse.Namespace) -> None:
+    """Prints the broken invariants with the ids of their rows; exit status 1 when there are any."""
+
+    async def check() -> dict[str, list[str]]:
+        database = connect(database_url(), pool_size=1)
+        try:
+            async with database.sessions() as db:
+                return await invariants.violations(db)
+        finally:
+            await database.close()
+
+    found = asyncio.run(check())
+    for name, rows in found.items():
+        print(f"{name}: {', '.join(rows)}")
+    if found:
+        sys.exit(1)
+    print(f"all {len(invariants.CHECKS)} invariants hold")
 
 
 class _Server(uvicorn.Server):

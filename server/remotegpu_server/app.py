@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
-from remotegpu_server import error_answers, health, openapi, retention
+from remotegpu_server import error_answers, health, invariants, openapi, retention
 from remotegpu_server.agents import routes as agents_routes
 from remotegpu_server.agents.loop import Rechecks
 from remotegpu_server.auth import routes as auth_routes
@@ -53,6 +53,7 @@ LOOPS: tuple[Loop, ...] = (
     environments_loop.STARTS,
     hosts_loop.LIVENESS,
     retention.LOOP,
+    invariants.LOOP,
 )
 """Every background loop; a slice adds its line here."""
 

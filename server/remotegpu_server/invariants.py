@@ -1,13 +1,22 @@
 """What must hold at every moment, as SQL that finds the rows where it does not.
 
 The numbers are those of the reliability rules. Every query returns zero rows on a healthy database; tests
-run them after every race and fault, and an operator can at any time.
+run them after every race and fault, an operator can at any time (``remotegpu-server check-invariants``), and
+a loop does at a slow pace for ``/metrics``. What no query sees is proven by tests: ``docs/testing.md``.
 """
 
 from __future__ import annotations
 
+import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from remotegpu_server import observability
+from remotegpu_server.db.transitions import TRANSITIONS
+from remotegpu_server.loops import Loop, Work
+
+_log = structlog.get_logger(__name__)
+_EDGES = ", ".join(f"('{before}', '{after}')" for before in TRANSITIONS for after in TRANSITIONS[before])
 
 CHECKS: dict[str, str] = {
     "I1 one live allocation per GPU": """
@@ -79,9 +88,42 @@ CHECKS: dict[str, str] = {
             SELECT 1 FROM placements p
             WHERE p.environment_id = e.id AND p.generation = e.generation AND p.released_at IS NULL)
     """,
+    "I7 I10 I24 the database's own guards are in place": """
+        SELECT guard FROM unnest(ARRAY[
+            'environments.environment_transition', 'placements.release_once', 'allocations.release_once',
+            'events.events_append_only', 'audit_records.audit_append_only', 'audit_records.audit_no_truncate'
+        ]) AS guard
+        EXCEPT
+        SELECT tgrelid::regclass || '.' || tgname FROM pg_trigger WHERE tgenabled = 'O'
+    """,
+    "I10 every move of the last day is in the table": f"""
+        SELECT id FROM events
+        WHERE kind = 'environment.status' AND at > now() - interval '1 day'
+          AND data->>'from' <> data->>'to' AND (data->>'from', data->>'to') NOT IN ({_EDGES})
+    """,  # noqa: S608  the edges are ours
+    "I11 what has ended says when and why": """
+        SELECT id FROM environments
+        WHERE status IN ('stopped', 'failed', 'deleted') AND (stopped_at IS NULL OR reason = '')
+    """,
+    "I12 a placement is of a generation that its environment had": """
+        SELECT p.id FROM placements p JOIN environments e ON e.id = p.environment_id
+        WHERE p.generation > e.generation OR (p.released_at IS NULL AND p.generation <> e.generation)
+    """,
+    "I20 nothing is placed before a host's first inventory": """
+        SELECT p.id FROM placements p JOIN hosts h ON h.id = p.host_id
+        WHERE p.released_at IS NULL AND (h.registered_at IS NULL OR h.epoch = 0)
+    """,
     "I23 secrets are wiped when the generation has ended": """
         SELECT id FROM environments
         WHERE status IN ('stopped', 'failed', 'deleted') AND secret_env IS NOT NULL
+    """,
+    "I24 the sealed audit trail has no gap": """
+        SELECT max(sequence) FROM audit_records WHERE sequence IS NOT NULL
+        HAVING max(sequence) - min(sequence) + 1 <> count(*)
+    """,
+    "I25 a suspended account has no live token": """
+        SELECT t.id FROM tokens t JOIN users u ON u.id = t.user_id JOIN customers c ON c.id = u.customer_id
+        WHERE t.kind = 'user' AND t.revoked_at IS NULL AND 'suspended' IN (u.status, c.status)
     """,
     "I25 a workload's token ends with its generation": """
         SELECT t.id FROM tokens t JOIN environments e ON e.id = t.environment_id
@@ -94,11 +136,16 @@ CHECKS: dict[str, str] = {
 async def violations(db: AsyncSession | AsyncConnection) -> dict[str, list[str]]:
     """By invariant, the ids of the rows that break it. Empty when all hold."""
     found: dict[str, list[str]] = {}
-    for name, query in CHECKS.items():
-        rows = (await db.execute(text(query))).scalars().all()
+    for name in CHECKS:
+        rows = await _broken(db, name)
         if rows:
-            found[name] = [str(row) for row in rows]
+            found[name] = rows
     return found
+
+
+async def _broken(db: AsyncSession | AsyncConnection, name: str) -> list[str]:
+    rows = await db.execute(text(CHECKS[name]))
+    return [str(row) for row in rows.scalars()]
 
 
 async def assert_invariants(db: AsyncSession | AsyncConnection) -> None:
@@ -106,3 +153,16 @@ async def assert_invariants(db: AsyncSession | AsyncConnection) -> None:
     found = await violations(db)
     if found:
         raise AssertionError(f"invariants do not hold: {found}")
+
+
+async def publish(work: Work) -> None:
+    """Check everything, each in a transaction of its own; what is broken is counted and logged."""
+    for name in CHECKS:
+        async with work.session() as db:
+            rows = await _broken(db, name)
+        observability.INVARIANT_VIOLATIONS.labels(name).set(len(rows))
+        if rows:
+            _log.error("invariant_broken", invariant=name, rows=rows[:20], count=len(rows))
+
+
+LOOP = Loop(name="invariants", every_s=300.0, run=publish)

@@ -26,6 +26,7 @@ from remotegpu_server.crypto import Vault
 from remotegpu_server.db.engine import Database
 from remotegpu_server.leadership import LeadershipLost
 from remotegpu_server.settings import Settings
+from remotegpu_server.watchdog import Watchdog
 
 PASS_DEADLINE_S = 60.0
 _BACKOFF_MAX_S = 60.0
@@ -82,6 +83,7 @@ class LoopRunner:
         self._candidate = leadership.Candidate("loops")
         self._task: asyncio.Task[None] | None = None
         self._passes: list[asyncio.Task[None]] = []
+        self._watchdog = Watchdog(settings.watchdog_s)
 
     @property
     def leading(self) -> bool:
@@ -90,12 +92,14 @@ class LoopRunner:
     def start(self) -> None:
         """Begin; needs a running event loop."""
         self._task = asyncio.create_task(self._lead_for_ever(), name="loops-leader")
+        self._watchdog.start()
 
     async def stop(self) -> None:
         """Stop passes, then resign, so that another process leads at once. A second stop does nothing."""
         task, self._task = self._task, None
         if task is None:
             return
+        self._watchdog.stop()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await self._stop_passes()
@@ -110,6 +114,7 @@ class LoopRunner:
     async def _lead_for_ever(self) -> None:
         valid_until = 0.0
         while True:
+            self._watchdog.alive("leadership", pause_s=leadership.LEASE_S + leadership.RENEW_S)
             asked_at = time.monotonic()
             try:
                 async with asyncio.timeout(leadership.LEASE_S), self._database.sessions() as db:
@@ -145,13 +150,17 @@ class LoopRunner:
         for task in passes:
             task.cancel()
         await asyncio.gather(*passes, return_exceptions=True)
+        for loop in self._loops:
+            self._watchdog.forget(loop.name)
 
     async def _repeat(self, loop: Loop, work: Work) -> None:
         failures = 0
         with self._database.signals.watch(*([loop.wake] if loop.wake else [])) as watch:
             while True:
+                self._watchdog.alive(loop.name)
                 failures = 0 if await run_guarded(loop, work) else failures + 1
                 pause_s = loop.pause_s(self._settings)
+                self._watchdog.alive(loop.name, pause_s=max(pause_s, _BACKOFF_MAX_S))
                 if failures:
                     await asyncio.sleep(min(pause_s * 2**failures, _BACKOFF_MAX_S))
                 else:

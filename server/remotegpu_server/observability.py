@@ -24,6 +24,11 @@ LOOP_SECONDS = Histogram("remotegpu_loop_pass_seconds", "Time of a good pass.", 
 LOOP_FAILURES = Counter("remotegpu_loop_failures_total", "Passes that failed.", ["loop"])
 LEADING = Gauge("remotegpu_leading", "1 while this process runs the loops.")
 POOL_IN_USE = Gauge("remotegpu_db_connections_in_use", "Checked-out database connections.", ["pool"])
+INVARIANT_VIOLATIONS = Gauge(
+    "remotegpu_invariant_violations",
+    "Rows that break an invariant; always 0 on a healthy system.",
+    ["invariant"],
+)
 LOGIN_FAILURES = Counter("remotegpu_login_failures_total", "Refused sign-ins.", ["why"])
 
 _SECRET_KEYS = frozenset(

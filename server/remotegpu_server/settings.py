@@ -45,6 +45,8 @@ class Settings:
     login_failures_per_account: int = 10
     login_failures_per_address: int = 50
     event_retention_s: float = 90 * 86400.0
+    watchdog_s: float = 300.0
+    """A background loop that hangs this long ends the process, which its supervisor starts again."""
     pool_size: int = 10
     """Connections to the database, and as many again for short peaks."""
     log_level: str = "info"
@@ -59,7 +61,7 @@ class Settings:
             )
         if urlsplit(self.workload_url).scheme not in ("http", "https"):
             raise SettingsError("REMOTEGPU_WORKLOAD_URL must be an http:// or https:// URL")
-        for name in ("queue_tick_s", "login_window_s", "event_retention_s", "restart_grace_s"):
+        for name in ("queue_tick_s", "login_window_s", "event_retention_s", "restart_grace_s", "watchdog_s"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"REMOTEGPU_{name.upper()} must be above 0")
         for name in ("login_failures_per_account", "login_failures_per_address", "pool_size"):
@@ -79,7 +81,7 @@ def from_environ(environ: Mapping[str, str], *, database_url: str) -> Settings:
     values: dict[str, object] = {}
     for name in ("heartbeat_s", "suspect_after_s", "unreachable_after_s", "restart_grace_s", "queue_tick_s"):
         _number(environ, name, float, values)
-    for name in ("login_window_s", "event_retention_s"):
+    for name in ("login_window_s", "event_retention_s", "watchdog_s"):
         _number(environ, name, float, values)
     for name in ("login_failures_per_account", "login_failures_per_address", "pool_size"):
         _number(environ, name, int, values)

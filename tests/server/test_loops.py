@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 
@@ -147,3 +149,53 @@ async def test_retention_removes_the_old_and_keeps_the_new(database: Database, w
         assert await db.scalar(sa.select(sa.func.count()).select_from(tables.Event)) == 1
         assert await db.scalar(sa.select(sa.func.count()).select_from(tables.LoginFailure)) == 1
         assert set(await db.scalars(sa.select(tables.Token.id))) == {"tok-1 second", "tok-live"}
+
+
+_HANGS = """
+import asyncio, os, sys, time
+from remotegpu_server.crypto import Vault
+from remotegpu_server.db.engine import connect
+from remotegpu_server.loops import Loop, LoopRunner
+from remotegpu_server.settings import Settings
+
+async def blocks(work):
+    time.sleep(600)
+
+async def swallows(work):
+    while True:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            pass
+
+async def works(work):
+    pass
+
+async def main(kind, url, key):
+    settings = Settings(database_url=url, secret_key=key, watchdog_s=1.0)
+    database = connect(url)
+    run = {"blocks": blocks, "swallows": swallows, "works": works}[kind]
+    loop = Loop(name=kind, every_s=0.1, run=run)
+    runner = LoopRunner([loop], database=database, settings=settings, vault=Vault(key))
+    runner.start()
+    await asyncio.sleep(8)
+    await runner.stop()
+    await database.close()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("kind", "status"), [("blocks", 70), ("swallows", 70), ("works", 0)])
+def test_loop_that_hangs_ends_the_process_and_one_that_works_does_not(
+    settings: Settings, kind: str, status: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _HANGS, kind, settings.database_url, settings.secret_key],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=40,
+    )
+    assert done.returncode == status, done.stderr
+    assert (f"hung=['{kind}']" in done.stdout) == (status != 0)
