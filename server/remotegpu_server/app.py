@@ -30,6 +30,7 @@ from remotegpu_server.settings import Settings
 from remotegpu_server.tokens import routes as tokens_routes
 from remotegpu_server.tokens.use import TokenUse
 from remotegpu_server.users import routes as users_routes
+from remotegpu_server.workspaces import routes as workspaces_routes
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
@@ -37,6 +38,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     tokens_routes.router,
     customers_routes.router,
     users_routes.router,
+    workspaces_routes.router,
     hosts_routes.router,
     gpus_routes.router,
     capacity_routes.router,

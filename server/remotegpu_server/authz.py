@@ -27,7 +27,7 @@ class Actor:
     role: str | None = None
     customer_id: str | None = None
     workspaces: Mapping[str, str] = field(default_factory=dict)
-    """Role by id of every active workspace in which the user is an active member."""
+    """Role by id of every workspace in which the user is an active member."""
     host_id: str | None = None
     environment_id: str | None = None
     suspended: str | None = None
@@ -76,6 +76,15 @@ class Action(StrEnum):
     """The limits of a given user or customer."""
     QUOTA_WRITE = "quota:write"
     PLACEMENT_EXPLAIN = "placement:explain:read"
+    WORKSPACE_LIST = "workspace:list:read"
+    WORKSPACE_READ = "workspace:read"
+    WORKSPACE_CREATE = "workspace:create"
+    WORKSPACE_JOIN = "workspace:join"
+    """Answer an invitation."""
+    WORKSPACE_MANAGE = "workspace:manage"
+    """Rename it, and add, change and remove members."""
+    WORKSPACE_OWN = "workspace:own"
+    """Archive, delete or hand it over, and what its admins may not do to each other."""
     WORKSPACE_USE = "workspace:use"
     """Put something new into it."""
     ENVIRONMENT_LIST = "environment:list:read"
@@ -101,13 +110,18 @@ class _Who(Enum):
     """A user, or the hub for one."""
     PERSON_OR_WORKLOAD = auto()
     ROW_OWNER = auto()
-    """The user the row belongs to, the owners of its customer, admins."""
+    """The user the row belongs to, the owners of its customer, admins. What lives in a workspace belongs to
+    its user only while the user is an active member there."""
     ROW_READER = auto()
     """The same, and every member of the row's workspace."""
     ROW_READER_OR_WORKLOAD = auto()
     """The same, and the workload whose environment the row is."""
     ROW_WRITER = auto()
     """Row owners, and the members of the row's workspace that are more than viewers."""
+    WORKSPACE_MANAGER = auto()
+    """Owner and admins of the workspace, owners of its customer, platform admins."""
+    WORKSPACE_OWNER = auto()
+    """The owner of the workspace, owners of its customer, platform admins."""
     WORKSPACE_WRITER = auto()
     """Members of the workspace that are more than viewers; neither admins nor customer owners as such."""
     CUSTOMER_OWNER = auto()
@@ -145,6 +159,12 @@ _RULES: dict[Action, _Who] = {
     Action.PLACEMENT_EXPLAIN: _Who.PERSON,
     Action.ENVIRONMENT_LIST: _Who.PERSON,
     Action.ENVIRONMENT_CREATE: _Who.PERSON,
+    Action.WORKSPACE_LIST: _Who.PERSON,
+    Action.WORKSPACE_READ: _Who.ROW_READER,
+    Action.WORKSPACE_CREATE: _Who.PERSON,
+    Action.WORKSPACE_JOIN: _Who.PERSON,
+    Action.WORKSPACE_MANAGE: _Who.WORKSPACE_MANAGER,
+    Action.WORKSPACE_OWN: _Who.WORKSPACE_OWNER,
     Action.WORKSPACE_USE: _Who.WORKSPACE_WRITER,
     Action.ENVIRONMENT_READ: _Who.ROW_READER_OR_WORKLOAD,
     Action.ENVIRONMENT_USAGE: _Who.ROW_READER_OR_WORKLOAD,
@@ -291,11 +311,22 @@ def _fits_person(actor: Actor, who: _Who, row: _Row) -> bool:
         return True
     if who is _Who.CUSTOMER_OWNER:
         return False
-    if row.user_id is not None and row.user_id == actor.user_id:
-        return True
-    if who is _Who.ROW_WRITER:
+    if who is _Who.WORKSPACE_OWNER:
+        return role == "owner"
+    if who is _Who.WORKSPACE_MANAGER:
+        return role in ("owner", "admin")
+    if who is _Who.ROW_WRITER and row.workspace_id is not None:
         return role in _WRITERS
+    if _is_own(actor, row):
+        return True
     return who in (_Who.ROW_READER, _Who.ROW_READER_OR_WORKLOAD) and role is not None
+
+
+def _is_own(actor: Actor, row: _Row) -> bool:
+    """What somebody made in a workspace stays behind there when the membership ends."""
+    if row.user_id is None or row.user_id != actor.user_id:
+        return False
+    return row.workspace_id is None or row.workspace_id in actor.workspaces
 
 
 _WRITERS = frozenset({"owner", "admin", "member"})
@@ -307,7 +338,7 @@ def _sees(actor: Actor, row: _Row) -> bool:
         return row.environment_id == actor.environment_id
     if actor.is_admin:
         return True
-    if row.user_id is not None and row.user_id == actor.user_id:
+    if _is_own(actor, row):
         return True
     if row.workspace_id is not None and row.workspace_id in actor.workspaces:
         return True
@@ -320,6 +351,10 @@ def _refusal(who: _Who) -> str:
         return "Only platform admins may do this."
     if who is _Who.CUSTOMER_OWNER:
         return "Only owners of the customer and platform admins may do this."
+    if who is _Who.WORKSPACE_OWNER:
+        return "Only the owner of the workspace may do this."
+    if who is _Who.WORKSPACE_MANAGER:
+        return "Only the owner and the admins of the workspace may do this."
     if who in (_Who.ROW_WRITER, _Who.WORKSPACE_WRITER):
         return "Viewers of a workspace may look, and nothing else."
     if who is _Who.SERVICE:

@@ -75,6 +75,11 @@ EXAMPLES: dict[str, Any] = {
     "TokenCreate": {"name": "laptop", "scopes": ["all"], "expires_in_s": 7776000},
     "UserCreate": {"username": "ada", "display_name": "Ada", "customer": "physics", "role": "member"},
     "UserUpdate": {"role": "owner"},
+    "WorkspaceCreate": {"name": "Protein folding", "description": "Everything of the winter term"},
+    "WorkspaceUpdate": {"description": "Everything of the spring term"},
+    "WorkspaceMemberAdd": {"user": "grace", "role": "member"},
+    "WorkspaceMemberUpdate": {"role": "viewer"},
+    "WorkspaceTransfer": {"user": "grace"},
     "ErrorBody": {
         "error": "quota_exceeded",
         "detail": "1 GPU more would pass the limit of 2.",

@@ -40,12 +40,21 @@ async def page(
 
 def after(columns: Sequence[Any], cursor: str) -> ColumnElement[bool]:
     """The rows behind a cursor in the order of ``columns``; ``Invalid`` for a cursor of another list."""
+    return tuple_(*columns) > _start(columns, cursor)
+
+
+def before(columns: Sequence[Any], cursor: str) -> ColumnElement[bool]:
+    """The same for a list that goes down."""
+    return tuple_(*columns) < _start(columns, cursor)
+
+
+def _start(columns: Sequence[Any], cursor: str) -> ColumnElement[Any]:
     start = decode(cursor, len(columns))
     if not all(
         isinstance(value, column.type.python_type) for value, column in zip(start, columns, strict=True)
     ):
         raise _not_ours()
-    return tuple_(*columns) > tuple_(*start)
+    return tuple_(*start)
 
 
 def encode(values: Sequence[Any]) -> str:

@@ -16,6 +16,7 @@ import journey_images
 import journey_quotas
 import journey_tokens
 import journey_users
+import journey_workspaces
 import pytest
 from fastapi import FastAPI
 from recording import RESOURCES, Recorder, World
@@ -28,6 +29,7 @@ JOURNEYS = (
     journey_customers.drive,
     journey_users.drive,
     journey_tokens.drive,
+    journey_workspaces.drive,
     journey_images.drive,
     journey_hosts.drive,
     journey_quotas.drive,

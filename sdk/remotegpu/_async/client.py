@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from remotegpu._async.resources.quotas import AsyncQuotas
     from remotegpu._async.resources.tokens import AsyncTokens
     from remotegpu._async.resources.users import AsyncUsers
+    from remotegpu._async.resources.workspaces import AsyncWorkspaces
 
 
 class AsyncClient:
@@ -125,6 +126,13 @@ class AsyncClient:
         from remotegpu._async.resources.users import AsyncUsers
 
         return AsyncUsers(self._transport)
+
+    @cached_property
+    def workspaces(self) -> AsyncWorkspaces:
+        """Where environments live, and who works there."""
+        from remotegpu._async.resources.workspaces import AsyncWorkspaces
+
+        return AsyncWorkspaces(self._transport)
 
     @cached_property
     def hosts(self) -> AsyncHosts:

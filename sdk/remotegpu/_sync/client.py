@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from remotegpu._sync.resources.quotas import SyncQuotas
     from remotegpu._sync.resources.tokens import SyncTokens
     from remotegpu._sync.resources.users import SyncUsers
+    from remotegpu._sync.resources.workspaces import SyncWorkspaces
 
 
 class Client:
@@ -126,6 +127,13 @@ class Client:
         from remotegpu._sync.resources.users import SyncUsers
 
         return SyncUsers(self._transport)
+
+    @cached_property
+    def workspaces(self) -> SyncWorkspaces:
+        """Where environments live, and who works there."""
+        from remotegpu._sync.resources.workspaces import SyncWorkspaces
+
+        return SyncWorkspaces(self._transport)
 
     @cached_property
     def hosts(self) -> SyncHosts:

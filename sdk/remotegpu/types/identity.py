@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, StringConstraints
 
 from remotegpu.types.wire import Name, Text, Username, UtcTime, Wire, WireEnum
+from remotegpu.types.workspaces import WorkspaceMembership
 
 Password = Annotated[SecretStr, Field(min_length=10, max_length=256)]
 """At least ten characters; no composition rules (ASVS 6.2.1)."""
@@ -186,6 +187,8 @@ class Identity(Wire):
 
     user: User | None
     """``null`` for agents and for a service that acts for nobody."""
+    workspaces: list[WorkspaceMembership]
+    """Where the user is a member, the personal one first, and where the user is invited."""
     token: Token
     environment_id: str | None
     """Set for a workload's token: the environment it belongs to."""

@@ -17,6 +17,7 @@ from remotegpu_server.tokens import convert as tokens_convert
 from remotegpu_server.tokens import service as tokens
 from remotegpu_server.users import convert as users_convert
 from remotegpu_server.users.queries import UserWithCustomer, user_by_username
+from remotegpu_server.workspaces import members as memberships
 
 
 async def login(
@@ -69,6 +70,7 @@ async def identity(db: AsyncSession, actor: Actor) -> Identity:
     found = await user_by_username(db, actor.username) if actor.username else None
     return Identity(
         user=users_convert.to_wire(found) if found else None,
+        workspaces=await memberships.of_user(db, user_id=actor.user_id) if actor.user_id else [],
         token=tokens_convert.to_wire(token),
         environment_id=actor.environment_id,
         host_id=actor.host_id,

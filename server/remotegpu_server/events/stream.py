@@ -158,7 +158,7 @@ async def _read(
         query = query.where(event.subject_type == "environment", event.subject_id == seen.environment_id)
     elif not seen.everything:
         own = (
-            event.user_id == seen.user_id
+            (event.user_id == seen.user_id) & event.workspace_id.is_(None)
             if seen.customer_id is None
             else event.customer_id == seen.customer_id
         )

@@ -147,12 +147,12 @@ async def authenticate(db: AsyncSession, secret: str | None, *, on_behalf_of: st
 
 
 def _workspaces(user_id: ColumnElement[str] | InstrumentedAttribute[Any]) -> ScalarSelect[Any]:
-    """The active workspaces of a user with the role in each, as one JSON object or NULL."""
+    """The workspaces of a user with the role in each, as one JSON object or NULL."""
     member, workspace = tables.WorkspaceMember, tables.Workspace
     return (
         select(func.jsonb_object_agg(member.workspace_id, member.role))
         .join(workspace, workspace.id == member.workspace_id)
-        .where(member.user_id == user_id, member.status == "active", workspace.status == "active")
+        .where(member.user_id == user_id, member.status == "active", workspace.status != "deleted")
         .scalar_subquery()
     )
 

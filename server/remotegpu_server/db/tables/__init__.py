@@ -13,6 +13,8 @@ from remotegpu_server.db.tables.hosts import Gpu, Host, HostSample
 from remotegpu_server.db.tables.identity import (
     Customer,
     LoginFailure,
+    OidcLogin,
+    PasswordReset,
     Token,
     User,
     Workspace,
@@ -45,6 +47,8 @@ __all__ = [
     "LogRequest",
     "LoginFailure",
     "Notification",
+    "OidcLogin",
+    "PasswordReset",
     "Placement",
     "PlatformSetting",
     "Quota",

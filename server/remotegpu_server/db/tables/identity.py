@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    UniqueConstraint,
+    false,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from remotegpu_server.db.tables.base import Base, now, one_of
@@ -14,12 +24,20 @@ class Customer(Base):
     """A tenant."""
 
     __tablename__ = "customers"
-    __table_args__ = (one_of("status", "active", "suspended"),)
+    __table_args__ = (
+        one_of("status", "active", "suspended"),
+        Index("uq_customers_code", "code", unique=True),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     display_name: Mapped[str]
+    company: Mapped[str] = mapped_column(server_default="")
+    code: Mapped[str | None]
+    """The organisation's own number of it (a cost centre, a contract), unique."""
     status: Mapped[str] = mapped_column(server_default="active")
+    stop_environments_at: Mapped[datetime | None]
+    """Of a suspended one: when what runs is stopped; null keeps it running."""
     created_at: Mapped[datetime] = mapped_column(server_default=now)
 
 
@@ -29,18 +47,61 @@ class User(Base):
     __tablename__ = "users"
     __table_args__ = (
         one_of("role", "admin", "owner", "member"),
-        one_of("status", "active", "suspended"),
+        one_of("status", "active", "suspended", "deleted"),
         CheckConstraint("username = lower(username)", name="username_lower"),
+        CheckConstraint("(oidc_issuer IS NULL) = (oidc_subject IS NULL)", name="oidc_whole"),
+        Index(
+            "uq_users_email", text("lower(email)"), unique=True, postgresql_where=text("status <> 'deleted'")
+        ),
+        Index("uq_users_oidc", "oidc_issuer", "oidc_subject", unique=True),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     username: Mapped[str] = mapped_column(unique=True)
     display_name: Mapped[str]
+    full_name: Mapped[str] = mapped_column(server_default="")
     email: Mapped[str | None]
+    phone: Mapped[str | None]
+    avatar_url: Mapped[str | None]
     role: Mapped[str] = mapped_column(server_default="member")
     status: Mapped[str] = mapped_column(server_default="active")
     customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id", ondelete="RESTRICT"), index=True)
     password_hash: Mapped[str]
+    """Empty for somebody who signs in elsewhere only (OIDC)."""
+    password_change_required: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    """Set with a one-time password: nothing but changing it is allowed."""
+    oidc_issuer: Mapped[str | None]
+    oidc_subject: Mapped[str | None]
+    """The pair is who the person is at the provider; names and addresses there may change."""
+    stop_environments_at: Mapped[datetime | None]
+    """Of a suspended or deleted one: when what runs is stopped; null keeps it running."""
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
+
+
+class PasswordReset(Base):
+    """A one-time link to a new password; only the SHA-256 of its secret is stored."""
+
+    __tablename__ = "password_resets"
+    __table_args__ = (Index("ix_password_resets_user", "user_id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    secret_hash: Mapped[bytes]
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
+class OidcLogin(Base):
+    """A sign-in that went to the identity provider and is not back; taken once, swept when old."""
+
+    __tablename__ = "oidc_logins"
+    __table_args__ = (Index("ix_oidc_logins_created_at", "created_at"),)
+
+    state_hash: Mapped[bytes] = mapped_column(primary_key=True)
+    nonce: Mapped[str]
+    verifier: Mapped[bytes]
+    """The PKCE verifier, encrypted."""
     created_at: Mapped[datetime] = mapped_column(server_default=now)
 
 
@@ -51,7 +112,7 @@ class Workspace(Base):
     __table_args__ = (
         UniqueConstraint("id", "customer_id"),
         one_of("kind", "personal", "team"),
-        one_of("status", "active", "archived"),
+        one_of("status", "active", "archived", "deleted"),
         CheckConstraint("char_length(name) BETWEEN 1 AND 128", name="name_length"),
         CheckConstraint("(kind = 'personal') = (personal_of IS NOT NULL)", name="personal_owned"),
         Index(
@@ -82,6 +143,9 @@ class WorkspaceMember(Base):
         one_of("role", "owner", "admin", "member", "viewer"),
         one_of("status", "active", "invited", "suspended"),
         Index("ix_workspace_members_user", "user_id"),
+        Index(
+            "uq_workspace_members_owner", "workspace_id", unique=True, postgresql_where=text("role = 'owner'")
+        ),
     )
 
     workspace_id: Mapped[str] = mapped_column(

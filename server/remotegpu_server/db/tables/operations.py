@@ -82,6 +82,7 @@ class AuditRecord(Base):
         Index("ix_audit_records_unsealed", "xid", "id", postgresql_where=text("sequence IS NULL")),
         Index("ix_audit_records_at", "at"),
         Index("ix_audit_records_actor", "actor", "at"),
+        Index("ix_audit_records_action", "action", "at"),
         Index("ix_audit_records_resource", "resource_type", "resource_id", "at"),
     )
 

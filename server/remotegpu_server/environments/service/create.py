@@ -115,8 +115,9 @@ async def start_environment(
     db: AsyncSession, *, actor: Actor, environment_id: str, body: EnvironmentStart, launch: Launch
 ) -> Environment:
     """Start a stopped or failed environment. One that is wanted already is answered as it is."""
+    workspace = await workspaces.of_environment(db, environment_id=environment_id)
     environment = await queries.lock(db, environment_id=environment_id)
-    if environment is None:
+    if environment is None or workspace is None:
         raise NotFound("There is no such environment.")
     authz.require(
         actor,
@@ -129,6 +130,7 @@ async def start_environment(
     )
     _check_env(actor, body.env or {}, body.secret_env)
     if await _may_start(db, environment=environment):
+        workspaces.require_active(workspace)
         image = await images.allowed(db, image=body.image or environment.image_id)
         await _again(db, environment=environment, image=image, body=body, launch=launch, actor=actor)
         await _begin(db, environment=environment, image=image, queue=body.queue, launch=launch, actor=actor)

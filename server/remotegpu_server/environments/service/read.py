@@ -6,7 +6,7 @@ import time
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import ColumnElement, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from remotegpu.errors import NotFound, Unavailable
@@ -48,10 +48,10 @@ async def list_environments(
     sees = authz.visibility(actor)
     found = select(row.id).order_by(row.created_at.desc(), row.id.desc()).limit(limit + 1)
     if not sees.everything:
-        own = (
-            row.owner_id == sees.user_id if sees.customer_id is None else row.customer_id == sees.customer_id
-        )
-        found = found.where(own | row.workspace_id.in_(sees.workspace_ids))
+        visible_rows: ColumnElement[bool] = row.workspace_id.in_(sees.workspace_ids)
+        if sees.customer_id is not None:
+            visible_rows |= row.customer_id == sees.customer_id
+        found = found.where(visible_rows)
     if workspace is not None:
         found = found.where(row.workspace_id == workspace)
     if owner is not None:

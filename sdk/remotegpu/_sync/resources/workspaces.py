@@ -1,0 +1,98 @@
+# Generated from remotegpu/_async by sdk/generate_sync.py. Change that and run it again.
+"""Workspaces and their members."""
+
+from __future__ import annotations
+
+from remotegpu._protocol import given, segment
+from remotegpu._sync.pages import Page, fetch_page
+from remotegpu._sync.resource import SyncResource
+from remotegpu.types.workspaces import Workspace, WorkspaceMember
+
+
+class SyncWorkspaces(SyncResource):
+    """Workspaces and their members. A workspace is named by its id, a member by user id or name."""
+
+    def list(
+        self, *, mine: bool | None = None, limit: int | None = None, cursor: str | None = None
+    ) -> Page[Workspace]:
+        """The workspaces that the caller may see; with `mine` only those the caller is a member of."""
+        query = given(mine=mine, limit=limit, cursor=cursor)
+        return fetch_page(self._transport, Workspace, "/v1/workspaces", query)
+
+    def create(
+        self, *, name: str, description: str | None = None, idempotency_key: str | None = None
+    ) -> Workspace:
+        """A new team workspace of the caller."""
+        body = given(name=name, description=description)
+        return self._transport.create(Workspace, "/v1/workspaces", body=body, idempotency_key=idempotency_key)
+
+    def get(self, workspace: str) -> Workspace:
+        """One workspace."""
+        return self._transport.call(Workspace, "GET", _path(workspace))
+
+    def update(self, workspace: str, *, name: str | None = None, description: str | None = None) -> Workspace:
+        """Change what is given."""
+        body = given(name=name, description=description)
+        return self._transport.call(Workspace, "PATCH", _path(workspace), body=body)
+
+    def delete(self, workspace: str) -> None:
+        """Delete it with its members and ended environments."""
+        self._transport.send("DELETE", _path(workspace))
+
+    def archive(self, workspace: str) -> Workspace:
+        """Let nothing start in it any more."""
+        return self._transport.put_in_state(Workspace, f"{_path(workspace)}:archive")
+
+    def restore(self, workspace: str) -> Workspace:
+        """Take it out of the archive."""
+        return self._transport.put_in_state(Workspace, f"{_path(workspace)}:restore")
+
+    def transfer(self, workspace: str, *, user: str) -> Workspace:
+        """Make another member its owner."""
+        return self._transport.call(Workspace, "POST", f"{_path(workspace)}:transfer", body={"user": user})
+
+    def join(self, workspace: str) -> None:
+        """Accept an invitation."""
+        self._transport.send("POST", f"{_path(workspace)}:join")
+
+    def decline(self, workspace: str) -> None:
+        """Decline an invitation."""
+        self._transport.send("POST", f"{_path(workspace)}:decline")
+
+    def list_members(
+        self, workspace: str, *, limit: int | None = None, cursor: str | None = None
+    ) -> Page[WorkspaceMember]:
+        """Its members."""
+        query = given(limit=limit, cursor=cursor)
+        return fetch_page(self._transport, WorkspaceMember, f"{_path(workspace)}/members", query)
+
+    def add_member(
+        self,
+        workspace: str,
+        *,
+        user: str,
+        role: str | None = None,
+        invite: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> WorkspaceMember:
+        """Let a user in as `admin`, `member` or `viewer`; with `invite` the user accepts first."""
+        body = given(user=user, role=role, invite=invite)
+        return self._transport.create(
+            WorkspaceMember, f"{_path(workspace)}/members", body=body, idempotency_key=idempotency_key
+        )
+
+    def update_member(
+        self, workspace: str, user: str, *, role: str | None = None, status: str | None = None
+    ) -> WorkspaceMember:
+        """Another role, or `suspended` and `active`."""
+        body = given(role=role, status=status)
+        path = f"{_path(workspace)}/members/{segment(user)}"
+        return self._transport.call(WorkspaceMember, "PATCH", path, body=body)
+
+    def remove_member(self, workspace: str, user: str) -> None:
+        """End a membership."""
+        self._transport.send("DELETE", f"{_path(workspace)}/members/{segment(user)}")
+
+
+def _path(workspace: str) -> str:
+    return f"/v1/workspaces/{segment(workspace)}"
