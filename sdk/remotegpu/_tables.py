@@ -40,11 +40,56 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "QuotaLine": ("subject", "resource", "used", "limit", "available"),
 }
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_SECRETS = ("secret", "secret_env", "password", "one_time_password", "credential")
+_HIDDEN = "(not shown)"
+_LONGEST_FACT = 80
+"""Characters of one value in a repr."""
 
 
 def columns(kind: str) -> tuple[str, ...]:
     """The fields that stand in a table of this wire type."""
     return COLUMNS[kind]
+
+
+class _Bare(str):
+    """Text that stands in a repr without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def facts(item: object) -> list[tuple[str | None, object]]:
+    """What the repr of an item shows: its columns, or its first fields where it has none."""
+    kind = type(item).__name__
+    fields = COLUMNS.get(kind) or tuple(_fields(item))
+    return [(name, _fact(name, value)) for name in fields if (value := getattr(item, name, None)) is not None]
+
+
+def _fact(name: str, value: object) -> object:
+    if name in _SECRETS:
+        return _Bare(_HIDDEN)
+    if isinstance(value, datetime):
+        return _Bare(cell(name, value))
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, str):
+        return value if len(value) <= _LONGEST_FACT else value[: _LONGEST_FACT - 1] + "…"
+    if isinstance(value, list):
+        return _Bare(_listed(value))
+    return value
+
+
+def _listed(values: list[object]) -> str:
+    if values and _fields(values[0]):
+        return f"<{len(values)} x {type(values[0]).__name__}>"
+    text = ", ".join(cell("", value) for value in values)
+    return f"[{text}]" if len(text) <= _LONGEST_FACT else f"<{len(values)} values>"
+
+
+def _fields(item: object) -> dict[str, object]:
+    return getattr(type(item), "model_fields", {})
 
 
 def cell(field: str, value: object) -> str:
@@ -90,16 +135,43 @@ def heading(field: str) -> str:
     return field.removesuffix("_bytes").replace("_", " ")
 
 
+def card(item: object) -> str:
+    """One item for a notebook: a row for each field. Everything in it is escaped."""
+    values = {name: getattr(item, name) for name in _fields(item)}
+    if len(values) == 1:
+        return "".join(_card_value(name, value) for name, value in values.items())
+    rows = "".join(
+        f"<tr><th>{_html.escape(heading(name))}</th><td>{shown}</td></tr>"
+        for name, value in values.items()
+        if (shown := _card_value(name, value)) not in {"", "-"}
+    )
+    return f"<table><tbody>{rows}</tbody></table>"
+
+
+def _card_value(name: str, value: object) -> str:
+    if name in _SECRETS and value:
+        return _html.escape(f"{_HIDDEN}; it is in .{name}")
+    if _fields(value):
+        return card(value)
+    if isinstance(value, list) and value and _fields(value[0]):
+        kind = type(value[0]).__name__
+        return _html_table(COLUMNS.get(kind) or tuple(_fields(value[0])), value)
+    if isinstance(value, str) and "\n" in value:
+        return f"<pre>{_html.escape(value)}</pre>"
+    return _html.escape(cell(name, value))
+
+
 def html(kind: str, items: Iterable[object], *, more: bool) -> str:
     """A table for a notebook. Everything in it is escaped."""
-    rows = [row(kind, item) for item in items]
-    head = "".join(f"<th>{_html.escape(heading(field))}</th>" for field in columns(kind))
-    body = (
-        "".join(_html_row(cells) for cells in rows)
-        or f'<tr><td colspan="{len(columns(kind))}">none</td></tr>'
-    )
     note = "<p>More follow; iterate over the list to get all.</p>" if more else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+    return _html_table(columns(kind), items) + note
+
+
+def _html_table(fields: Sequence[str], items: Iterable[object]) -> str:
+    head = "".join(f"<th>{_html.escape(heading(field))}</th>" for field in fields)
+    body = "".join(_html_row([cell(field, getattr(item, field, None)) for field in fields]) for item in items)
+    none = f'<tr><td colspan="{len(fields)}">none</td></tr>'
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body or none}</tbody></table>"
 
 
 def _html_row(cells: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ RemoteGPUError
     ├── RequestTimeout
     ├── NotConfigured
     ├── UnexpectedAnswer      something answered that does not speak this API
+    ├── MissingExtra          an optional package is not installed
     ├── WaitFailed
     └── WaitTimeout
 """
@@ -274,6 +275,10 @@ class NotConfigured(ClientError):
 
 class UnexpectedAnswer(ClientError):
     """Something answered, but not a RemoteGPU server of a version that this client understands."""
+
+
+class MissingExtra(ClientError, ImportError):
+    """This needs a package that only an extra of ours installs; the message says which."""
 
 
 class WaitFailed(ClientError):

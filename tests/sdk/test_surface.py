@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PUBLIC = """
 AccountSuspended ApiError AsyncClient BadRequest Client ClientError Conflict ConnectionFailed
 EnrollmentTokenUsed EpochStale ErrorCode Forbidden GenerationStale IdempotencyMismatch
-ImageNotAllowed InUse Invalid InvalidCredentials NameTaken NoCapacity NotConfigured NotFound
+ImageNotAllowed InUse Invalid InvalidCredentials MissingExtra NameTaken NoCapacity NotConfigured NotFound
 PayloadTooLarge QuotaExceeded RateLimited RemoteGPUError RequestTimeout ServerError StateConflict
 TokenInvalid Unauthorized Unavailable UnexpectedAnswer Unsatisfiable WaitFailed WaitTimeout
 __version__ errors types

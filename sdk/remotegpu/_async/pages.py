@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 from remotegpu import _protocol, _tables
 from remotegpu._async.transport import AsyncTransport
 from remotegpu._protocol import Params, WireT
 from remotegpu.errors import UnexpectedAnswer
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class AsyncPage(Generic[WireT]):
@@ -51,6 +54,17 @@ class AsyncPage(Generic[WireT]):
             page = await page.next_page()
             if page is not None and page.next_cursor == cursor:
                 raise UnexpectedAnswer(f"The list {self._path} does not end: a page points to itself.")
+
+    async def to_pandas(self) -> DataFrame:
+        """The items of this page and of all that follow as a DataFrame: flat columns with units in their
+        names, times in UTC.
+
+        :raises remotegpu.errors.MissingExtra: pandas is not installed.
+        """
+        from remotegpu import _frames
+
+        _frames.require_pandas()  # before anything is fetched in vain
+        return _frames.frame(self._kind, [item async for item in self])
 
     def __repr__(self) -> str:
         more = ", more follow" if self.next_cursor is not None else ""

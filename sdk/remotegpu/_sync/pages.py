@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 from remotegpu import _protocol, _tables
 from remotegpu._protocol import Params, WireT
 from remotegpu._sync.transport import SyncTransport
 from remotegpu.errors import UnexpectedAnswer
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class Page(Generic[WireT]):
@@ -52,6 +55,17 @@ class Page(Generic[WireT]):
             page = page.next_page()
             if page is not None and page.next_cursor == cursor:
                 raise UnexpectedAnswer(f"The list {self._path} does not end: a page points to itself.")
+
+    def to_pandas(self) -> DataFrame:
+        """The items of this page and of all that follow as a DataFrame: flat columns with units in their
+        names, times in UTC.
+
+        :raises remotegpu.errors.MissingExtra: pandas is not installed.
+        """
+        from remotegpu import _frames
+
+        _frames.require_pandas()  # before anything is fetched in vain
+        return _frames.frame(self._kind, [item for item in self])
 
     def __repr__(self) -> str:
         more = ", more follow" if self.next_cursor is not None else ""

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
 from remotegpu.types.hosts import GpuMetrics
 from remotegpu.types.quotas import QuotaLine
-from remotegpu.types.wire import Bytes, Name, Text, UtcTime, Wire, WireEnum
+from remotegpu.types.wire import Bytes, Name, Table, Text, UtcTime, Wire, WireEnum
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 EnvVars = Annotated[
     dict[
@@ -211,8 +214,10 @@ class GpuSample(Wire):
     memory_used_bytes: Bytes | None
 
 
-class EnvironmentUsage(Wire):
+class EnvironmentUsage(Table):
     """What an environment uses, as its host's agent measured it."""
+
+    ROWS: ClassVar[str] = "gpus"
 
     environment_id: str
     sampled_at: UtcTime | None
@@ -222,6 +227,21 @@ class EnvironmentUsage(Wire):
     memory_used_bytes: Bytes | None
     memory_limit_bytes: Bytes
     started_at: UtcTime | None
+
+    def to_pandas(self) -> DataFrame:
+        """The history of its GPUs: a row for each GPU and sample, oldest first.
+
+        :raises remotegpu.errors.MissingExtra: pandas is not installed.
+        """
+        from remotegpu import _frames
+
+        points = [(gpu, sample) for gpu in self.gpus for sample in gpu.history]
+        first: dict[str, list[object]] = {
+            "gpu_uuid": [gpu.uuid for gpu, _ in points],
+            "gpu_model": [gpu.model for gpu, _ in points],
+            "simulated": [gpu.simulated for gpu, _ in points],
+        }
+        return _frames.frame(GpuSample, [sample for _, sample in points], first=first)
 
 
 class PlacementOutcome(WireEnum):

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from remotegpu.types.wire import Bytes, Labels, Name, UtcTime, Wire, WireEnum
+from remotegpu.types.wire import Bytes, Labels, Name, Table, UtcTime, Wire, WireEnum
 
 
 class Connection(WireEnum):
@@ -183,8 +183,10 @@ class ModelCapacity(Wire):
     """The most GPUs of this model that one environment could get right now."""
 
 
-class Capacity(Wire):
+class Capacity(Table):
     """What could start now. Says nothing about other people's work."""
+
+    ROWS: ClassVar[str] = "gpu_models"
 
     gpu_models: list[ModelCapacity]
     cpus_free_on_one_host: float

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from remotegpu.types.wire import Wire, WireEnum
+from remotegpu.types.wire import Table, Wire, WireEnum
 
 
 class QuotaResource(WireEnum):
@@ -50,7 +50,9 @@ class QuotaLine(Wire):
     """``null``: unlimited; never below 0."""
 
 
-class Quota(Wire):
+class Quota(Table):
     """All limits that bind a subject, its own and those above it."""
+
+    ROWS: ClassVar[str] = "lines"
 
     lines: list[QuotaLine]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 T = TypeVar("T")
 
@@ -41,6 +45,36 @@ class Wire(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, object]]:
+        """What stands in a table of this type, on one line; never a secret, which a notebook would keep."""
+        from remotegpu import _tables
+
+        return _tables.facts(self)
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _repr_html_(self) -> str:
+        from remotegpu import _tables
+
+        return _tables.card(self)
+
+
+class Table(Wire):
+    """An answer that is a table in the first place."""
+
+    ROWS: ClassVar[str]
+    """The field that holds its rows."""
+
+    def to_pandas(self) -> DataFrame:
+        """Its rows as a DataFrame: flat columns with units in their names, times in UTC.
+
+        :raises remotegpu.errors.MissingExtra: pandas is not installed.
+        """
+        from remotegpu import _frames
+
+        return _frames.frame(_frames.row_type(type(self), self.ROWS), getattr(self, self.ROWS))
 
 
 class WireEnum(StrEnum):
@@ -81,6 +115,7 @@ __all__ = [
     "Labels",
     "Name",
     "Page",
+    "Table",
     "Text",
     "Username",
     "UtcTime",
