@@ -44,6 +44,7 @@ async def get_user(db: AsyncSession, actor: Actor, reference: str) -> User:
 
 async def create_user(db: AsyncSession, actor: Actor, body: UserCreate) -> UserCreated:
     """A new login. Without a password in ``body`` a one-time password is made and answered once."""
+    require(actor, Action.USER_CREATE, customer_id=actor.customer_id, noun="customer")
     customer = await _customer_for(db, actor, body.customer)
     require(actor, Action.USER_CREATE, customer_id=customer.id, noun="customer")
     _require_grantable(actor, body.role)
@@ -153,8 +154,6 @@ async def _find(
 async def _customer_for(db: AsyncSession, actor: Actor, reference: str | None) -> tables.Customer:
     if reference is not None:
         return await customers.find(db, reference)
-    if actor.customer_id is None:
-        raise Invalid("customer: name the customer of the new user.")
     return await db.get_one(tables.Customer, actor.customer_id)
 
 

@@ -1,0 +1,1 @@
+"""The authorization matrix: every route of the app by every kind of caller."""

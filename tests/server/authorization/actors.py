@@ -1,0 +1,162 @@
+"""The columns of the matrix: who asks, and the rows they ask about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from fastapi import FastAPI
+
+from remotegpu.types.identity import Scope, TokenKind
+from remotegpu_server.db import tables
+from remotegpu_server.deps import ON_BEHALF_OF
+from remotegpu_server.testing import Actors
+from remotegpu_server.tokens import service as tokens
+
+ACTORS: dict[str, str] = {
+    "anonymous": "no token",
+    "expired": "an expired token of `self`",
+    "self": "a member of the customer `default`; the rows are this user's",
+    "ws_admin": "a colleague of `self`, admin of the workspace in which the rows live",
+    "ws_member": "the same, member of it",
+    "ws_viewer": "the same, viewer of it",
+    "colleague": "another member of the customer, who is in no common workspace",
+    "owner": "an owner of the customer",
+    "foreign_member": "a member of another customer",
+    "foreign_owner": "an owner of another customer",
+    "admin": "a platform admin",
+    "agent": "the agent of the host on which the environment is placed",
+    "foreign_agent": "the agent of another host",
+    "workload": "the notebook of the environment",
+    "foreign_workload": "the notebook of an environment of another customer",
+    "hub": "the hub's service token, acting for nobody",
+    "hub_self": "the hub acting for `self`",
+}
+
+
+@dataclass
+class World:
+    """Everybody with headers, and a value for every path parameter."""
+
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
+    """By name of the path parameter; ``{id}`` of a route with another meaning: by ``<path> <name>``."""
+
+
+async def build(app: FastAPI, actors: Actors) -> World:
+    """People, hosts and one environment of ``self``; a new noun adds its row and id here."""
+    world = World(headers={"anonymous": {}})
+    people = {
+        "self": await actors.user("self"),
+        "ws_admin": await actors.user("ws_admin"),
+        "ws_member": await actors.user("ws_member"),
+        "ws_viewer": await actors.user("ws_viewer"),
+        "colleague": await actors.user("colleague"),
+        "owner": await actors.user("owner", role="owner"),
+        "foreign_member": await actors.user("foreign_member", customer="physics"),
+        "foreign_owner": await actors.user("foreign_owner", customer="physics", role="owner"),
+        "admin": await actors.admin("admin"),
+    }
+    world.headers |= {name: person.headers for name, person in people.items()}
+    own, foreign = people["self"], people["foreign_member"]
+    async with app.state.database.sessions() as db:
+        workspace = await _team(db, owner=own.id, customer_id=own.customer_id)
+        for role in ("admin", "member", "viewer"):
+            await _join(db, workspace, people[f"ws_{role}"].id, role)
+        elsewhere = await _team(db, owner=foreign.id, customer_id=foreign.customer_id)
+        for name in ("agent", "foreign_agent"):
+            host = tables.new_id("host")
+            await db.execute(sa.insert(tables.Host).values(id=host, name=name.replace("_", "-")))
+            world.headers[name] = await _token(db, TokenKind.AGENT, Scope.AGENT, host_id=host)
+            world.ids.setdefault("host", host)
+        image = tables.new_id("img")
+        await db.execute(
+            sa.insert(tables.Image).values(
+                id=image,
+                name="base",
+                reference="example.org/base:1",
+                display_name="",
+                description="",
+                runtime="docker",
+            )
+        )
+        mine = await _environment(db, own.id, own.customer_id, workspace, image)
+        theirs = await _environment(db, foreign.id, foreign.customer_id, elsewhere, image)
+        for name, environment, user in (("workload", mine, own), ("foreign_workload", theirs, foreign)):
+            world.headers[name] = await _token(
+                db, TokenKind.WORKLOAD, Scope.NOTEBOOK, environment_id=environment, user_id=user.id
+            )
+        world.headers["expired"] = await _token(
+            db, TokenKind.USER, Scope.ALL, user_id=own.id, expires_in_s=-1
+        )
+        world.headers["hub"] = await _token(db, TokenKind.SERVICE, Scope.ACT_AS, Scope.METRICS, name="hub")
+        world.headers["hub_self"] = world.headers["hub"] | {ON_BEHALF_OF: "self"}
+        token_id = await db.scalar(
+            sa.select(tables.Token.id).where(tables.Token.user_id == own.id, tables.Token.name == "test")
+        )
+        await db.commit()
+    world.ids |= {
+        "customer": own.customer_id,
+        "user": own.id,
+        "workspace": workspace,
+        "image": image,
+        "environment_id": mine,
+        "workload_id": mine,
+        "token_id": token_id or "",
+        "subject": "user",
+        "subject_id": own.id,
+        "request_id": "log-none",
+        "/v1/workspaces/{workspace}/members/{user} user": people["ws_viewer"].id,
+    }
+    assert set(world.headers) == set(ACTORS)
+    return world
+
+
+async def _team(db: sa.ext.asyncio.AsyncSession, *, owner: str, customer_id: str) -> str:
+    workspace = tables.new_id("wsp")
+    await db.execute(
+        sa.insert(tables.Workspace).values(
+            id=workspace, customer_id=customer_id, name=f"Team of {owner}", kind="team"
+        )
+    )
+    await _join(db, workspace, owner, "owner")
+    return workspace
+
+
+async def _join(db: sa.ext.asyncio.AsyncSession, workspace: str, user: str, role: str) -> None:
+    await db.execute(
+        sa.insert(tables.WorkspaceMember).values(workspace_id=workspace, user_id=user, role=role)
+    )
+
+
+async def _environment(
+    db: sa.ext.asyncio.AsyncSession, owner: str, customer_id: str, workspace: str, image: str
+) -> str:
+    """A stopped one: everything may be asked of it, and nothing waits for a host."""
+    environment = tables.new_id("env")
+    await db.execute(
+        sa.insert(tables.Environment).values(
+            id=environment,
+            owner_id=owner,
+            customer_id=customer_id,
+            workspace_id=workspace,
+            name="work",
+            display_name="",
+            image_id=image,
+            gpus=0,
+            cpus=1,
+            memory_bytes=2**30,
+            desired="stopped",
+            status="stopped",
+            reason="requested",
+            message="",
+        )
+    )
+    return environment
+
+
+async def _token(
+    db: sa.ext.asyncio.AsyncSession, kind: TokenKind, *scopes: Scope, **bound: object
+) -> dict[str, str]:
+    minted = await tokens.mint(db, kind=kind, scopes=scopes, **bound)  # type: ignore[arg-type]
+    return {"Authorization": f"Bearer {minted.secret}"}

@@ -1,0 +1,196 @@
+"""Who may do what: an oracle of its own, written from the documents and not from ``authz.py``.
+
+Every route has a row: a policy, and where one cell differs, the difference with its reason. A cell is
+
+``+``  allowed: any answer that is not one of the others (also 409 or 422: the caller got past the guard)
+``1``  401    ``3``  403    ``4``  404, as if the row did not exist
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .actors import ACTORS
+
+_NOBODY = {"anonymous": "1", "expired": "1"}
+_PEOPLE = (
+    "self", "ws_admin", "ws_member", "ws_viewer", "colleague", "owner",
+    "foreign_member", "foreign_owner", "admin", "hub_self",
+)  # fmt: skip
+_STRANGERS = ("colleague", "foreign_member", "foreign_owner")
+
+
+def _policy(default: str, **cells: str) -> Mapping[str, str]:
+    """``default`` for everybody with a working token; groups first, single actors override them."""
+    found = dict.fromkeys(ACTORS, default) | _NOBODY
+    people, strangers = cells.pop("people", None), cells.pop("strangers", None)
+    if people:
+        found |= dict.fromkeys(_PEOPLE, people)
+    if strangers:
+        found |= dict.fromkeys(_STRANGERS, strangers)
+    return found | cells
+
+
+PUBLIC = dict.fromkeys(ACTORS, "+")
+"""Anybody, with or without a token."""
+ANY_TOKEN = _policy("+")
+"""Everybody who is known."""
+PERSON = _policy("3", people="+")
+"""Users about themselves or about what everybody sees; neither agents nor workloads."""
+PERSON_OR_WORKLOAD = _policy("3", people="+", workload="+", foreign_workload="+")
+"""The same, and notebooks."""
+ADMIN = _policy("3", admin="+")
+"""Platform admins."""
+CUSTOMER_OWNER = _policy("3", owner="+", foreign_owner="+", admin="+")
+"""Owners, in their own customer by what the list holds, and platform admins."""
+ACCOUNT_READ = _policy("4", self="+", owner="+", admin="+", hub_self="+", agent="4", hub="4")
+"""A user's row: the user, owners of the customer, admins; for everybody else it does not exist."""
+ACCOUNT_WRITE = ACCOUNT_READ | {"self": "3", "hub_self": "3"}
+"""The same, but not the user."""
+ROW_READ = _policy("4", people="+", strangers="4")
+"""What lives in a workspace: its members, owners of the customer, admins."""
+ROW_READ_OR_WORKLOAD = ROW_READ | {"workload": "+"}
+"""The same, and the notebook that the row is about."""
+ROW_WRITE = ROW_READ | {"ws_viewer": "3"}
+"""The same without viewers and without the notebook."""
+WORKSPACE_MANAGE = ROW_READ | {"ws_member": "3", "ws_viewer": "3"}
+"""Owner and admins of the workspace, owners of the customer, platform admins."""
+WORKSPACE_OWN = WORKSPACE_MANAGE | {"ws_admin": "3"}
+"""The same without its admins."""
+AGENT = _policy("3", agent="+", foreign_agent="+")
+"""Agents, each for its own host: what they write names no host, the credential does."""
+SERVICE = _policy("3", hub="+", hub_self="+")
+"""The hub."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One route. ``differs``: actor -> (cell, reason). The body is the example of its type in openapi.py
+    unless ``body`` is given; ``query`` fills required parameters."""
+
+    policy: Mapping[str, str]
+    differs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = None
+    query: Mapping[str, Any] = field(default_factory=dict)
+
+    def expected(self) -> dict[str, str]:
+        return dict(self.policy) | {actor: cell for actor, (cell, _) in self.differs.items()}
+
+
+_OWN_ENVIRONMENT = "the workload's own environment is visible to it, so it is told that it may not"
+_ENVIRONMENT = {"workload": ("3", _OWN_ENVIRONMENT)}
+_SEES_NO_CUSTOMER = ("4", "a notebook sees its own environment, and no customer")
+_NO_CUSTOMER = dict.fromkeys(("workload", "foreign_workload"), _SEES_NO_CUSTOMER)
+
+ROUTES: dict[str, Row] = {
+    "GET /healthz": Row(PUBLIC),
+    "GET /readyz": Row(PUBLIC),
+    "GET /metrics": Row(
+        ADMIN,
+        dict.fromkeys(("hub", "hub_self"), ("+", "scope metrics, with which the hub's token is made")),
+    ),
+    # Signing in
+    "POST /v1/auth/login": Row(
+        PUBLIC, dict.fromkeys(ACTORS, ("1", "the example's name and password are nobody's"))
+    ),
+    "POST /v1/auth/logout": Row(PERSON),
+    "POST /v1/auth/verify": Row(
+        SERVICE, dict.fromkeys(("hub", "hub_self"), ("1", "the example's password is nobody's"))
+    ),
+    "GET /v1/me": Row(ANY_TOKEN),
+    "POST /v1/me/password": Row(
+        PERSON,
+        dict.fromkeys(_PEOPLE, ("1", "may ask; the current password in the body is wrong")),
+        body={"current_password": "wrong", "new_password": "staple correct horse"},
+    ),
+    "GET /v1/tokens": Row(PERSON),
+    "POST /v1/tokens": Row(PERSON),
+    "DELETE /v1/tokens/{token_id}": Row(ACCOUNT_READ),
+    # Customers and users
+    "GET /v1/customers": Row(ADMIN),
+    "POST /v1/customers": Row(ADMIN),
+    "GET /v1/customers/{customer}": Row(ADMIN),
+    "PATCH /v1/customers/{customer}": Row(ADMIN),
+    "POST /v1/customers/{customer}:suspend": Row(ADMIN),
+    "POST /v1/customers/{customer}:resume": Row(ADMIN),
+    "GET /v1/users": Row(CUSTOMER_OWNER, _NO_CUSTOMER),
+    "POST /v1/users": Row(CUSTOMER_OWNER, _NO_CUSTOMER, body={"username": "newcomer"}),
+    "GET /v1/users/{user}": Row(ACCOUNT_READ),
+    "PATCH /v1/users/{user}": Row(ACCOUNT_WRITE),
+    "POST /v1/users/{user}:suspend": Row(ACCOUNT_WRITE),
+    "POST /v1/users/{user}:resume": Row(ACCOUNT_WRITE),
+    "POST /v1/users/{user}:reset-password": Row(ACCOUNT_WRITE),
+    # Workspaces
+    "GET /v1/workspaces": Row(PERSON),
+    "POST /v1/workspaces": Row(PERSON),
+    "GET /v1/workspaces/{workspace}": Row(ROW_READ),
+    "PATCH /v1/workspaces/{workspace}": Row(WORKSPACE_MANAGE),
+    "DELETE /v1/workspaces/{workspace}": Row(WORKSPACE_OWN),
+    "POST /v1/workspaces/{workspace}:archive": Row(WORKSPACE_OWN),
+    "POST /v1/workspaces/{workspace}:restore": Row(WORKSPACE_OWN),
+    "POST /v1/workspaces/{workspace}:transfer": Row(WORKSPACE_OWN, body={"user": "ws_member"}),
+    "POST /v1/workspaces/{workspace}:join": Row(
+        PERSON, dict.fromkeys(_PEOPLE, ("4", "nobody here is invited"))
+    ),
+    "POST /v1/workspaces/{workspace}:decline": Row(
+        PERSON, dict.fromkeys(_PEOPLE, ("4", "nobody here is invited"))
+    ),
+    "GET /v1/workspaces/{workspace}/members": Row(ROW_READ),
+    "POST /v1/workspaces/{workspace}/members": Row(WORKSPACE_MANAGE, body={"user": "colleague"}),
+    "PATCH /v1/workspaces/{workspace}/members/{user}": Row(WORKSPACE_MANAGE),
+    "DELETE /v1/workspaces/{workspace}/members/{user}": Row(
+        WORKSPACE_MANAGE, {"ws_viewer": ("+", "everybody may leave, and the row is this member's")}
+    ),
+    # Hosts and GPUs
+    "GET /v1/hosts": Row(ADMIN),
+    "POST /v1/hosts": Row(ADMIN),
+    "GET /v1/hosts/{host}": Row(ADMIN),
+    "PATCH /v1/hosts/{host}": Row(ADMIN),
+    "DELETE /v1/hosts/{host}": Row(ADMIN),
+    "POST /v1/hosts/{host}:cordon": Row(ADMIN),
+    "POST /v1/hosts/{host}:uncordon": Row(ADMIN),
+    "POST /v1/hosts/{host}/enrollment-tokens": Row(ADMIN),
+    "GET /v1/gpus": Row(PERSON),
+    "GET /v1/capacity": Row(PERSON_OR_WORKLOAD),
+    # Images
+    "GET /v1/images": Row(PERSON),
+    "POST /v1/images": Row(ADMIN),
+    "GET /v1/images/{image}": Row(PERSON),
+    "PATCH /v1/images/{image}": Row(ADMIN),
+    # Quotas
+    "GET /v1/quota": Row(PERSON_OR_WORKLOAD),
+    "GET /v1/quotas/{subject}/{subject_id}": Row(ACCOUNT_READ),
+    "PUT /v1/quotas/{subject}/{subject_id}": Row(
+        ACCOUNT_WRITE, {"owner": ("3", "owners see the limits of their customer; platform admins set them")}
+    ),
+    # Environments
+    "POST /v1/placements:explain": Row(PERSON),
+    "GET /v1/environments": Row(PERSON),
+    "POST /v1/environments": Row(PERSON),
+    "GET /v1/environments/{environment_id}": Row(ROW_READ_OR_WORKLOAD),
+    "DELETE /v1/environments/{environment_id}": Row(ROW_WRITE, _ENVIRONMENT),
+    "POST /v1/environments/{environment_id}:start": Row(ROW_WRITE, _ENVIRONMENT),
+    "POST /v1/environments/{environment_id}:stop": Row(ROW_WRITE, _ENVIRONMENT),
+    "POST /v1/environments/{environment_id}:release": Row(
+        ROW_READ,
+        {
+            actor: ("3", "only platform admins give GPUs back without proof, and these see the row")
+            for actor in (*_PEOPLE, "workload")
+            if actor not in (*_STRANGERS, "admin")
+        },
+    ),
+    "GET /v1/environments/{environment_id}/logs": Row(ROW_READ, _ENVIRONMENT),
+    "GET /v1/environments/{environment_id}/usage": Row(ROW_READ_OR_WORKLOAD),
+    # Events
+    "GET /v1/events": Row(PERSON_OR_WORKLOAD),
+    # Agent protocol
+    "POST /v1/agent/enroll": Row(_policy("3")),
+    "POST /v1/agent/sessions": Row(AGENT),
+    "POST /v1/agent/heartbeat": Row(AGENT),
+    "GET /v1/agent/workloads": Row(AGENT, query={"epoch": 0, "wait_s": 0}),
+    "PUT /v1/agent/workloads/{workload_id}/observed": Row(AGENT),
+    "PUT /v1/agent/log-requests/{request_id}": Row(AGENT),
+}
+"""``METHOD path`` -> row. A route that is not here fails the test."""
