@@ -1,0 +1,136 @@
+"""No N+1: a list takes the same number of SQL statements whether it holds a few rows or ten times as many.
+
+Every GET of the app is walked from its OpenAPI document, so a new endpoint is measured without a line here.
+One whose path names something that ``_Rows`` does not make, or whose list stays empty, fails until it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import sqlalchemy as sa
+from fastapi import FastAPI
+from hollow_agent import Fleet, HollowAgent
+
+from remotegpu_server.testing import Actors, Person
+
+FEW, MANY = 3, 30
+BUDGET = 25
+"""Statements that any one GET may take, authentication included."""
+NOT_WALKED = {
+    "/v1/environments/{environment_id}/logs": "waits for the agent to answer",
+    "/metrics": "for machines; no rows",
+}
+
+
+@contextlib.contextmanager
+def counting(app: FastAPI) -> Iterator[list[str]]:
+    """Collects the SQL statements of both pools."""
+    seen: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        seen.append(statement)
+
+    engines = [app.state.database.engine.sync_engine, app.state.database.heartbeat_engine.sync_engine]
+    for engine in engines:
+        sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        for engine in engines:
+            sa.event.remove(engine, "before_cursor_execute", note)
+
+
+@dataclass
+class _Rows:
+    """Rows of everything that a list shows, made through the API, and one of each to name in a path."""
+
+    client: httpx.AsyncClient
+    fleet: Fleet
+    actors: Actors
+    admin: Person
+    agents: list[HollowAgent] = field(default_factory=list)
+    named: dict[str, str] = field(default_factory=dict)
+    made: int = 0
+
+    async def grow(self, to: int) -> None:
+        for number in range(self.made, to):
+            await self._one_of_each(number)
+        self.made = to
+
+    async def _one_of_each(self, number: int) -> None:
+        agent = await self.fleet.host(f"host-{number}", gpus=2)
+        self.agents.append(agent)
+        await agent.heartbeat()
+        await self.fleet.image(f"image-{number}")
+        await self.actors.customer(f"customer-{number}")
+        person = await self.actors.user(f"user-{number}")
+        await self._post("/v1/tokens", {"name": f"token-{number}"}, self.admin.headers)
+        running = (await self.fleet.create(self.admin.headers, f"env-{number}", gpus=1)).json()["id"]
+        await self.fleet.create(self.admin.headers, f"waits-{number}", gpus=2, gpu_model="A100-80GB")
+        await agent.obey()
+        await self.fleet.limit("user", person.id, gpus=1)
+        self.named |= {
+            "customer": "default",
+            "user": person.id,
+            "host": agent.host_id,
+            "image": "base",
+            "environment_id": running,
+            "subject": "user",
+            "subject_id": person.id,
+        }
+
+    async def _post(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+        answer = await self.client.post(path, json=body, headers=headers)
+        assert answer.status_code == 201, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+def _gets(app: FastAPI) -> list[tuple[str, list[str]]]:
+    """Path and names of its query parameters, for every GET that is walked."""
+    return [
+        (path, [one["name"] for one in operations["get"].get("parameters", []) if one["in"] == "query"])
+        for path, operations in app.openapi()["paths"].items()
+        if "get" in operations and path not in NOT_WALKED
+    ]
+
+
+async def _walk(app: FastAPI, rows: _Rows, *, listed: int) -> dict[str, int]:
+    """Statements by path. Each GET is asked twice: the first warms what a process keeps."""
+    counts = {}
+    for path, query in _gets(app):
+        names = re.findall(r"{(\w+)}", path)
+        unknown = set(names) - set(rows.named)
+        assert not unknown, f"{path}: teach _Rows to make a {', '.join(unknown)}"
+        headers, params = rows.admin.headers, {"limit": "200"} if "limit" in query else {}
+        if path.startswith("/v1/agent/"):
+            agent = rows.agents[0]
+            headers, params = agent.headers, {"epoch": str(agent.epoch), "wait_s": "0"}
+        url = path.format(**rows.named)
+        await rows.client.get(url, headers=headers, params=params)
+        with counting(app) as statements:
+            answer = await rows.client.get(url, headers=headers, params=params)
+        assert answer.status_code == 200, f"{path}: {answer.text}"
+        if "cursor" in query:
+            assert len(answer.json()["items"]) >= listed, f"{path}: teach _Rows to fill this list"
+        counts[path] = len(statements)
+    return counts
+
+
+async def test_every_get_takes_as_many_statements_for_many_rows_as_for_few(
+    app: FastAPI, client: httpx.AsyncClient, fleet: Fleet, actors: Actors
+) -> None:
+    admin = Person(id="", username="root", customer_id="", secret=fleet.admin["Authorization"][7:])
+    rows = _Rows(client=client, fleet=fleet, actors=actors, admin=admin)
+    await rows.grow(FEW)
+    few = await _walk(app, rows, listed=FEW)
+    await rows.grow(MANY)
+    many = await _walk(app, rows, listed=MANY)
+    assert {path: (few[path], many[path]) for path in few if few[path] != many[path]} == {}
+    assert {path: count for path, count in many.items() if count > BUDGET} == {}
