@@ -13,10 +13,10 @@ READY := $(BIN)/.remotegpu-ready
 BENCH_READY := $(BIN)/.remotegpu-bench-ready
 STANDALONE := $(BIN)/python -m remotegpu_server.standalone
 
-.PHONY: help setup up down status test lint e2e image bench-spawn bench-import bench-agent lock clean
+.PHONY: help setup up down status test lint e2e image bench-spawn bench-import bench-agent bench-placement lock clean
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## Make the virtual environment with everything that tests and `up` need
 
@@ -61,6 +61,9 @@ bench-import: $(BENCH_READY) ## Import time of the SDK, against other clients
 
 bench-agent: $(BENCH_READY) ## CPU and memory of the agent over a minute
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python tests/benchmarks/bench_agent.py $(ARGS)
+
+bench-placement: $(READY) ## GPUs allocated on a production trace, and the time of a decision
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python tests/benchmarks/bench_placement.py $(ARGS)
 
 lock: $(READY) ## Pin all dependencies again, to the newest that fit
 	@$(BIN)/python requirements/lock.py $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remotegpu.types.environments import Reason
-from remotegpu_server.placement import Choice, FreeGpu, Home, HostInventory, Refusal, Request, choose
+from remotegpu_server import placement
+from remotegpu_server.placement import Choice, Fleet, GpuInventory, Home, HostInventory, Refusal, Request
 
 GIB = 2**30
+
+
+def choose(
+    request: Request, hosts: Sequence[HostInventory], *, ahead: Sequence[Request] = ()
+) -> Choice | Refusal:
+    return placement.choose(request, Fleet(hosts), ahead=ahead)
+
+
+def gpu(
+    name: str, index: int = 0, *, model: str = "A100", free: bool = True, **changes: object
+) -> GpuInventory:
+    made = GpuInventory(name, model, index, 80 * GIB, 80 * GIB if free else 0)
+    return replace(made, **changes)  # type: ignore[arg-type]
 
 
 def host(
@@ -27,14 +42,16 @@ def host(
         memory_bytes=64 * GIB,
         cpus_free=16,
         memory_free_bytes=64 * GIB,
-        gpu_totals={model: free if total is None else total} if (total or free) else {},
-        free_gpus=tuple(FreeGpu(f"{name}-{index}", model, index, 80 * GIB) for index in range(free)),
+        gpus=tuple(
+            gpu(f"{name}-{index}", index, model=model, free=index < free)
+            for index in range(free if total is None else total)
+        ),
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
 def want(gpus: int = 1, **changes: object) -> Request:
-    made = Request(gpus=gpus, gpu_model=None, cpus=1, memory_bytes=GIB, runtime="docker")
+    made = Request(gpus=gpus, cpus=1, memory_bytes=GIB, runtime="docker")
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -84,8 +101,7 @@ def test_choice_prefers_the_image_then_spreads() -> None:
 def test_choice_takes_gpus_of_one_model_only() -> None:
     mixed = replace(
         host("a"),
-        gpu_totals={"A100": 1, "H100": 1},
-        free_gpus=(FreeGpu("1", "A100", 0, GIB), FreeGpu("2", "H100", 1, GIB)),
+        gpus=(gpu("1"), gpu("2", 1, model="H100")),
     )
     refusal = refused(choose(want(2), [mixed]))
     assert not refusal.satisfiable
@@ -95,7 +111,7 @@ def test_choice_takes_gpus_of_one_model_only() -> None:
 @pytest.mark.parametrize(
     ("request_", "says"),
     [
-        (want(1, gpu_model="H900"), "Models here: A100"),
+        (want(1, gpu_models=("H900",)), "Models here: A100"),
         (want(3), "3 GPUs on one host wanted; the largest host has 2"),
         (want(1, cpus=99), "at most 16 CPUs"),
         (want(1, memory_bytes=999 * GIB), "at most 16 CPUs and 64 GiB"),
@@ -129,10 +145,10 @@ def test_refusal_of_what_waits_names_the_binding_rule(
 
 def test_request_ahead_is_not_overtaken_on_what_it_could_use() -> None:
     hosts = [host("a", free=1, total=2), host("b", free=1, model="T4")]
-    ahead = [want(2, gpu_model="A100")]
+    ahead = [want(2, gpu_models=("A100",))]
     assert chosen(choose(want(1), hosts, ahead=ahead)) == "b", "another model is free for all"
     assert chosen(choose(want(0), hosts, ahead=ahead)) in ("a", "b")
-    refusal = refused(choose(want(1, gpu_model="A100"), hosts, ahead=ahead))
+    refusal = refused(choose(want(1, gpu_models=("A100",)), hosts, ahead=ahead))
     assert refusal.satisfiable
     assert "1 request ahead waits" in refusal.detail
     assert chosen(choose(want(1), hosts, ahead=[want(1, runtime="process")])) in ("a", "b")
@@ -148,10 +164,60 @@ def test_choice_always_satisfies_the_request_and_a_fit_is_always_found(
     free: list[int], gpus: int, cpus: float, ready: list[bool]
 ) -> None:
     hosts = [host(f"h{index}", free=count, total=8, ready=ready[index]) for index, count in enumerate(free)]
-    fits = any(one.ready and len(one.free_gpus) >= gpus and one.cpus_free >= cpus for one in hosts)
+    fits = any(
+        one.ready and sum(gpu.free for gpu in one.gpus) >= gpus and one.cpus_free >= cpus for one in hosts
+    )
     found = choose(want(gpus, cpus=cpus), hosts)
     assert isinstance(found, Choice) == fits
     if isinstance(found, Choice):
         assert found.host.ready
         assert len({gpu.id for gpu in found.gpus}) == gpus
-        assert {gpu.id for gpu in found.gpus} <= {gpu.id for gpu in found.host.free_gpus}
+        assert {gpu.id for gpu in found.gpus} <= {gpu.id for gpu in found.host.gpus if gpu.free}
+
+
+def changes(request: Request, hosts: Sequence[HostInventory]) -> list[dict[str, object]]:
+    return [one.fields for one in placement.smallest_changes(request, Fleet(hosts))]
+
+
+def test_smallest_changes_are_none_where_the_request_starts() -> None:
+    assert changes(want(1), [host("a", free=1)]) == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "hosts", "fields"),
+    [
+        (want(4), [host("a", free=3, total=4), host("b", free=1, total=4)], {"gpus": 3}),
+        (want(1, gpu_models=("H100",)), [host("a", free=1)], {"gpu_models": ["A100"]}),
+        (want(1, min_gpu_memory_bytes=90 * GIB), [host("a", free=1)], {"min_gpu_memory_bytes": 80 * GIB}),
+        (want(1, max_gpu_memory_bytes=40 * GIB), [host("a", free=1)], {"max_gpu_memory_bytes": 80 * GIB}),
+        (want(1, cpus=16), [host("a", free=1, cpus_free=7.9)], {"cpus": 7.5}),
+        (want(1, memory_bytes=64 * GIB), [host("a", free=1, memory_free_bytes=9 * GIB)],
+         {"memory_bytes": 9 * GIB}),
+        (want(1, host_labels=(("zone", "a"),)), [host("a", free=1)], {"host_labels": {}}),
+        (want(1), [host("a", gpus=(gpu("x", memory_free_bytes=20 * GIB),))], {"gpu_memory_bytes": 20 * GIB}),
+        (want(1, gpu_memory_bytes=40 * GIB), [host("a", gpus=(gpu("x", memory_free_bytes=20 * GIB),))],
+         {"gpu_memory_bytes": 20 * GIB}),
+        (want(1), [host("a", gpus=(gpu("x", mig_profile="1g.10gb"),))], {"mig_profile": "1g.10gb"}),
+        (want(4, cpus=12), [host("a", free=2, total=4, cpus_free=8)], {"gpus": 2, "cpus": 8.0}),
+    ],
+)  # fmt: skip
+def test_smallest_change_names_the_largest_amount_that_starts_now(
+    request_: Request, hosts: list[HostInventory], fields: dict[str, object]
+) -> None:
+    (found, *_) = placement.smallest_changes(request_, Fleet(hosts))
+    assert found.fields == fields
+    assert "starts now on a" in found.message
+    assert isinstance(choose(found.request, hosts), Choice)
+
+
+def test_smallest_changes_come_smallest_first_and_at_most_three() -> None:
+    hosts = [
+        host("a", free=3, total=4, labels={"zone": "b"}),
+        host("b", free=4, model="H100", labels={"zone": "a"}),
+        host("c", free=4, total=4, cpus_free=1, labels={"zone": "a"}),
+        host("d", free=4, total=4),
+    ]
+    request = want(4, cpus=8, gpu_models=("A100",), host_labels=(("zone", "a"),))
+    found = placement.smallest_changes(request, Fleet(hosts))
+    assert [list(one.fields) for one in found] == [["gpu_models"], ["host_labels"], ["cpus"]]
+    assert found == sorted(found, key=lambda one: one.size)

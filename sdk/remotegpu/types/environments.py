@@ -53,6 +53,8 @@ class Reason(WireEnum):
     NO_FREE_CPU = "no_free_cpu"
     NO_FREE_MEMORY = "no_free_memory"
     NO_READY_HOST = "no_ready_host"
+    NO_MATCHING_HOST = "no_matching_host"
+    """No host has the labels or the datasets."""
     QUOTA = "quota"
     """Waits until an own environment gives something back."""
     PLACED = "placed"

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.types.hosts import Capacity, ModelCapacity
 from remotegpu_server.db import tables
-from remotegpu_server.placement import FreeGpu, HostInventory
+from remotegpu_server.placement import Fleet, GpuInventory, HostInventory
 
 
 def not_ready_reason(host: tables.Host) -> str | None:
@@ -35,16 +35,18 @@ async def inventory(db: AsyncSession, *, host_id: str | None = None) -> list[Hos
         found = found.where(tables.Host.id == host_id)
     hosts = (await db.scalars(found.execution_options(populate_existing=True))).all()
     ids = [host.id for host in hosts]
-    totals, free = await _gpus_by_host(db, host_ids=ids)
+    gpus = await _gpus_by_host(db, host_ids=ids)
     used = await _used_by_host(db, host_ids=ids)
-    return [
-        _host_inventory(host, totals[host.id], free[host.id], used.get(host.id, (0.0, 0, 0)))
-        for host in hosts
-    ]
+    return [_host_inventory(host, gpus[host.id], used.get(host.id, (0.0, 0, 0))) for host in hosts]
+
+
+async def fleet(db: AsyncSession) -> Fleet:
+    """All hosts, as placement scores them."""
+    return Fleet(await inventory(db))
 
 
 def _host_inventory(
-    host: tables.Host, totals: dict[str, int], free: list[FreeGpu], used: tuple[float, int, int]
+    host: tables.Host, gpus: list[GpuInventory], used: tuple[float, int, int]
 ) -> HostInventory:
     cpus_used, memory_used, placements = used
     reason = not_ready_reason(host)
@@ -59,30 +61,37 @@ def _host_inventory(
         memory_bytes=host.memory_bytes or 0,
         cpus_free=(host.cpus or 0) - cpus_used,
         memory_free_bytes=(host.memory_bytes or 0) - memory_used,
-        gpu_totals=totals,
-        free_gpus=tuple(free),
+        gpus=tuple(gpus),
         shared_home=host.shared_home,
         images=frozenset(images),
+        labels=host.labels,
         live_placements=placements,
     )
 
 
-async def _gpus_by_host(
-    db: AsyncSession, *, host_ids: Sequence[str]
-) -> tuple[dict[str, dict[str, int]], dict[str, list[FreeGpu]]]:
+async def _gpus_by_host(db: AsyncSession, *, host_ids: Sequence[str]) -> dict[str, list[GpuInventory]]:
     gpu, held = tables.Gpu, tables.Allocation
     rows = await db.execute(
-        select(gpu.id, gpu.host_id, gpu.model, gpu.index, gpu.memory_total_bytes, gpu.health, held.id)
+        select(gpu, held.id)
         .outerjoin(held, (held.gpu_id == gpu.id) & held.released_at.is_(None))
         .where(gpu.host_id.in_(host_ids), gpu.health != "missing")
+        .execution_options(populate_existing=True)
     )
-    totals: dict[str, dict[str, int]] = defaultdict(dict)
-    free: dict[str, list[FreeGpu]] = defaultdict(list)
-    for gpu_id, host_id, model, index, memory, health, allocation_id in rows:
-        totals[host_id][model] = totals[host_id].get(model, 0) + 1
-        if health == "healthy" and allocation_id is None:
-            free[host_id].append(FreeGpu(id=gpu_id, model=model, index=index, memory_total_bytes=memory))
-    return totals, free
+    found: dict[str, list[GpuInventory]] = defaultdict(list)
+    for one, allocation_id in rows:
+        takes_work = one.health == "healthy" and allocation_id is None
+        found[one.host_id].append(
+            GpuInventory(
+                id=one.id,
+                model=one.model,
+                index=one.index,
+                memory_total_bytes=one.memory_total_bytes,
+                memory_free_bytes=one.memory_total_bytes if takes_work else 0,
+                simulated=one.simulated,
+                numa_node=one.numa_node,
+            )
+        )
+    return found
 
 
 async def _used_by_host(db: AsyncSession, *, host_ids: Sequence[str]) -> dict[str, tuple[float, int, int]]:
@@ -117,17 +126,17 @@ async def _models(db: AsyncSession, *, ready: Sequence[HostInventory]) -> list[M
     """Real and simulated GPUs of one model are separate lines: they are never added up."""
     gpu = tables.Gpu
     kinds = await db.execute(
-        select(
-            gpu.model, gpu.simulated, func.max(gpu.memory_total_bytes), func.count(), func.array_agg(gpu.id)
-        )
+        select(gpu.model, gpu.simulated, func.max(gpu.memory_total_bytes), func.count())
         .where(gpu.health != "missing")
         .group_by(gpu.model, gpu.simulated)
         .order_by(gpu.model, gpu.simulated)
     )
     lines = []
-    for model, simulated, memory, count, ids in kinds:
-        members = set(ids)
-        free = [sum(1 for one in host.free_gpus if one.id in members) for host in ready]
+    for model, simulated, memory, count in kinds:
+        free = [
+            sum(1 for one in host.gpus if one.free and (one.model, one.simulated) == (model, simulated))
+            for host in ready
+        ]
         lines.append(
             ModelCapacity(
                 model=model,

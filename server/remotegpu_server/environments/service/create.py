@@ -276,7 +276,7 @@ async def explain(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> P
     }
     ahead = await placing.waiting_ahead(db, of=None)
     request = await placing.request_for(db, environment=draft, image=image)
-    found = placement.choose(request, await capacity.inventory(db), ahead=ahead)
+    found = placement.choose(request, await capacity.fleet(db), ahead=ahead)
     if isinstance(found, placement.Refusal) and not found.satisfiable:
         known |= {"error": str(Unsatisfiable.code)}
         return PlacementExplanation(outcome=PlacementOutcome.REFUSED, message=_sentence(found), **known)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from psycopg import errors as pg_errors
@@ -61,12 +61,14 @@ def _request(
 ) -> placement.Request:
     return placement.Request(
         gpus=environment.gpus,
-        gpu_model=environment.gpu_model,
+        gpu_models=(environment.gpu_model,) if environment.gpu_model else (),
         cpus=environment.cpus,
         memory_bytes=environment.memory_bytes,
         runtime=image.runtime,
         image_reference=image.reference,
         homes=homes,
+        customer_id=environment.customer_id,
+        workspace_id=environment.workspace_id,
     )
 
 
@@ -166,7 +168,7 @@ async def _take(
     await quotas.check(db, subjects=subjects, adding=adding(environment), environment_id=environment.id)
     request = await request_for(db, environment=environment, image=image)
     for _ in range(HOSTS_TRIED):
-        choice = placement.choose(request, await capacity.inventory(db), ahead=ahead)
+        choice = placement.choose(request, await capacity.fleet(db), ahead=ahead)
         if isinstance(choice, placement.Refusal):
             return choice
         try:
@@ -196,7 +198,8 @@ async def _take_on(
     host = await queries.lock_host(db, host_id=host_id)
     if host is None:
         raise _Taken
-    choice = placement.choose(request, await capacity.inventory(db, host_id=host_id), ahead=ahead)
+    there = placement.Fleet(await capacity.inventory(db, host_id=host_id))
+    choice = placement.choose(request, there, ahead=ahead)
     if isinstance(choice, placement.Refusal):
         raise _Taken
     gpu_ids = [gpu.id for gpu in choice.gpus]
@@ -230,7 +233,7 @@ async def _take_on(
             for gpu_id in gpu_ids
         ]
         await db.execute(insert(tables.Allocation), rows)
-    return placement.Choice(host=choice.host, gpus=choice.gpus, home_note=note)
+    return replace(choice, home_note=note)
 
 
 async def _home(db: AsyncSession, *, owner_id: str, host: tables.Host) -> str:
