@@ -1,4 +1,4 @@
-"""Shows how an environment gets on: a line in a terminal, a display in a notebook, nothing in a pipe."""
+"""Shows how something gets on: a line in a terminal, a display in a notebook, nothing in a pipe."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from remotegpu._tables import printable
 
 if TYPE_CHECKING:
     from remotegpu.types.environments import Environment
+    from remotegpu.types.hosts import Host
+    from remotegpu.types.wire import Wire
 
-Show = Callable[["Environment"], object]
-Choice = bool | Show
+ShownT = TypeVar("ShownT", bound="Wire")
+Show = Callable[[ShownT], object]
+Choice = bool | Callable[[ShownT], object]
 
 BAR_WIDTH = 20
 _SPINNER = "|/-\\"
 
 
 @contextmanager
-def display(choice: Choice) -> Iterator[Show]:
-    """The function to call with every new look at the environment."""
+def display(choice: Choice[ShownT]) -> Iterator[Show[ShownT]]:
+    """The function to call with every new look."""
     if callable(choice):
         yield choice
     elif not choice:
@@ -41,12 +44,16 @@ def display(choice: Choice) -> Iterator[Show]:
         yield _nothing
 
 
-def _nothing(environment: Environment) -> None:
+def _nothing(item: Wire) -> None:
     return None
 
 
-def describe(environment: Environment) -> str:
-    """One line: status, how far, and the server's words."""
+def describe(item: Wire) -> str:
+    """One line: its state, how far it is, and the server's words."""
+    return printable(_LINES[type(item).__name__](item))
+
+
+def _environment(environment: Environment) -> str:
     if environment.progress_percent is not None:
         how_far = f" {_bar(environment.progress_percent)} {environment.progress_percent} %"
     elif environment.queue_position is not None:
@@ -54,7 +61,15 @@ def describe(environment: Environment) -> str:
     else:
         how_far = ""
     words = f" {environment.message}" if environment.message else ""
-    return printable(f"{environment.name}: {environment.status}{how_far}{words}")
+    return f"{environment.name}: {environment.status}{how_far}{words}"
+
+
+def _host(host: Host) -> str:
+    words = f" {host.not_ready_reason}" if host.not_ready_reason else ""
+    return f"{host.name}: {'ready' if host.ready else host.connection}{words}"
+
+
+_LINES: dict[str, Callable[[Any], str]] = {"Environment": _environment, "Host": _host}
 
 
 def _bar(percent: int) -> str:
@@ -69,10 +84,10 @@ class _Line:
         self._started = time.monotonic()
         self._looks = 0
 
-    def __call__(self, environment: Environment) -> None:
+    def __call__(self, item: Wire) -> None:
         spinner = _SPINNER[self._looks % len(_SPINNER)]
         self._looks += 1
-        text = f"{spinner} {time.monotonic() - self._started:4.0f} s  {describe(environment)}"
+        text = f"{spinner} {time.monotonic() - self._started:4.0f} s  {describe(item)}"
         width = shutil.get_terminal_size().columns - 1
         sys.stderr.write("\r\x1b[K" + text[:width])
         sys.stderr.flush()
@@ -97,8 +112,8 @@ class _Notebook:
     def __init__(self) -> None:
         self._handle: Any = None
 
-    def __call__(self, environment: Environment) -> None:
-        text = describe(environment)
+    def __call__(self, item: Wire) -> None:
+        text = describe(item)
         bundle = {"text/plain": text, "text/html": f"<pre>{html.escape(text)}</pre>"}
         if self._handle is None:
             self._handle = sys.modules["IPython"].display.display(bundle, raw=True, display_id=True)

@@ -230,7 +230,9 @@ class Retries:
 
 
 class Reconnects:
-    """Paces the reconnects of a stream, and gives up when nothing was received for too long."""
+    """Paces the reconnects of a stream, and gives up when they have failed for too long. A long silence is
+    no failure: a machine that slept for a night gets its tries too.
+    """
 
     FIRST_PAUSE_S = 0.5
     LONGEST_PAUSE_S = 15.0
@@ -238,16 +240,19 @@ class Reconnects:
     def __init__(self, *, give_up_after_s: float) -> None:
         self._give_up_after_s = give_up_after_s
         self._failures = 0
-        self._last_received = time.monotonic()
+        self._failing_since: float | None = None
 
     def received(self) -> None:
         """The connection works."""
         self._failures = 0
-        self._last_received = time.monotonic()
+        self._failing_since = None
 
     def pause_s(self, error: RemoteGPUError | None) -> float:
         """Seconds until the next connection. :raises RemoteGPUError: `error`, when it is time to give up."""
-        if error is not None and time.monotonic() - self._last_received > self._give_up_after_s:
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        if error is not None and now - self._failing_since >= self._give_up_after_s:
             raise error
         longest = min(self.LONGEST_PAUSE_S, self.FIRST_PAUSE_S * 2**self._failures)
         self._failures += 1

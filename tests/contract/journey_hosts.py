@@ -17,6 +17,7 @@ async def drive(world: World) -> None:
     agent = Agent(recorder.client(enrolled.credential))
     await agent.register()
     assert (await admin.hosts.get("one")).ready
+    assert (await admin.hosts.wait_ready("one", timeout_s=5, progress=False)).ready
     world.agent = agent
 
 

@@ -29,7 +29,7 @@ def test_stream_goes_on_where_it_was_cut(client: remotegpu.Client, server: Scrip
         refuses(503, "unavailable"),
         streams(second, message("3")),
     )
-    found = [one.id for one in islice(client.events.stream(subject_type="environment"), 3)]
+    found = [one.id for one in islice(client.events.watch(subject_type="environment"), 3)]
     assert found == ["1", "2", "3"]
     assert [seen.headers.get("last-event-id") for seen in server.seen] == [None, "1", "1"]
     assert all(seen.headers["accept"] == "text/event-stream" for seen in server.seen)
@@ -42,7 +42,7 @@ async def test_async_stream_goes_on_where_it_was_cut(
     server.play(streams(message("1")), streams(message("2"), cut=False))
     found: list[str] = []
     async with remotegpu.AsyncClient(server.url, TOKEN) as client:
-        stream = client.events.stream(after="0")
+        stream = client.events.watch(after="0")
         async for one in stream:
             found.append(one.id)
             if len(found) == 2:
@@ -56,7 +56,7 @@ def test_stream_ends_at_an_answer_that_will_not_change(
     client: remotegpu.Client, server: ScriptedServer
 ) -> None:
     server.play(streams(message("1")), refuses(401, "token_invalid"))
-    stream = client.events.stream()
+    stream = client.events.watch()
     assert next(stream).id == "1"
     with pytest.raises(remotegpu.TokenInvalid):
         next(stream)
@@ -67,13 +67,13 @@ def test_stream_gives_up_when_nothing_comes_for_too_long(
 ) -> None:
     server.play(refuses(503, "unavailable"))
     with pytest.raises(remotegpu.Unavailable):
-        next(client.events.stream(give_up_after_s=0))
+        next(client.events.watch(give_up_after_s=0))
 
 
 def test_answer_that_is_no_stream_is_refused(client: remotegpu.Client, server: ScriptedServer) -> None:
     server.play(answers({"items": [], "next_cursor": None}))
     with pytest.raises(remotegpu.UnexpectedAnswer, match="event stream"):
-        next(client.events.stream())
+        next(client.events.watch())
 
 
 TEXT = "line\u2028separator \x0c\x85 snow \u2603"

@@ -58,7 +58,7 @@ def test_wait_that_takes_too_long_says_what_was_seen_last(
     client: remotegpu.Client, server: ScriptedServer
 ) -> None:
     server.play(answers(environment(status="pending", message="Waits for one A100.")))
-    with pytest.raises(remotegpu.WaitTimeout, match=r"last seen: pending: Waits for one A100\."):
+    with pytest.raises(remotegpu.WaitTimeout, match=r"last seen: work: pending Waits for one A100\."):
         client.environments.wait_ready("env1", timeout_s=0, progress=False)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 
 from remotegpu._async import wait
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
+from remotegpu._async.stream import states
 from remotegpu._protocol import given, segment
-from remotegpu.types.environments import Environment, EnvironmentLogs, EnvironmentUsage
+from remotegpu.types.environments import Environment, EnvironmentLogs, EnvironmentStatus, EnvironmentUsage
 
 Progress = bool | Callable[[Environment], object]
 
@@ -145,3 +147,40 @@ class AsyncEnvironments(AsyncResource):
         :raises WaitTimeout: not within `timeout_s` seconds; it goes on.
         """
         return await wait.until_stopped(self.get, environment_id, timeout_s=timeout_s, progress=progress)
+
+    async def watch(
+        self, environment_id: str, *, give_up_after_s: float = 300.0
+    ) -> AsyncGenerator[Environment, None]:
+        """The environment as it is now, and again after every change, until it is deleted. Survives broken
+        connections and restarts of the server; when those last longer than `give_up_after_s` seconds, the
+        last error is raised.
+        """
+        found = states(
+            self._transport,
+            lambda: self.get(environment_id),
+            subject_type="environment",
+            subject_id=environment_id,
+            give_up_after_s=give_up_after_s,
+        )
+        async with aclosing(found):
+            async for environment in found:
+                yield environment
+                if environment.status == EnvironmentStatus.DELETED:
+                    return
+
+    async def follow(
+        self, environment_id: str, *, tail_lines: int = 100, give_up_after_s: float = 300.0
+    ) -> AsyncGenerator[str, None]:
+        """Its output in pieces as it comes, from the last `tail_lines` lines on, until it runs no more. Looks
+        every two seconds; a marked line stands where more came than was fetched.
+        """
+        found = wait.output(
+            self.get,
+            lambda what, lines: self.logs(what, tail_lines=lines),
+            environment_id,
+            tail_lines=tail_lines,
+            give_up_after_s=give_up_after_s,
+        )
+        async with aclosing(found):
+            async for piece in found:
+                yield piece

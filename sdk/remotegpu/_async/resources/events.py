@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
-from remotegpu._protocol import Reconnects, decode_json, given
-from remotegpu._sse import Decoder
-from remotegpu.errors import ConnectionFailed, RateLimited, RemoteGPUError, RequestTimeout, Unavailable
+from remotegpu._async.stream import EVENTS, messages
+from remotegpu._protocol import decode_json, given
 from remotegpu.types.events import Event
-
-SILENCE_S = 45.0
-"""The server sends a sign of life every 15 s; three missed ones mean that the connection is dead."""
 
 
 class AsyncEvents(AsyncResource):
@@ -32,39 +28,28 @@ class AsyncEvents(AsyncResource):
         params = given(
             subject_type=subject_type, subject_id=subject_id, after=after, limit=limit, cursor=cursor
         )
-        return await fetch_page(self._transport, Event, "/v1/events", params)
+        return await fetch_page(self._transport, Event, EVENTS, params)
 
-    async def stream(
+    async def watch(
         self,
         *,
         after: str | None = None,
         subject_type: str | None = None,
         subject_id: str | None = None,
         give_up_after_s: float = 300.0,
-    ) -> AsyncIterator[Event]:
-        """Follow events as they happen, without end: from now on, or `after` the one with this id. Broken
-        connections are made again where they stopped, so nothing is missed; after `give_up_after_s` seconds
-        without any contact the last error is raised.
+    ) -> AsyncGenerator[Event, None]:
+        """Events as they happen, without end: from now on, or `after` the one with this id. Broken
+        connections are made again where they stopped, so nothing is missed and nothing comes twice; when that
+        has failed for `give_up_after_s` seconds, the last error is raised.
         """
-        position = after
-        reconnects = Reconnects(give_up_after_s=give_up_after_s)
-        while True:
-            failure: RemoteGPUError | None = None
-            try:
-                async with self._transport.stream(
-                    "/v1/events",
-                    params=given(subject_type=subject_type, subject_id=subject_id, after=position),
-                    headers={} if position is None else {"Last-Event-ID": position},
-                    silence_s=SILENCE_S,
-                ) as response:
-                    decoder = Decoder()
-                    async for chunk in response.aiter_bytes():
-                        reconnects.received()
-                        for message in decoder.feed(chunk):
-                            event = decode_json(Event, message.data, where="/v1/events")
-                            position = event.id
-                            yield event
-                        position = decoder.last_id or position
-            except (ConnectionFailed, RequestTimeout, Unavailable, RateLimited) as error:
-                failure = error
-            await asyncio.sleep(reconnects.pause_s(failure))
+        found = messages(
+            self._transport,
+            EVENTS,
+            params=given(subject_type=subject_type, subject_id=subject_id),
+            after=after,
+            give_up_after_s=give_up_after_s,
+        )
+        async with aclosing(found):
+            async for message in found:
+                if message is not None:
+                    yield decode_json(Event, message.data, where=EVENTS)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 
+from remotegpu._async import wait
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
+from remotegpu._async.stream import states
 from remotegpu._protocol import given, segment
 from remotegpu.types.hosts import EnrollmentToken, Host
+
+SAMPLED = ("metrics", "last_heartbeat_at")
+"""Fields that differ with every heartbeat."""
 
 
 class AsyncHosts(AsyncResource):
@@ -55,3 +61,29 @@ class AsyncHosts(AsyncResource):
             body=given(expires_in_s=expires_in_s),
             idempotency_key=idempotency_key,
         )
+
+    async def wait_ready(
+        self, host: str, *, timeout_s: float = 300.0, progress: bool | Callable[[Host], object] = True
+    ) -> Host:
+        """Look at a host until it takes new work: its agent is there and well, and it is not cordoned.
+
+        :raises WaitTimeout: not within `timeout_s` seconds.
+        """
+        return await wait.until_host_ready(self.get, host, timeout_s=timeout_s, progress=progress)
+
+    async def watch(self, host: str, *, give_up_after_s: float = 300.0) -> AsyncGenerator[Host, None]:
+        """The host as it is now, and again after every change but those of its measurements, until it is
+        deleted. Goes on over broken connections as ``environments.watch`` does.
+        """
+        known = await self.get(host)
+        found = states(
+            self._transport,
+            lambda: self.get(known.id),
+            subject_type="host",
+            subject_id=known.id,
+            unwatched=SAMPLED,
+            give_up_after_s=give_up_after_s,
+        )
+        async with aclosing(found):
+            async for state in found:
+                yield state

@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 
 from remotegpu._protocol import given, segment
+from remotegpu._sync import wait
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
+from remotegpu._sync.stream import states
 from remotegpu.types.hosts import EnrollmentToken, Host
+
+SAMPLED = ("metrics", "last_heartbeat_at")
+"""Fields that differ with every heartbeat."""
 
 
 class SyncHosts(SyncResource):
@@ -56,3 +62,29 @@ class SyncHosts(SyncResource):
             body=given(expires_in_s=expires_in_s),
             idempotency_key=idempotency_key,
         )
+
+    def wait_ready(
+        self, host: str, *, timeout_s: float = 300.0, progress: bool | Callable[[Host], object] = True
+    ) -> Host:
+        """Look at a host until it takes new work: its agent is there and well, and it is not cordoned.
+
+        :raises WaitTimeout: not within `timeout_s` seconds.
+        """
+        return wait.until_host_ready(self.get, host, timeout_s=timeout_s, progress=progress)
+
+    def watch(self, host: str, *, give_up_after_s: float = 300.0) -> Generator[Host, None, None]:
+        """The host as it is now, and again after every change but those of its measurements, until it is
+        deleted. Goes on over broken connections as ``environments.watch`` does.
+        """
+        known = self.get(host)
+        found = states(
+            self._transport,
+            lambda: self.get(known.id),
+            subject_type="host",
+            subject_id=known.id,
+            unwatched=SAMPLED,
+            give_up_after_s=give_up_after_s,
+        )
+        with closing(found):
+            for state in found:
+                yield state
