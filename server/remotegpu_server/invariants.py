@@ -19,8 +19,16 @@ _log = structlog.get_logger(__name__)
 _EDGES = ", ".join(f"('{before}', '{after}')" for before in TRANSITIONS for after in TRANSITIONS[before])
 
 CHECKS: dict[str, str] = {
-    "I1 one live allocation per GPU": """
-        SELECT gpu_id FROM allocations WHERE released_at IS NULL GROUP BY gpu_id HAVING count(*) > 1
+    "I1 one live allocation per GPU, or shares within its memory": """
+        SELECT a.gpu_id FROM allocations a JOIN gpus g ON g.id = a.gpu_id WHERE a.released_at IS NULL
+        GROUP BY a.gpu_id, g.memory_total_bytes
+        HAVING count(*) > 1
+           AND (bool_or(a.memory_bytes IS NULL) OR sum(a.memory_bytes) > g.memory_total_bytes)
+    """,
+    "I1 a GPU that is divided holds nothing itself": """
+        SELECT a.id FROM allocations a JOIN gpus g ON g.id = a.gpu_id
+        JOIN hosts h ON h.id = g.host_id
+        WHERE a.released_at IS NULL AND g.mig_enabled AND a.allocated_at > h.registered_at
     """,
     "I1 one live placement per environment": """
         SELECT environment_id FROM placements WHERE released_at IS NULL
@@ -28,7 +36,7 @@ CHECKS: dict[str, str] = {
     """,
     "I2 GPUs within the limit at the last grant": """
         SELECT q.id FROM quotas q JOIN LATERAL (
-            SELECT count(*) AS used, max(allocated_at) AS granted FROM allocations
+            SELECT sum(gpu_fraction) AS used, max(allocated_at) AS granted FROM allocations
             WHERE released_at IS NULL
               AND CASE q.subject_type WHEN 'user' THEN user_id ELSE customer_id END = q.subject_id
         ) live ON true
@@ -69,6 +77,19 @@ CHECKS: dict[str, str] = {
         SELECT p.id FROM placements p JOIN environments e ON e.id = p.environment_id
         JOIN volumes v ON v.id = p.volume_id WHERE p.user_id <> e.owner_id OR v.owner_id <> e.owner_id
     """,
+    "I3 an allocation counts as the part of a GPU that it is": """
+        SELECT a.id FROM allocations a JOIN gpus g ON g.id = a.gpu_id
+        WHERE a.released_at IS NULL AND abs(a.gpu_fraction
+            - coalesce(least(1, a.memory_bytes / g.memory_total_bytes::float), g.gpu_fraction)) > 0.01
+    """,
+    "I4 a part was asked for, and is of the kind that was asked for": """
+        SELECT a.id FROM allocations a JOIN environments e ON e.id = a.environment_id
+        JOIN placements p ON p.id = a.placement_id AND p.generation = e.generation
+        JOIN gpus g ON g.id = a.gpu_id
+        WHERE a.released_at IS NULL AND (a.memory_bytes IS DISTINCT FROM e.gpu_memory_bytes
+            OR g.mig_profile IS DISTINCT FROM e.mig_profile
+            OR (e.gpu_models <> '{}' AND g.model <> ALL (e.gpu_models)))
+    """,
     "I5 an ended environment holds nothing": """
         SELECT p.id FROM placements p JOIN environments e ON e.id = p.environment_id
         WHERE p.released_at IS NULL AND e.status IN ('pending', 'stopped', 'deleted')
@@ -91,6 +112,7 @@ CHECKS: dict[str, str] = {
     "I7 I10 I24 the database's own guards are in place": """
         SELECT guard FROM unnest(ARRAY[
             'environments.environment_transition', 'placements.release_once', 'allocations.release_once',
+            'allocations.allocation_fits',
             'events.events_append_only', 'audit_records.audit_append_only', 'audit_records.audit_no_truncate'
         ]) AS guard
         EXCEPT

@@ -58,7 +58,7 @@ EXAMPLES: dict[str, Any] = {
         "name": "training",
         "image": "base",
         "gpus": 1,
-        "gpu_model": "A100-80GB",
+        "gpu_models": ["A100-80GB"],
         "cpus": 4,
         "memory_bytes": 17179869184,
     },

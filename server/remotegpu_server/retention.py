@@ -14,6 +14,8 @@ from remotegpu_server.settings import Settings
 
 HOST_SAMPLES_S = 2 * 3600
 LOG_REQUESTS_S = 60
+CAPACITY_CHANGES_S = 1800
+"""Longer than any process keeps a fleet without loading it anew."""
 EXPIRED_TOKENS_S = 7 * 86400
 """Kept for a week after their end, so that "expired" and "revoked" can be told apart from "unknown"."""
 _BATCH = 5000
@@ -30,6 +32,7 @@ def _rules(settings: Settings) -> list[tuple[type[tables.Base], ColumnElement[bo
         (tables.LoginFailure, older(tables.LoginFailure.at, settings.login_window_s)),
         (tables.IdempotencyKey, older(tables.IdempotencyKey.created_at, idempotency.RETENTION_S)),
         (tables.LogRequest, older(tables.LogRequest.created_at, LOG_REQUESTS_S)),
+        (tables.CapacityChange, older(tables.CapacityChange.at, CAPACITY_CHANGES_S)),
         (tables.HostSample, older(tables.HostSample.at, HOST_SAMPLES_S)),
         (token, older(func.least(token.expires_at, token.revoked_at), EXPIRED_TOKENS_S)),
         (tables.Event, older(tables.Event.at, settings.event_retention_s)),

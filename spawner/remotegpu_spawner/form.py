@@ -41,7 +41,7 @@ async def render(spawner: RemoteGPUSpawner) -> str:
     most = max((model.total for model in capacity.gpu_models), default=0)
     chosen = {
         "image": spawner.image,
-        "gpu_model": spawner.gpu_model,
+        "gpu_models": spawner.gpu_models,
         "gpus": min(spawner.gpus, most),
         "cpus": f"{spawner.defaults.cpus:g}",
         "memory_gib": f"{spawner.defaults.memory_gib:g}",
@@ -69,7 +69,7 @@ async def explain(spawner: RemoteGPUSpawner, query: Mapping[str, list[str]]) -> 
         explained = await client.placements.explain(
             image=image.name,
             gpus=wanted.gpus,
-            gpu_model=wanted.gpu_model or None,
+            gpu_models=wanted.gpu_models,
             cpus=wanted.cpus,
             memory_bytes=wanted.memory_bytes,
         )

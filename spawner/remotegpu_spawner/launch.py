@@ -59,7 +59,6 @@ class Launch:
                 self.client.environments.create(
                     name=self.name,
                     display_name=self.display_name,
-                    gpu_model=self.wanted.gpu_model or None,
                     **self._sizes(),
                 )
             )
@@ -74,11 +73,7 @@ class Launch:
         deadline = time.monotonic() + self.end_wait_s
         while True:
             try:
-                return await self.send(
-                    self.client.environments.start(
-                        environment_id, gpu_model=self.wanted.gpu_model, **self._sizes()
-                    )
-                )
+                return await self.send(self.client.environments.start(environment_id, **self._sizes()))
             except errors.StateConflict as error:
                 if time.monotonic() > deadline:
                     raise SpawnRefused(
@@ -93,6 +88,7 @@ class Launch:
         return {
             "image": self.wanted.image,
             "gpus": self.wanted.gpus,
+            "gpu_models": self.wanted.gpu_models,
             "cpus": self.wanted.cpus,
             "memory_bytes": self.wanted.memory_bytes,
             "secret_env": self.secret_env,

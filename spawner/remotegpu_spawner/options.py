@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 GIB = 2**30
 
-FIELDS = ("image", "gpus", "gpu_model", "cpus", "memory_gib")
+FIELDS = ("image", "gpus", "gpu_models", "cpus", "memory_gib")
 
 
 class InvalidOption(ValueError):
@@ -22,8 +22,8 @@ class Options:
     image: str = ""
     """Id, name or reference; empty: the first image of the allow-list."""
     gpus: int = 1
-    gpu_model: str = ""
-    """Empty: any model."""
+    gpu_models: tuple[str, ...] = ()
+    """Any of these; empty: any model."""
     cpus: float = 1.0
     memory_gib: float = 2.0
 
@@ -38,13 +38,17 @@ class Options:
     @property
     def profile(self) -> str:
         """For the hub's admin page: ``1x A100-80GB / base``."""
-        gpus = f"{self.gpus}x {self.gpu_model or 'GPU'}" if self.gpus else "CPU only"
+        gpus = f"{self.gpus}x {'|'.join(self.gpu_models) or 'GPU'}" if self.gpus else "CPU only"
         return f"{gpus} / {self.image}" if self.image else gpus
 
 
 def from_form(form: Mapping[str, list[str]]) -> dict[str, object]:
     """The form's lists of strings as options. Raises :class:`InvalidOption`."""
-    sent = {name: values[0].strip() for name, values in form.items() if name in FIELDS and values}
+    sent: dict[str, object] = {
+        name: values[0].strip() for name, values in form.items() if name in FIELDS and values
+    }
+    if "gpu_models" in sent:
+        sent["gpu_models"] = [value.strip() for value in form["gpu_models"] if value.strip()]
     return {name: value for name, value in asdict(parse(sent, Options())).items() if name in sent}
 
 
@@ -53,16 +57,29 @@ def parse(options: Mapping[str, object] | None, defaults: Options) -> Options:
     if not isinstance(options or {}, Mapping):
         raise InvalidOption("The options must be an object with one entry for each option.")
     sent = {name: value for name, value in (options or {}).items() if name != "profile"}
+    if "gpu_model" in sent:  # remembered by the hub from a start before version 0.2
+        model = _text(sent, "gpu_model", "")
+        sent = {name: value for name, value in sent.items() if name != "gpu_model"}
+        sent.setdefault("gpu_models", [model] if model else [])
     unknown = sorted(set(sent) - set(FIELDS))
     if unknown:
         raise InvalidOption(f"Unknown option {', '.join(unknown)[:200]}. Known: {', '.join(FIELDS)}.")
     return Options(
         image=_text(sent, "image", defaults.image),
         gpus=int(_number(sent, "gpus", defaults.gpus, whole=True)),
-        gpu_model=_text(sent, "gpu_model", defaults.gpu_model),
+        gpu_models=_models(sent, defaults.gpu_models),
         cpus=_number(sent, "cpus", defaults.cpus),
         memory_gib=_number(sent, "memory_gib", defaults.memory_gib),
     )
+
+
+def _models(sent: Mapping[str, object], default: tuple[str, ...]) -> tuple[str, ...]:
+    value = sent.get("gpu_models", default)
+    if not isinstance(value, (list, tuple)) or not all(
+        isinstance(one, str) and len(one) <= 64 for one in value
+    ):
+        raise InvalidOption("gpu_models must be a list of model names of at most 64 characters.")
+    return tuple(value)
 
 
 def _text(sent: Mapping[str, object], name: str, default: str) -> str:

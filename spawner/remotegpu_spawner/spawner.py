@@ -12,7 +12,7 @@ from typing import Any
 
 from jupyterhub.spawner import Spawner
 from tornado import web
-from traitlets import Float, Integer, Unicode, default
+from traitlets import Float, Integer, List, Unicode, default
 
 from remotegpu import AsyncClient, errors
 from remotegpu.types.environments import Environment, EnvironmentStatus
@@ -38,7 +38,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
         config=True
     )
     gpus = Integer(1, min=0, help="GPUs where a request does not say.").tag(config=True)
-    gpu_model = Unicode("", help="GPU model where a request does not say; empty: any.").tag(config=True)
+    gpu_models = List(Unicode(), help="GPU models where a request does not say; empty: any.").tag(config=True)
     queue_wait = Float(600, min=0, help="Seconds a start may wait in the queue before it is refused.").tag(
         config=True
     )
@@ -114,7 +114,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
         return Options(
             image=self.image,
             gpus=self.gpus,
-            gpu_model=self.gpu_model,
+            gpu_models=tuple(self.gpu_models),
             cpus=float(self.cpu_limit or 1.0),
             memory_gib=int(self.mem_limit or 2 * GIB) / GIB,
         )

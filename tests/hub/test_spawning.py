@@ -60,7 +60,7 @@ def test_form_start_shows_real_progress_and_lands_on_the_server(
         form = person.http.get("/hub/spawn")
         assert "A100-80GB – 2 of 2 free, simulated" in form.text  # noqa: RUF001
         assert "0 of 1 used" in text_of(form)
-        sent = person.send_form("/hub/spawn", image="slow", gpu_model="", gpus="1", cpus="1", memory_gib="1")
+        sent = person.send_form("/hub/spawn", image="slow", gpu_models="", gpus="1", cpus="1", memory_gib="1")
         assert "spawn-pending" in sent.url.path, text_of(sent)
         assert "stop_named_server" in sent.text
     events = hub.events(username)
@@ -104,7 +104,7 @@ def test_refusal_reads_the_same_in_rest_form_progress_and_page(hub: Hub, stack: 
         ({"image": "quick", "gpus": -1}, "gpus"),
         ({"image": "quick", "memory_gib": 1e9}, "memory"),
         ({"image": "quick", "gpus": 3}, "3 GPUs"),
-        ({"image": "quick", "gpus": 1, "gpu_model": "Abacus"}, "Abacus"),
+        ({"image": "quick", "gpus": 1, "gpu_models": ["Abacus"]}, "Abacus"),
         ({"image": ["quick"]}, "image"),
     ],
 )

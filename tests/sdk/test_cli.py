@@ -129,7 +129,7 @@ def test_create_sends_sizes_waits_and_says_where_it_runs(
         "name": "work",
         "image": "base",
         "gpus": 1,
-        "gpu_model": "A100-80GB",
+        "gpu_models": ["A100-80GB"],
         "cpus": 2.0,
         "memory_bytes": 3 * 2**29,
         "env": {"A": "b=c"},

@@ -44,7 +44,7 @@ def test_every_listed_type_has_columns_and_these_are_its_fields() -> None:
 
 
 def test_repr_is_one_short_line_of_what_matters() -> None:
-    made = Environment.model_validate(environment(message="long\n" * 100, gpu_model=None))
+    made = Environment.model_validate(environment(message="long\n" * 100, gpu_models=[]))
     assert repr(made).startswith("Environment(name='work', status='running', image='base', gpus=0,")
     assert "\n" not in repr(made)
     assert len(repr(made)) < 300
@@ -81,7 +81,9 @@ def test_answer_that_is_a_table_is_shown_as_one() -> None:
 
 GPU = {
     "id": "g1", "host_id": "h1", "host_name": "one", "uuid": "GPU-1", "index": 0, "model": "A100-80GB",
-    "product": "NVIDIA A100", "memory_total_bytes": 80 * 2**30, "simulated": False, "health": "healthy",
+    "product": "NVIDIA A100", "memory_total_bytes": 80 * 2**30, "memory_free_bytes": 80 * 2**30, "shares": 0,
+    "mig_profile": None, "parent_uuid": None, "mig_enabled": False, "numa_node": 0, "nvlink_group": None,
+    "simulated": False, "health": "healthy",
     "health_reason": None, "free": True, "allocation_id": None, "environment_id": None, "holder": None,
     "metrics": {"utilization_percent": 50.0}, "sampled_at": AT,
 }  # fmt: skip

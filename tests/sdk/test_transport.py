@@ -219,10 +219,10 @@ def test_name_is_quoted_in_the_path(client: remotegpu.Client, server: ScriptedSe
 
 def test_false_zero_and_empty_are_sent(client: remotegpu.Client, server: ScriptedServer) -> None:
     server.play(answers(environment(), status=201), answers(page()))
-    client.environments.create(name="work", image="base", gpus=0, queue=False, gpu_model="", env={})
+    client.environments.create(name="work", image="base", gpus=0, queue=False, gpu_models=[], env={})
     client.gpus.list(free=False)
     assert json.loads(server.seen[0].body) == {
-        "name": "work", "image": "base", "gpus": 0, "queue": False, "gpu_model": "", "env": {},
+        "name": "work", "image": "base", "gpus": 0, "queue": False, "gpu_models": [], "env": {},
     }  # fmt: skip
     assert server.seen[1].path == "/v1/gpus?free=false"
 

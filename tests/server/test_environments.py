@@ -328,7 +328,7 @@ async def test_environment_that_no_host_can_hold_is_refused_with_what_is_there(
     three = await fleet.create(ada.headers, gpus=3)
     assert (three.status_code, three.json()["error"]) == (422, "unsatisfiable")
     assert "the largest host has 2" in three.json()["detail"]
-    unknown = await fleet.create(ada.headers, gpus=1, gpu_model="H900")
+    unknown = await fleet.create(ada.headers, gpus=1, gpu_models=["H900"])
     assert unknown.json()["error"] == "unsatisfiable"
     assert "A100-80GB" in unknown.json()["detail"]
 

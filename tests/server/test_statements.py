@@ -72,7 +72,7 @@ class _Rows:
         person = await self.actors.user(f"user-{number}")
         await self._post("/v1/tokens", {"name": f"token-{number}"}, self.admin.headers)
         running = (await self.fleet.create(self.admin.headers, f"env-{number}", gpus=1)).json()["id"]
-        await self.fleet.create(self.admin.headers, f"waits-{number}", gpus=2, gpu_model="A100-80GB")
+        await self.fleet.create(self.admin.headers, f"waits-{number}", gpus=2, gpu_models=["A100-80GB"])
         await agent.obey()
         await self.fleet.limit("user", person.id, gpus=1)
         self.named |= {

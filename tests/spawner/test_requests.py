@@ -59,7 +59,7 @@ def test_options_left_out_get_the_sites_defaults() -> None:
     [
         {"gpus": 1.5}, {"gpus": True}, {"gpus": "one"}, {"gpus": -1}, {"gpus": None}, {"cpus": "nan"},
         {"cpus": float("inf")}, {"memory_gib": []}, {"image": 7}, {"image": "x" * 300},
-        {"gpu_model": {"a": 1}}, {"command": "sh"}, {"env": {}}, [1], "gpus",
+        {"gpu_models": {"a": 1}}, {"gpu_models": [1]}, {"command": "sh"}, {"env": {}}, [1], "gpus",
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_understood_are_refused(sent: Any) -> None:
@@ -137,7 +137,7 @@ def test_form_escapes_what_came_from_elsewhere() -> None:
         images=[(type("Image", (), {"name": hostile, "reference": hostile, "id": hostile}), hostile)],
         models=[(type("Model", (), {"model": f'"{hostile}'}), hostile)],
         capacity=type("Capacity", (), {"hosts_ready": 1, "hosts_total": 1, "pending_environments": 0}),
-        chosen={"image": hostile, "gpu_model": hostile, "gpus": f'"{hostile}', "cpus": 1, "memory_gib": 2},
+        chosen={"image": hostile, "gpu_models": [hostile], "gpus": f'"{hostile}', "cpus": 1, "memory_gib": 2},
         quota=quota_bars([]),
         explain_url="/hub/remotegpu/explain",
         for_user=hostile,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import Any
 from urllib.parse import quote
 
 import remotegpu
@@ -28,10 +29,7 @@ def create(arguments: argparse.Namespace) -> None:
         environment = client.environments.create(
             name=arguments.name,
             image=arguments.image,
-            gpus=arguments.gpus,
-            gpu_model=arguments.gpu_model,
-            cpus=arguments.cpus,
-            memory_bytes=arguments.memory,
+            **_sizes(arguments),
             env=dict(arguments.env) or None,
             queue=not arguments.no_queue,
         )
@@ -45,14 +43,25 @@ def start(arguments: argparse.Namespace) -> None:
         environment = client.environments.start(
             known.id,
             image=arguments.image,
-            gpus=arguments.gpus,
-            gpu_model=arguments.gpu_model,
-            cpus=arguments.cpus,
-            memory_bytes=arguments.memory,
+            **_sizes(arguments),
             env=dict(arguments.env) or None,
             queue=not arguments.no_queue,
         )
         _wait_and_show(client, arguments, environment)
+
+
+def _sizes(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "gpus": arguments.gpus,
+        "gpu_models": arguments.gpu_model,
+        "gpu_memory_bytes": arguments.gpu_memory,
+        "min_gpu_memory_bytes": arguments.min_gpu_memory,
+        "max_gpu_memory_bytes": arguments.max_gpu_memory,
+        "mig_profile": arguments.mig_profile,
+        "host_labels": dict(arguments.host_label) if arguments.host_label else None,
+        "cpus": arguments.cpus,
+        "memory_bytes": arguments.memory,
+    }
 
 
 def _wait_and_show(client: remotegpu.Client, arguments: argparse.Namespace, environment: Environment) -> None:

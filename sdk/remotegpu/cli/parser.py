@@ -113,7 +113,23 @@ def _with_environment(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
 
 def _size_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=int, metavar="N")
-    parser.add_argument("--gpu-model", metavar="MODEL", help="such as A100-80GB; left out: any")
+    parser.add_argument(
+        "--gpu-model", action="append", metavar="MODEL", help="such as A100-80GB; repeatable; left out: any"
+    )
+    parser.add_argument(
+        "--gpu-memory",
+        type=_bytes,
+        metavar="SIZE",
+        help="a share of one GPU, such as 20G, in place of the whole",
+    )
+    parser.add_argument(
+        "--min-gpu-memory", type=_bytes, metavar="SIZE", help="GPUs with at least this memory"
+    )
+    parser.add_argument("--max-gpu-memory", type=_bytes, metavar="SIZE", help="GPUs with at most this memory")
+    parser.add_argument("--mig-profile", metavar="PROFILE", help="MIG instances, such as 1g.10gb, not GPUs")
+    parser.add_argument(
+        "--host-label", type=_pair, action="append", metavar="KEY=VALUE", help="only such hosts; repeatable"
+    )
     parser.add_argument("--cpus", type=float, metavar="N")
     parser.add_argument("--memory", type=_bytes, metavar="SIZE", help="such as 16G")
     parser.add_argument(

@@ -43,6 +43,11 @@ class InventoryGpu(Wire):
     pci_bus_id: Line | None
     mig_enabled: bool | None
     numa_node: int | None
+    nvlink_group: int | None = None
+    """GPUs of this host with the same number reach each other over NVLink."""
+    mig_profile: Line | None = None
+    """Set for a MIG instance, which is listed beside its parent and takes work in its place."""
+    parent_uuid: Uuid | None = None
     simulated: bool
 
 

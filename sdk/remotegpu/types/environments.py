@@ -23,6 +23,17 @@ EnvVars = Annotated[
     Field(max_length=256),
 ]
 
+GpuModels = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=16)
+]
+Labels = Annotated[
+    dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=63)],
+        Annotated[str, StringConstraints(max_length=255)],
+    ],
+    Field(max_length=16),
+]
+
 GIB = 2**30
 
 
@@ -90,8 +101,18 @@ class EnvironmentSpec(Wire):
     image: Annotated[str, StringConstraints(min_length=1, max_length=255)]
     """Id, name or reference of an image on the allow-list."""
     gpus: Annotated[int, Field(ge=0, le=64)] = 0
-    gpu_model: Annotated[str, StringConstraints(max_length=64)] | None = None
-    """Left out: any model."""
+    gpu_models: GpuModels = []
+    """Any of these; empty: any model. All GPUs of one environment are of one model."""
+    gpu_memory_bytes: Annotated[Bytes, Field(ge=2**28)] | None = None
+    """A share of one GPU's memory in place of the whole GPU (``gpus`` is 1 then). Soft: the environment is
+    told its share in ``REMOTEGPU_GPU_MEMORY_BYTES``, and nothing stops it from taking more."""
+    min_gpu_memory_bytes: Annotated[Bytes, Field(ge=0)] | None = None
+    """Of the whole GPU, also when a share of it is asked for."""
+    max_gpu_memory_bytes: Annotated[Bytes, Field(ge=0)] | None = None
+    mig_profile: Annotated[str, StringConstraints(pattern=r"^[0-9a-z.+]{1,32}$")] | None = None
+    """MIG instances of this profile, such as ``1g.10gb``, in place of GPUs; as the hosts offer them."""
+    host_labels: Labels = {}
+    """Only hosts that carry all of these labels with these values."""
     cpus: Annotated[float, Field(gt=0, le=1024)] = 1.0
     memory_bytes: Annotated[Bytes, Field(ge=256 * 2**20)] = 2 * GIB
     workspace: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
@@ -119,8 +140,17 @@ class EnvironmentStart(Wire):
 
     image: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
     gpus: Annotated[int, Field(ge=0, le=64)] | None = None
-    gpu_model: Annotated[str, StringConstraints(max_length=64)] | None = None
-    """An empty string means any model."""
+    gpu_models: GpuModels | None = None
+    """An empty list means any model."""
+    gpu_memory_bytes: Annotated[Bytes, Field(ge=0)] | None = None
+    """0: the whole GPU again."""
+    min_gpu_memory_bytes: Annotated[Bytes, Field(ge=0)] | None = None
+    """0: no lower bound again."""
+    max_gpu_memory_bytes: Annotated[Bytes, Field(ge=0)] | None = None
+    """0: no upper bound again."""
+    mig_profile: Annotated[str, StringConstraints(pattern=r"^[0-9a-z.+]{0,32}$")] | None = None
+    """Empty: GPUs again."""
+    host_labels: Labels | None = None
     cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
     memory_bytes: Annotated[Bytes, Field(ge=256 * 2**20)] | None = None
     env: EnvVars | None = None
@@ -136,6 +166,9 @@ class AllocatedGpu(Wire):
     index: int
     model: str
     memory_total_bytes: Bytes
+    memory_bytes: Bytes | None
+    """The share that was promised; ``null``: the whole GPU."""
+    mig_profile: str | None
     simulated: bool
 
 
@@ -164,7 +197,12 @@ class Environment(Wire):
     """Name of the image."""
     image_reference: str
     gpus: int
-    gpu_model: str | None
+    gpu_models: list[str]
+    gpu_memory_bytes: Bytes | None
+    min_gpu_memory_bytes: Bytes | None
+    max_gpu_memory_bytes: Bytes | None
+    mig_profile: str | None
+    host_labels: dict[str, str]
     cpus: float
     memory_bytes: Bytes
     env: dict[str, str]

@@ -91,6 +91,18 @@ class Gpu(Wire):
     product: str
     """The driver's name, such as ``NVIDIA A100-SXM4-80GB``."""
     memory_total_bytes: Bytes
+    memory_free_bytes: Bytes
+    """Not promised to anybody: all of it, nothing, or what shares have left."""
+    shares: int
+    """Environments that hold a share of its memory; they are not named here."""
+    mig_profile: str | None
+    parent_uuid: str | None
+    """Of a MIG instance."""
+    mig_enabled: bool
+    """Divided into instances: they take work, it does not."""
+    numa_node: int | None
+    nvlink_group: int | None
+    """GPUs of one host with the same number reach each other over NVLink."""
     simulated: bool
     health: GpuHealth
     health_reason: str | None

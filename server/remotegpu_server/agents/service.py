@@ -19,6 +19,7 @@ from remotegpu.types.agent import (
     HeartbeatGpu,
     HeartbeatReply,
     Inventory,
+    InventoryGpu,
     LogAnswer,
     LogRequest,
     Observation,
@@ -195,6 +196,11 @@ async def _upsert_gpus(db: AsyncSession, *, host: tables.Host, inventory: Invent
             "memory_total_bytes": gpu.memory_total_bytes,
             "pci_bus_id": gpu.pci_bus_id,
             "numa_node": gpu.numa_node,
+            "nvlink_group": gpu.nvlink_group,
+            "mig_enabled": bool(gpu.mig_enabled) and gpu.mig_profile is None,
+            "mig_profile": gpu.mig_profile if gpu.parent_uuid else None,
+            "parent_uuid": gpu.parent_uuid if gpu.mig_profile else None,
+            "gpu_fraction": _fraction(gpu, inventory),
             "simulated": gpu.simulated,
         }
         present = known.pop(gpu.uuid, None)
@@ -217,6 +223,14 @@ async def _upsert_gpus(db: AsyncSession, *, host: tables.Host, inventory: Invent
             .values(health="missing", health_reason="not in the last inventory")
             .execution_options(synchronize_session=False)
         )
+
+
+def _fraction(gpu: InventoryGpu, inventory: Inventory) -> float:
+    """A MIG instance counts by its part of its parent's memory."""
+    if gpu.mig_profile is None:
+        return 1.0
+    total = next((one.memory_total_bytes for one in inventory.gpus if one.uuid == gpu.parent_uuid), 0)
+    return min(1.0, max(0.01, gpu.memory_total_bytes / total)) if total else 1.0
 
 
 _BEAT = text("""

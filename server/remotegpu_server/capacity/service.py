@@ -7,10 +7,15 @@ from collections.abc import Sequence
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from remotegpu.types.hosts import Capacity, ModelCapacity
+from remotegpu_server.capacity import fleets
 from remotegpu_server.db import tables
 from remotegpu_server.placement import Fleet, GpuInventory, HostInventory
+
+_ALL = 2**50
+"""More than the memory of any GPU: what a whole allocation takes of it."""
 
 
 def not_ready_reason(host: tables.Host) -> str | None:
@@ -28,11 +33,11 @@ def not_ready_reason(host: tables.Host) -> str | None:
     return None
 
 
-async def inventory(db: AsyncSession, *, host_id: str | None = None) -> list[HostInventory]:
-    """Every host that has registered, or one of them, with what is free on it now."""
+async def inventory(db: AsyncSession, *, host_ids: Sequence[str] | None = None) -> list[HostInventory]:
+    """Every host that has registered, or some of them, with what is free on it now."""
     found = select(tables.Host).where(tables.Host.inventory.is_not(None)).order_by(tables.Host.id)
-    if host_id is not None:
-        found = found.where(tables.Host.id == host_id)
+    if host_ids is not None:
+        found = found.where(tables.Host.id.in_(host_ids))
     hosts = (await db.scalars(found.execution_options(populate_existing=True))).all()
     ids = [host.id for host in hosts]
     gpus = await _gpus_by_host(db, host_ids=ids)
@@ -41,8 +46,12 @@ async def inventory(db: AsyncSession, *, host_id: str | None = None) -> list[Hos
 
 
 async def fleet(db: AsyncSession) -> Fleet:
-    """All hosts, as placement scores them."""
-    return Fleet(await inventory(db))
+    """All hosts as placement scores them, shared by this process: read it, :meth:`Fleet.copy` it to try."""
+    return await fleets.current(db, _load)
+
+
+async def _load(db: AsyncSession, host_ids: Sequence[str] | None) -> list[HostInventory]:
+    return await inventory(db, host_ids=host_ids)
 
 
 def _host_inventory(
@@ -70,28 +79,42 @@ def _host_inventory(
 
 
 async def _gpus_by_host(db: AsyncSession, *, host_ids: Sequence[str]) -> dict[str, list[GpuInventory]]:
+    """GPUs that may take work: not the ones that are missing, nor those that are divided."""
     gpu, held = tables.Gpu, tables.Allocation
+    promised = (
+        select(held.gpu_id, func.sum(func.coalesce(held.memory_bytes, _ALL)).label("memory_bytes"))
+        .where(held.host_id.in_(host_ids), held.released_at.is_(None))
+        .group_by(held.gpu_id)
+        .subquery()
+    )
+    parent = aliased(gpu)
     rows = await db.execute(
-        select(gpu, held.id)
-        .outerjoin(held, (held.gpu_id == gpu.id) & held.released_at.is_(None))
-        .where(gpu.host_id.in_(host_ids), gpu.health != "missing")
+        select(gpu, promised.c.memory_bytes, parent.health)
+        .outerjoin(promised, promised.c.gpu_id == gpu.id)
+        .outerjoin(parent, parent.uuid == gpu.parent_uuid)
+        .where(gpu.host_id.in_(host_ids), gpu.health != "missing", ~gpu.mig_enabled)
         .execution_options(populate_existing=True)
     )
     found: dict[str, list[GpuInventory]] = defaultdict(list)
-    for one, allocation_id in rows:
-        takes_work = one.health == "healthy" and allocation_id is None
-        found[one.host_id].append(
-            GpuInventory(
-                id=one.id,
-                model=one.model,
-                index=one.index,
-                memory_total_bytes=one.memory_total_bytes,
-                memory_free_bytes=one.memory_total_bytes if takes_work else 0,
-                simulated=one.simulated,
-                numa_node=one.numa_node,
-            )
-        )
+    for one, taken, parent_health in rows:
+        healthy = one.health == "healthy" and parent_health in (None, "healthy")
+        found[one.host_id].append(_gpu_inventory(one, taken=int(taken or 0) if healthy else _ALL))
     return found
+
+
+def _gpu_inventory(gpu: tables.Gpu, *, taken: int) -> GpuInventory:
+    return GpuInventory(
+        id=gpu.id,
+        model=gpu.model,
+        index=gpu.index,
+        memory_total_bytes=gpu.memory_total_bytes,
+        memory_free_bytes=max(gpu.memory_total_bytes - taken, 0),
+        simulated=gpu.simulated,
+        numa_node=gpu.numa_node,
+        nvlink_group=gpu.nvlink_group,
+        mig_profile=gpu.mig_profile,
+        fraction=gpu.gpu_fraction,
+    )
 
 
 async def _used_by_host(db: AsyncSession, *, host_ids: Sequence[str]) -> dict[str, tuple[float, int, int]]:
@@ -127,14 +150,18 @@ async def _models(db: AsyncSession, *, ready: Sequence[HostInventory]) -> list[M
     gpu = tables.Gpu
     kinds = await db.execute(
         select(gpu.model, gpu.simulated, func.max(gpu.memory_total_bytes), func.count())
-        .where(gpu.health != "missing")
+        .where(gpu.health != "missing", ~gpu.mig_enabled, gpu.mig_profile.is_(None))
         .group_by(gpu.model, gpu.simulated)
         .order_by(gpu.model, gpu.simulated)
     )
     lines = []
     for model, simulated, memory, count in kinds:
         free = [
-            sum(1 for one in host.gpus if one.free and (one.model, one.simulated) == (model, simulated))
+            sum(
+                1
+                for one in host.gpus
+                if one.free and (one.model, one.simulated, one.mig_profile) == (model, simulated, None)
+            )
             for host in ready
         ]
         lines.append(

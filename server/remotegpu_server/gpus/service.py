@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
@@ -31,10 +31,18 @@ async def list_gpus(
     authz.require(actor, Action.GPU_READ)
     gpu, owner, held = tables.Gpu, tables.Host, aliased(tables.Allocation)
     position = (owner.name, gpu.index, gpu.id)
+    share = tables.Allocation
+    shares = (
+        select(share.gpu_id, func.count().label("count"), func.sum(share.memory_bytes).label("memory_bytes"))
+        .where(share.released_at.is_(None), share.memory_bytes.is_not(None))
+        .group_by(share.gpu_id)
+        .subquery()
+    )
     found = (
-        select(gpu, owner, held, tables.User)
+        select(gpu, owner, held, tables.User, shares.c.count, shares.c.memory_bytes)
         .join(owner, owner.id == gpu.host_id)
-        .outerjoin(held, (held.gpu_id == gpu.id) & held.released_at.is_(None))
+        .outerjoin(held, (held.gpu_id == gpu.id) & held.released_at.is_(None) & held.memory_bytes.is_(None))
+        .outerjoin(shares, shares.c.gpu_id == gpu.id)
         .outerjoin(tables.User, tables.User.id == held.user_id)
         .order_by(*position)
         .limit(limit + 1)
@@ -46,6 +54,8 @@ async def list_gpus(
     if free is not None:
         takes_work = (
             held.id.is_(None)
+            & shares.c.gpu_id.is_(None)
+            & ~gpu.mig_enabled
             & (gpu.health == "healthy")
             & (owner.connection == "online")
             & owner.inventory.is_not(None)
@@ -86,6 +96,8 @@ def _to_wire(
     host: tables.Host,
     held: tables.Allocation | None,
     holder: tables.User | None,
+    shares: int | None,
+    shared_bytes: int | None,
     *,
     sample: tables.HostSample | None,
 ) -> Gpu:
@@ -102,10 +114,21 @@ def _to_wire(
         model=row.model,
         product=row.product,
         memory_total_bytes=row.memory_total_bytes,
+        memory_free_bytes=0 if held or row.mig_enabled else row.memory_total_bytes - int(shared_bytes or 0),
+        shares=shares or 0,
+        mig_profile=row.mig_profile,
+        parent_uuid=row.parent_uuid,
+        mig_enabled=row.mig_enabled,
+        numa_node=row.numa_node,
+        nvlink_group=row.nvlink_group,
         simulated=row.simulated,
         health=GpuHealth(row.health),
         health_reason=row.health_reason,
-        free=held is None and row.health == "healthy" and capacity.not_ready_reason(host) is None,
+        free=held is None
+        and not shares
+        and not row.mig_enabled
+        and row.health == "healthy"
+        and capacity.not_ready_reason(host) is None,
         allocation_id=held.id if held and shown else None,
         environment_id=held.environment_id if held and shown else None,
         holder=holder.username if holder and shown else None,

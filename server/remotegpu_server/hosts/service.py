@@ -39,7 +39,7 @@ async def list_hosts(db: AsyncSession, *, actor: Actor, limit: int, cursor: str 
 
 async def _to_wire(db: AsyncSession, rows: Sequence[tables.Host]) -> list[Host]:
     ids = [row.id for row in rows]
-    free = {one.id: one for one in await capacity.inventory(db, host_id=ids[0] if len(ids) == 1 else None)}
+    free = {one.id: one for one in await capacity.inventory(db, host_ids=ids)}
     samples = await gpus.newest_samples(db, host_ids=ids)
     gpu = tables.Gpu
     marked = (

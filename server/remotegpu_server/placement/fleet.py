@@ -235,6 +235,17 @@ class Fleet:
             gpus=tuple(replace(gpu, memory_free_bytes=free[gpu.id]) for gpu in host.gpus),
         )
 
+    def least_fraction(self, request: Request) -> float:
+        """The least that one GPU of the request can count as, whichever it gets."""
+        if request.gpu_memory_bytes is not None:
+            return min(1.0, request.gpu_memory_bytes / max(int(self.gpu_bytes.max(initial=0)), 1))
+        if request.mig_profile is None:
+            return 1.0
+        found = [
+            gpu.fraction for row in self.rows for gpu in row.gpus if gpu.mig_profile == request.mig_profile
+        ]
+        return min(found, default=1.0)
+
     def saw(self, request: Request) -> None:
         """Learn from a request that arrived."""
         self.mix.saw(request, gpu_memory_bytes=self.usual_gpu_bytes)

@@ -21,6 +21,8 @@ class GpuInventory:
     nvlink_group: int | None = None
     """GPUs of one host with the same number reach each other over NVLink."""
     mig_profile: str | None = None
+    fraction: float = 1.0
+    """How much of a GPU it counts as: less than 1 for a MIG instance."""
 
     @property
     def free(self) -> bool:

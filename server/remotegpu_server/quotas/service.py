@@ -52,9 +52,7 @@ async def _used(
         )
     ).one()
     gpus = await db.scalar(
-        select(func.count())
-        .select_from(promised)
-        .where(
+        select(func.sum(promised.gpu_fraction)).where(
             promised.released_at.is_(None),
             (promised.user_id if of_user else promised.customer_id) == subject.id,
         )

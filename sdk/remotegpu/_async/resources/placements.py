@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from remotegpu._async.resource import AsyncResource
 from remotegpu._protocol import decode, given
@@ -17,7 +17,12 @@ class AsyncPlacements(AsyncResource):
         *,
         image: str,
         gpus: int | None = None,
-        gpu_model: str | None = None,
+        gpu_models: Sequence[str] | None = None,
+        gpu_memory_bytes: int | None = None,
+        min_gpu_memory_bytes: int | None = None,
+        max_gpu_memory_bytes: int | None = None,
+        mig_profile: str | None = None,
+        host_labels: Mapping[str, str] | None = None,
         cpus: float | None = None,
         memory_bytes: int | None = None,
         env: Mapping[str, str] | None = None,
@@ -26,7 +31,12 @@ class AsyncPlacements(AsyncResource):
         body = given(
             image=image,
             gpus=gpus,
-            gpu_model=gpu_model,
+            gpu_models=None if gpu_models is None else list(gpu_models),
+            gpu_memory_bytes=gpu_memory_bytes,
+            min_gpu_memory_bytes=min_gpu_memory_bytes,
+            max_gpu_memory_bytes=max_gpu_memory_bytes,
+            mig_profile=mig_profile,
+            host_labels=None if host_labels is None else dict(host_labels),
             cpus=cpus,
             memory_bytes=memory_bytes,
             env=None if env is None else dict(env),

@@ -6,7 +6,7 @@ Usage is always a SUM over live rows (``released_at IS NULL``): no counters. Tim
 
 from __future__ import annotations
 
-from remotegpu_server.db.tables.allocations import Allocation, Placement
+from remotegpu_server.db.tables.allocations import Allocation, CapacityChange, Placement
 from remotegpu_server.db.tables.base import Base, Xid8, new_id
 from remotegpu_server.db.tables.environments import Environment, LogRequest, Volume
 from remotegpu_server.db.tables.hosts import Gpu, Host, HostSample
@@ -35,6 +35,7 @@ __all__ = [
     "Allocation",
     "AuditRecord",
     "Base",
+    "CapacityChange",
     "Customer",
     "Environment",
     "Event",

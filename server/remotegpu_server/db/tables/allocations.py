@@ -9,13 +9,15 @@ from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
     ForeignKeyConstraint,
+    Identity,
     Index,
     UniqueConstraint,
+    func,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from remotegpu_server.db.tables.base import Base, now, one_of
+from remotegpu_server.db.tables.base import Base, Xid8, now, one_of
 
 
 class Placement(Base):
@@ -57,9 +59,10 @@ class Placement(Base):
 
 
 class Allocation(Base):
-    """A live promise of one GPU to one placement: the unit of exclusivity.
+    """A live promise of one GPU, or of a share of its memory, to one placement: the unit of exclusivity.
 
-    The partial unique index decides who gets a GPU, whatever the callers believe.
+    The partial unique index decides who gets a whole GPU, and the trigger ``allocation_fits`` keeps shares
+    within it, whatever the callers believe.
     """
 
     __tablename__ = "allocations"
@@ -68,7 +71,15 @@ class Allocation(Base):
         ForeignKeyConstraint(
             ["placement_id", "host_id"], ["placements.id", "placements.host_id"], ondelete="RESTRICT"
         ),
-        Index("uq_allocations_live_gpu", "gpu_id", unique=True, postgresql_where=text("released_at IS NULL")),
+        Index(
+            "uq_allocations_live_gpu",
+            "gpu_id",
+            unique=True,
+            postgresql_where=text("released_at IS NULL AND memory_bytes IS NULL"),
+        ),
+        Index("ix_allocations_live_gpu", "gpu_id", postgresql_where=text("released_at IS NULL")),
+        CheckConstraint("memory_bytes IS NULL OR memory_bytes > 0", name="share_is_something"),
+        CheckConstraint("gpu_fraction > 0 AND gpu_fraction <= 1", name="fraction_of_one"),
         Index("ix_allocations_placement", "placement_id"),
         Index("ix_allocations_live_user", "user_id", postgresql_where=text("released_at IS NULL")),
         Index("ix_allocations_live_customer", "customer_id", postgresql_where=text("released_at IS NULL")),
@@ -79,6 +90,10 @@ class Allocation(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     gpu_id: Mapped[str]
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """A share of the GPU's memory; ``NULL``: the whole GPU."""
+    gpu_fraction: Mapped[float] = mapped_column(server_default=text("1"))
+    """How much of a GPU it counts as, against quotas and in statistics."""
     host_id: Mapped[str]
     placement_id: Mapped[str]
     environment_id: Mapped[str] = mapped_column(
@@ -90,3 +105,18 @@ class Allocation(Base):
     allocated_at: Mapped[datetime] = mapped_column(server_default=now)
     released_at: Mapped[datetime | None]
     release_proof: Mapped[str | None]
+
+
+class CapacityChange(Base):
+    """A host on which something changed what is free; written by triggers, read to keep fleets fresh.
+
+    Readers take the rows whose transaction their last snapshot did not see. Swept after minutes.
+    """
+
+    __tablename__ = "capacity_changes"
+    __table_args__ = (Index("ix_capacity_changes_xid", "xid"), Index("ix_capacity_changes_at", "at"))
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    xid: Mapped[str] = mapped_column(Xid8(), server_default=func.pg_current_xact_id())
+    host_id: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=now)

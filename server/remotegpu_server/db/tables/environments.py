@@ -55,6 +55,9 @@ class Environment(Base):
             "deleted",
         ),
         CheckConstraint("gpus >= 0 AND cpus > 0 AND memory_bytes > 0", name="sizes"),
+        CheckConstraint(
+            "gpu_memory_bytes IS NULL OR (gpus = 1 AND mig_profile IS NULL)", name="one_gpu_is_shared"
+        ),
         Index(
             "uq_environments_owner_name",
             "owner_id",
@@ -75,7 +78,14 @@ class Environment(Base):
     display_name: Mapped[str]
     image_id: Mapped[str] = mapped_column(ForeignKey("images.id", ondelete="RESTRICT"))
     gpus: Mapped[int] = mapped_column(Integer)
-    gpu_model: Mapped[str | None]
+    gpu_models: Mapped[list[str]] = mapped_column(server_default=text("'{}'::text[]"))
+    """Any of these; empty: any."""
+    gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """A share of one GPU in place of the whole."""
+    min_gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    mig_profile: Mapped[str | None]
+    host_labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     cpus: Mapped[float]
     memory_bytes: Mapped[int] = mapped_column(BigInteger)
     env: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))

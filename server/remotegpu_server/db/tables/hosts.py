@@ -71,12 +71,14 @@ class HostSample(Base):
 
 
 class Gpu(Base):
-    """One GPU. Rows appear only from an agent's inventory."""
+    """One GPU, or one MIG instance. Rows appear only from an agent's inventory."""
 
     __tablename__ = "gpus"
     __table_args__ = (
         UniqueConstraint("id", "host_id"),
         one_of("health", "healthy", "unhealthy", "missing"),
+        CheckConstraint("(mig_profile IS NULL) = (parent_uuid IS NULL)", name="instance_has_parent"),
+        CheckConstraint("gpu_fraction > 0 AND gpu_fraction <= 1", name="fraction_of_one"),
         Index("ix_gpus_host", "host_id"),
     )
 
@@ -89,6 +91,15 @@ class Gpu(Base):
     memory_total_bytes: Mapped[int] = mapped_column(BigInteger)
     pci_bus_id: Mapped[str | None]
     numa_node: Mapped[int | None] = mapped_column(Integer)
+    nvlink_group: Mapped[int | None] = mapped_column(Integer)
+    """GPUs of one host with the same number reach each other over NVLink."""
+    mig_enabled: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    """Divided: its instances take work, it does not."""
+    mig_profile: Mapped[str | None]
+    """Of a MIG instance, which is a row of its own."""
+    parent_uuid: Mapped[str | None]
+    gpu_fraction: Mapped[float] = mapped_column(server_default=text("1"))
+    """How much of a GPU it counts as: less than 1 for a MIG instance."""
     simulated: Mapped[bool] = mapped_column(Boolean)
     health: Mapped[str] = mapped_column(server_default="healthy")
     health_reason: Mapped[str | None]

@@ -58,6 +58,7 @@ async def create_environment(
     """A new environment, started or queued. See :class:`EnvironmentCreate` for what ``queue`` means."""
     authz.require(actor, Action.ENVIRONMENT_CREATE)
     _check_env(actor, body.env, body.secret_env)
+    _check_parts(gpus=body.gpus, share=body.gpu_memory_bytes, profile=body.mig_profile)
     image = await images.allowed(db, image=body.image)
     workspace = await workspaces.to_use(db, actor=actor, workspace=body.workspace)
     environment = await _insert(db, actor=actor, body=body, image=image, workspace=workspace, launch=launch)
@@ -87,10 +88,7 @@ async def _insert(
                     name=body.name,
                     display_name=body.display_name,
                     image_id=image.id,
-                    gpus=body.gpus,
-                    gpu_model=body.gpu_model or None,
-                    cpus=body.cpus,
-                    memory_bytes=body.memory_bytes,
+                    **_sizes(body),
                     env=body.env,
                     secret_env=placing.seal_env(launch.vault, body.secret_env),
                     desired="running",
@@ -166,14 +164,22 @@ async def _again(
     """A new generation with the changed fields, pending."""
     changes: dict[str, Any] = {
         "gpus": body.gpus,
-        "gpu_model": body.gpu_model,
+        "gpu_models": body.gpu_models,
         "cpus": body.cpus,
         "memory_bytes": body.memory_bytes,
+        "host_labels": body.host_labels,
         "env": body.env,
     }
     changes = {column: value for column, value in changes.items() if value is not None}
-    if body.gpu_model == "":
-        changes["gpu_model"] = None
+    for column in ("gpu_memory_bytes", "min_gpu_memory_bytes", "max_gpu_memory_bytes", "mig_profile"):
+        value = getattr(body, column)
+        if value is not None:
+            changes[column] = value or None
+    _check_parts(
+        gpus=changes.get("gpus", environment.gpus),
+        share=changes.get("gpu_memory_bytes", environment.gpu_memory_bytes),
+        profile=changes.get("mig_profile", environment.mig_profile),
+    )
     await lifecycle.move(
         db,
         environment=environment,
@@ -241,7 +247,7 @@ async def _record_created(db: AsyncSession, *, environment: tables.Environment, 
         subject_id=environment.id,
         actor=actor,
         message=f"Environment {environment.name} was created.",
-        data={"gpus": environment.gpus, "gpu_model": environment.gpu_model},
+        data={"gpus": environment.gpus, "gpu_models": environment.gpu_models},
         customer_id=environment.customer_id,
         user_id=environment.owner_id,
         workspace_id=environment.workspace_id,
@@ -252,6 +258,7 @@ async def explain(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> P
     """What would happen to this request now. Same rules as a create, and nothing is kept."""
     authz.require(actor, Action.PLACEMENT_EXPLAIN)
     _check_env(actor, body.env, {})
+    _check_parts(gpus=body.gpus, share=body.gpu_memory_bytes, profile=body.mig_profile)
     assert actor.user_id is not None
     subjects = await quotas.subjects_of_user(db, user_id=actor.user_id)
     lines = await quotas.lines(db, subjects=subjects)
@@ -261,10 +268,7 @@ async def explain(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> P
         owner_id=actor.user_id,
         customer_id=workspace.customer_id,
         workspace_id=workspace.id,
-        gpus=body.gpus,
-        gpu_model=body.gpu_model or None,
-        cpus=body.cpus,
-        memory_bytes=body.memory_bytes,
+        **_sizes(body),
     )
     known: dict[str, Any] = {
         "error": None,
@@ -276,12 +280,14 @@ async def explain(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> P
     }
     ahead = await placing.waiting_ahead(db, of=None)
     request = await placing.request_for(db, environment=draft, image=image)
-    found = placement.choose(request, await capacity.fleet(db), ahead=ahead)
+    fleet = await capacity.fleet(db)
+    found = placement.choose(request, fleet, ahead=ahead)
     if isinstance(found, placement.Refusal) and not found.satisfiable:
         known |= {"error": str(Unsatisfiable.code)}
         return PlacementExplanation(outcome=PlacementOutcome.REFUSED, message=_sentence(found), **known)
+    wanted = placing.adding(draft, gpu_fraction=fleet.least_fraction(request))
     try:
-        await quotas.check(db, subjects=subjects, adding=placing.adding(draft), lock=False)
+        await quotas.check(db, subjects=subjects, adding=wanted, lock=False)
     except QuotaExceeded as refused:
         known |= {"error": refused.error}
         return PlacementExplanation(outcome=PlacementOutcome.REFUSED, message=str(refused), **known)
@@ -292,6 +298,34 @@ async def explain(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> P
     return PlacementExplanation(
         outcome=PlacementOutcome.STARTS_NOW, message=f"Starts now on {found.host.name}.", **known
     )
+
+
+def _sizes(body: EnvironmentSpec) -> dict[str, Any]:
+    """What the environment takes, as columns."""
+    return {
+        "gpus": body.gpus,
+        "gpu_models": body.gpu_models,
+        "gpu_memory_bytes": body.gpu_memory_bytes,
+        "min_gpu_memory_bytes": body.min_gpu_memory_bytes or None,
+        "max_gpu_memory_bytes": body.max_gpu_memory_bytes or None,
+        "mig_profile": body.mig_profile,
+        "host_labels": body.host_labels,
+        "cpus": body.cpus,
+        "memory_bytes": body.memory_bytes,
+    }
+
+
+def _check_parts(*, gpus: int, share: int | None, profile: str | None) -> None:
+    if share is not None and profile is not None:
+        raise Invalid(
+            "A share of a GPU and a MIG instance were asked for.",
+            hint="Leave gpu_memory_bytes or mig_profile out.",
+        )
+    if share is not None and gpus != 1:
+        raise Invalid(
+            f"A share is of one GPU, and {gpus} were asked for.",
+            hint="Set gpus to 1, or leave gpu_memory_bytes out.",
+        )
 
 
 def _sentence(refusal: placement.Refusal) -> str:

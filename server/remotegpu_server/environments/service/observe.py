@@ -287,7 +287,7 @@ def _workload(
         image_reference=image.reference,
         image_digest=image.digest,
         command=image.command,
-        env=environment.env,
+        env=environment.env | _share(gpus),
         secret_env=open_env(launch.vault, environment.secret_env) if running else {},
         gpu_uuids=[held.gpu.uuid for held in gpus] if live else [],
         cpus=placement.cpus,
@@ -297,6 +297,12 @@ def _workload(
         stop_grace_s=STOP_GRACE_S,
         start_timeout_s=START_TIMEOUT_S,
     )
+
+
+def _share(gpus: list[queries.HeldGpu]) -> dict[str, str]:
+    """A soft limit is only as good as the environment's word: it is told."""
+    shares = [held.allocation.memory_bytes for held in gpus if held.allocation.memory_bytes is not None]
+    return {"REMOTEGPU_GPU_MEMORY_BYTES": str(shares[0])} if shares else {}
 
 
 async def host_silent(db: AsyncSession, *, host: tables.Host, actor: Actor) -> int:

@@ -61,7 +61,12 @@ def _request(
 ) -> placement.Request:
     return placement.Request(
         gpus=environment.gpus,
-        gpu_models=(environment.gpu_model,) if environment.gpu_model else (),
+        gpu_models=tuple(environment.gpu_models),
+        gpu_memory_bytes=environment.gpu_memory_bytes,
+        min_gpu_memory_bytes=environment.min_gpu_memory_bytes,
+        max_gpu_memory_bytes=environment.max_gpu_memory_bytes,
+        mig_profile=environment.mig_profile,
+        host_labels=tuple(sorted(environment.host_labels.items())),
         cpus=environment.cpus,
         memory_bytes=environment.memory_bytes,
         runtime=image.runtime,
@@ -91,10 +96,17 @@ async def waiting_ahead(db: AsyncSession, *, of: tables.Environment | None) -> l
     return [_request(environment, image) for environment, image in await db.execute(found)]
 
 
-def adding(environment: tables.Environment) -> dict[QuotaResource, float]:
-    """What a start of the environment takes of the limits."""
+def fraction(request: placement.Request, gpu: placement.GpuInventory) -> float:
+    """How much of a GPU the request's part of this one counts as."""
+    if request.gpu_memory_bytes is None:
+        return gpu.fraction
+    return min(1.0, request.gpu_memory_bytes / gpu.memory_total_bytes)
+
+
+def adding(environment: tables.Environment, *, gpu_fraction: float) -> dict[QuotaResource, float]:
+    """What a start of the environment takes of the limits, if each of its GPUs counts as this much."""
     return {
-        QuotaResource.GPUS: environment.gpus,
+        QuotaResource.GPUS: environment.gpus * gpu_fraction,
         QuotaResource.ENVIRONMENTS: 1,
         QuotaResource.CPUS: environment.cpus,
         QuotaResource.MEMORY_BYTES: environment.memory_bytes,
@@ -146,6 +158,7 @@ def _lost_race(error: DBAPIError) -> bool:
     return isinstance(
         error.orig,
         pg_errors.UniqueViolation
+        | pg_errors.ExclusionViolation
         | pg_errors.DeadlockDetected
         | pg_errors.SerializationFailure
         | pg_errors.LockNotAvailable,
@@ -165,12 +178,18 @@ async def _take(
 ) -> placement.Choice | placement.Refusal:
     """Lock quotas, choose, lock the host, look again, insert. Lock order: quotas, host, GPUs."""
     subjects = await quotas.subjects_of_user(db, user_id=environment.owner_id)
-    await quotas.check(db, subjects=subjects, adding=adding(environment), environment_id=environment.id)
     request = await request_for(db, environment=environment, image=image)
+    least = (await capacity.fleet(db)).least_fraction(request)
+    wanted = adding(environment, gpu_fraction=least)
+    await quotas.check(db, subjects=subjects, adding=wanted, environment_id=environment.id)
     for _ in range(HOSTS_TRIED):
         choice = placement.choose(request, await capacity.fleet(db), ahead=ahead)
         if isinstance(choice, placement.Refusal):
             return choice
+        counts = max((fraction(request, gpu) for gpu in choice.gpus), default=least)
+        if counts > least:
+            wanted = adding(environment, gpu_fraction=counts)
+            await quotas.check(db, subjects=subjects, adding=wanted, environment_id=environment.id)
         try:
             async with db.begin_nested():  # gives the host's lock back when it is the wrong one
                 return await _take_on(
@@ -198,7 +217,7 @@ async def _take_on(
     host = await queries.lock_host(db, host_id=host_id)
     if host is None:
         raise _Taken
-    there = placement.Fleet(await capacity.inventory(db, host_id=host_id))
+    there = placement.Fleet(await capacity.inventory(db, host_ids=[host_id]))
     choice = placement.choose(request, there, ahead=ahead)
     if isinstance(choice, placement.Refusal):
         raise _Taken
@@ -227,10 +246,17 @@ async def _take_on(
             **held,
         )
     )
-    if gpu_ids:
+    if choice.gpus:
         rows = [
-            {"id": tables.new_id("alc"), "gpu_id": gpu_id, "placement_id": placement_id, **held}
-            for gpu_id in gpu_ids
+            {
+                "id": tables.new_id("alc"),
+                "gpu_id": gpu.id,
+                "memory_bytes": request.gpu_memory_bytes,
+                "gpu_fraction": fraction(request, gpu),
+                "placement_id": placement_id,
+                **held,
+            }
+            for gpu in choice.gpus
         ]
         await db.execute(insert(tables.Allocation), rows)
     return replace(choice, home_note=note)
