@@ -10,7 +10,8 @@ from tornado import web
 from traitlets import Float, Unicode, default
 
 from remotegpu import AsyncClient, errors
-from remotegpu.types.identity import AccountStatus, User, UserRole
+from remotegpu.types.identity import AccountStatus, Identity, User, UserRole
+from remotegpu.types.workspaces import MemberStatus, WorkspaceKind
 from remotegpu_hub.connection import shared_client
 from remotegpu_hub.explain import ExplainHandler
 
@@ -58,6 +59,7 @@ class RemoteGPUAuthenticator(Authenticator):
                 password=data["password"],
                 client_address=handler.request.remote_ip,
             )
+            identity = await self.client().on_behalf_of(user.username).me.get()
         except (errors.InvalidCredentials, errors.Invalid):
             return None
         except errors.RateLimited as error:
@@ -72,13 +74,20 @@ class RemoteGPUAuthenticator(Authenticator):
                 "Signing in is not possible at the moment: the RemoteGPU server does not answer. "
                 "Try again in a minute.",
             ) from error
-        return auth_model(user)
+        if user.password_change_required:
+            raise web.HTTPError(
+                403,
+                "This is a one-time password. Set one of your own first: `remotegpu login`, then "
+                "`remotegpu password`.",
+            )
+        return auth_model(user, identity)
 
     async def refresh_user(self, user: Any, handler: Any | None = None, **_: object) -> bool | dict[str, Any]:
         """What the server says of the user now. Never raises: an outage must not log anybody out."""
         try:
             acting = self.client().on_behalf_of(user.name)
-            found = (await asyncio.wait_for(acting.me.get(), self.refresh_timeout)).user
+            identity = await asyncio.wait_for(acting.me.get(), self.refresh_timeout)
+            found = identity.user
         except (errors.NotFound, errors.AccountSuspended):
             return self._log_out(handler)
         except Exception as error:  # noqa: BLE001  any exception would log the user out
@@ -88,7 +97,7 @@ class RemoteGPUAuthenticator(Authenticator):
             return True
         if found is None or found.status is not AccountStatus.ACTIVE:
             return self._log_out(handler)
-        return auth_model(found)
+        return auth_model(found, identity)
 
     @staticmethod
     def _log_out(handler: Any | None) -> bool:
@@ -98,13 +107,25 @@ class RemoteGPUAuthenticator(Authenticator):
         return False
 
 
-def auth_model(user: User) -> dict[str, Any]:
-    """The hub's view of a user. ``admin`` and ``groups`` are always explicit, so that demotion works."""
+def auth_model(user: User, identity: Identity) -> dict[str, Any]:
+    """The hub's view of a user. ``admin`` and ``groups`` are always explicit, so that demotion works.
+
+    Groups of workspaces carry the id: names may change, and with them who would be meant.
+    """
     admin = user.role is UserRole.ADMIN
+    workspaces = [
+        f"workspace-{one.id}"
+        for one in identity.workspaces
+        if one.kind is WorkspaceKind.TEAM and one.member_status is MemberStatus.ACTIVE
+    ]
     return {
         "name": user.username,
         "admin": admin,
-        "groups": [f"customer-{user.customer_name}", *([ADMIN_GROUP] if admin else [])],
+        "groups": [
+            f"customer-{user.customer_name}",
+            *workspaces,
+            *([ADMIN_GROUP] if admin else []),
+        ],
         "auth_state": {"user_id": user.id},
         "user_info": {"name": user.username, "display_name": user.display_name or user.username},
     }

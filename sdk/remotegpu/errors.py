@@ -2,9 +2,9 @@
 
 RemoteGPUError
 ├── ApiError                  the server answered with an error
-│   ├── BadRequest            400
+│   ├── BadRequest            400   PasswordResetInvalid
 │   ├── Unauthorized          401   InvalidCredentials, TokenInvalid
-│   ├── Forbidden             403   AccountSuspended
+│   ├── Forbidden             403   AccountSuspended, PasswordChangeRequired
 │   ├── NotFound              404
 │   ├── Conflict              409   NameTaken, StateConflict, EpochStale, GenerationStale, ...
 │   ├── Gone                  410   EnrollmentTokenUsed
@@ -39,6 +39,8 @@ class ErrorCode(StrEnum):
     TOKEN_INVALID = "token_invalid"  # noqa: S105
     FORBIDDEN = "forbidden"
     ACCOUNT_SUSPENDED = "account_suspended"
+    PASSWORD_CHANGE_REQUIRED = "password_change_required"  # noqa: S105
+    PASSWORD_RESET_INVALID = "password_reset_invalid"  # noqa: S105
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
     NAME_TAKEN = "name_taken"
@@ -135,6 +137,20 @@ class AccountSuspended(Forbidden):
 
     code = ErrorCode.ACCOUNT_SUSPENDED
     default_hint = "Ask your administrator."
+
+
+class PasswordChangeRequired(Forbidden):
+    """The account has a one-time password; nothing else is allowed before it is changed."""
+
+    code = ErrorCode.PASSWORD_CHANGE_REQUIRED
+    default_hint = "Set a password of your own with `remotegpu password`, or on the hub's password page."
+
+
+class PasswordResetInvalid(BadRequest):
+    """The reset link is unknown, was used before, or is too old."""
+
+    code = ErrorCode.PASSWORD_RESET_INVALID
+    default_hint = "Ask for a new one."
 
 
 class NotFound(ApiError):

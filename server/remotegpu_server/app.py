@@ -13,6 +13,7 @@ from remotegpu_server.agents.loop import Rechecks
 from remotegpu_server.auth import routes as auth_routes
 from remotegpu_server.capacity import routes as capacity_routes
 from remotegpu_server.crypto import Vault
+from remotegpu_server.customers import loop as customers_loop
 from remotegpu_server.customers import routes as customers_routes
 from remotegpu_server.db.engine import Database, connect
 from remotegpu_server.environments import loop as environments_loop
@@ -53,6 +54,7 @@ ROUTERS: tuple[APIRouter, ...] = (
 LOOPS: tuple[Loop, ...] = (
     environments_loop.QUEUE,
     environments_loop.STARTS,
+    customers_loop.LOOP,
     hosts_loop.LIVENESS,
     retention.LOOP,
     invariants.LOOP,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
 
-from remotegpu.errors import AccountSuspended, Forbidden, NotFound, Unauthorized
+from remotegpu.errors import AccountSuspended, Forbidden, NotFound, PasswordChangeRequired, Unauthorized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,9 @@ class Actor:
     suspended: str | None = None
     """Set when the hub acts for a suspended account, with the words of the refusal: it may look after what
     still runs, and nothing else."""
+
+    must_change_password: bool = False
+    """Signed in with a one-time password: may set another one, and nothing else."""
 
     @property
     def is_admin(self) -> bool:
@@ -58,6 +61,8 @@ class Action(StrEnum):
     TOKEN_READ = "token:read"  # noqa: S105
     TOKEN_CREATE = "token:create"  # noqa: S105
     TOKEN_REVOKE = "token:revoke"  # noqa: S105
+    PROFILE_CHANGE = "profile:change"
+    CUSTOMER_LIST = "customer:list:read"
     CUSTOMER_READ = "customer:read"
     CUSTOMER_WRITE = "customer:write"
     USER_LIST = "user:list:read"
@@ -141,7 +146,9 @@ _RULES: dict[Action, _Who] = {
     Action.TOKEN_READ: _Who.PERSON,
     Action.TOKEN_CREATE: _Who.PERSON,
     Action.TOKEN_REVOKE: _Who.ROW_OWNER,
-    Action.CUSTOMER_READ: _Who.ADMIN,
+    Action.PROFILE_CHANGE: _Who.PERSON,
+    Action.CUSTOMER_LIST: _Who.ADMIN,
+    Action.CUSTOMER_READ: _Who.CUSTOMER_OWNER,
     Action.CUSTOMER_WRITE: _Who.ADMIN,
     Action.USER_LIST: _Who.CUSTOMER_OWNER,
     Action.USER_READ: _Who.ROW_OWNER,
@@ -183,6 +190,9 @@ _FOR_SUSPENDED = frozenset({Action.ENVIRONMENT_LIST, Action.ENVIRONMENT_READ, Ac
 """What the hub may do for a suspended account: see its servers, and stop them."""
 
 
+_WITH_ONE_TIME_PASSWORD = frozenset({Action.ME_READ, Action.PASSWORD_CHANGE, Action.SESSION_END})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
     """What a row belongs to."""
@@ -216,6 +226,8 @@ def require(
     """
     if actor.suspended is not None and action not in _FOR_SUSPENDED:
         raise AccountSuspended(actor.suspended)
+    if actor.must_change_password and action not in _WITH_ONE_TIME_PASSWORD:
+        raise PasswordChangeRequired("This account has a one-time password, which must be changed first.")
     who = _RULES[action]
     _require_scope(actor, action)
     if who is _Who.AGENT:

@@ -145,7 +145,7 @@ CHECKS: dict[str, str] = {
     """,
     "I25 a suspended account has no live token": """
         SELECT t.id FROM tokens t JOIN users u ON u.id = t.user_id JOIN customers c ON c.id = u.customer_id
-        WHERE t.kind = 'user' AND t.revoked_at IS NULL AND 'suspended' IN (u.status, c.status)
+        WHERE t.kind = 'user' AND t.revoked_at IS NULL AND (u.status <> 'active' OR c.status <> 'active')
     """,
     "I25 a workload's token ends with its generation": """
         SELECT t.id FROM tokens t JOIN environments e ON e.id = t.environment_id

@@ -155,7 +155,11 @@ def _ours(home: Path, port: int) -> Iterator[Hub]:
             token = anonymous.auth.login(username="admin", password=password)
         admin = remotegpu.Client(server, token.secret)
         hub = f"http://127.0.0.1:{port}"
-        yield Hub(hub, _admin_token(hub, password), lambda name: admin.users.create(username=name))
+        yield Hub(
+            hub,
+            _admin_token(hub, password),
+            lambda name: admin.users.create(username=name, password=password),
+        )
         admin.close()
     finally:
         subprocess.run([*standalone, "down"], env=environ, check=True)

@@ -14,7 +14,7 @@ async def drive(world: World) -> None:
     assert made.one_time_password
     assert (await admin.users.get("grace")).customer_name == "physics"
     assert (await admin.users.update("grace", role="owner", display_name="Grace")).role == "owner"
-    assert (await admin.users.suspend("grace")).status == "suspended"
+    assert (await admin.users.suspend("grace", environments="stop")).status == "suspended"
     assert (await admin.users.resume("grace")).status == "active"
     password = (await admin.users.reset_password(made.user.id)).one_time_password
     assert password != made.one_time_password
@@ -24,12 +24,18 @@ async def drive(world: World) -> None:
     assert (await grace.me.get()).user.username == "grace"
     await _grace_changes_password(world, password)
     assert "grace" in {user.username async for user in await admin.users.list(limit=1)}
+    await admin.users.create(username="leaver", password="staple correct horse")
+    await admin.users.delete("leaver", environments="stop_after_grace", grace_s=60)
+    assert [user.username async for user in await admin.users.list(status="deleted")] == ["leaver"]
 
 
 async def _grace_changes_password(world: World, password: str) -> None:
     anonymous = world.anonymous
     session = await anonymous.auth.login(username="grace", password=password, expires_in_s=3600)
     grace = world.recorder.client(session.secret)
+    with pytest.raises(remotegpu.PasswordChangeRequired):
+        await grace.environments.list()
     await grace.me.change_password(current_password=password, new_password="staple correct horse")
+    assert (await grace.me.update(phone="+44 20 7946 0018")).phone == "+44 20 7946 0018"
     with pytest.raises(remotegpu.InvalidCredentials):
         await anonymous.auth.login(username="grace", password=password)

@@ -20,11 +20,16 @@ USER = {
     "id": "u1",
     "username": "ada",
     "display_name": "Ada",
+    "full_name": "",
     "email": None,
+    "phone": None,
+    "avatar_url": None,
     "role": "member",
     "status": "active",
     "customer_id": "c1",
     "customer_name": "lab",
+    "password_change_required": False,
+    "stop_environments_at": None,
     "created_at": AT,
 }
 TOKEN = {

@@ -20,7 +20,8 @@ PUBLIC = """
 AccountSuspended ApiError AsyncClient BadRequest Client ClientError Conflict ConnectionFailed
 EnrollmentTokenUsed EpochStale ErrorCode Forbidden GenerationStale IdempotencyMismatch
 ImageNotAllowed InUse Invalid InvalidCredentials MissingExtra NameTaken NoCapacity NotConfigured NotFound
-PayloadTooLarge QuotaExceeded RateLimited RemoteGPUError RequestTimeout ServerError StateConflict
+PasswordChangeRequired PasswordResetInvalid PayloadTooLarge QuotaExceeded RateLimited RemoteGPUError
+RequestTimeout ServerError StateConflict
 TokenInvalid Unauthorized Unavailable UnexpectedAnswer Unsatisfiable WaitFailed WaitTimeout
 __version__ errors types
 """

@@ -109,6 +109,7 @@ def _password_resets() -> None:
         sa.Column("created_at", _TIME, server_default=_NOW, nullable=False),
         sa.Column("expires_at", _TIME, nullable=False),
         sa.Column("used_at", _TIME, nullable=True),
+        sa.Column("mail", sa.LargeBinary(), nullable=True),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_password_resets_user_id_users"), ondelete="CASCADE"
         ),

@@ -64,9 +64,9 @@ class AsyncTransport:
             kind, await self.send("POST", path, body=body, headers=headers, repeatable=True)
         )
 
-    async def put_in_state(self, kind: type[WireT], path: str) -> WireT:
+    async def put_in_state(self, kind: type[WireT], path: str, *, body: object = None) -> WireT:
         """POST a verb that sets a state, and that may therefore be repeated."""
-        return _protocol.decode(kind, await self.send("POST", path, repeatable=True))
+        return _protocol.decode(kind, await self.send("POST", path, body=body, repeatable=True))
 
     async def send(
         self,

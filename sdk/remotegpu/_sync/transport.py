@@ -61,9 +61,9 @@ class SyncTransport:
         headers = {"Idempotency-Key": idempotency_key or _protocol.new_key()}
         return _protocol.decode(kind, self.send("POST", path, body=body, headers=headers, repeatable=True))
 
-    def put_in_state(self, kind: type[WireT], path: str) -> WireT:
+    def put_in_state(self, kind: type[WireT], path: str, *, body: object = None) -> WireT:
         """POST a verb that sets a state, and that may therefore be repeated."""
-        return _protocol.decode(kind, self.send("POST", path, repeatable=True))
+        return _protocol.decode(kind, self.send("POST", path, body=body, repeatable=True))
 
     def send(
         self,

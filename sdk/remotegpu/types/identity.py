@@ -15,6 +15,17 @@ Password = Annotated[SecretStr, Field(min_length=10, max_length=256)]
 """At least ten characters; no composition rules (ASVS 6.2.1)."""
 
 
+Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_length=254)]
+"""Unique among accounts that are not deleted, whatever its case."""
+
+Phone = Annotated[str, StringConstraints(pattern=r"^\+?[0-9][0-9 ()./-]{2,31}$")]
+
+AvatarUrl = Annotated[str, StringConstraints(pattern=r"^https://[^\s\"'<>\\]+$", max_length=2048)]
+
+CustomerCode = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$")]
+"""A cost centre, a contract number: whatever the organisation counts by."""
+
+
 class UserRole(WireEnum):
     """What a user may do on the platform."""
 
@@ -32,7 +43,28 @@ class AccountStatus(WireEnum):
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
+    DELETED = "deleted"
+    """Users only: the name stays taken, and nothing of the account works any more."""
     UNKNOWN = "unknown"
+
+
+class RunningWork(WireEnum):
+    """What becomes of running environments when an account is suspended or deleted."""
+
+    KEEP = "keep"
+    STOP = "stop"
+    """At once."""
+    STOP_AFTER_GRACE = "stop_after_grace"
+    """After ``grace_s`` seconds."""
+    UNKNOWN = "unknown"
+
+
+class Suspension(Wire):
+    """How an account is suspended. Tokens end and queued requests are withdrawn in any case."""
+
+    environments: RunningWork = RunningWork.KEEP
+    grace_s: Annotated[int, Field(ge=0, le=30 * 86400)] = 3600
+    """For ``stop_after_grace``."""
 
 
 class TokenKind(WireEnum):
@@ -74,12 +106,16 @@ class CustomerCreate(Wire):
 
     name: Name
     display_name: Text = ""
+    company: Text = ""
+    code: CustomerCode | None = None
 
 
 class CustomerUpdate(Wire):
     """Fields left out stay as they are."""
 
     display_name: Text | None = None
+    company: Text | None = None
+    code: CustomerCode | None = None
 
 
 class Customer(Wire):
@@ -88,7 +124,18 @@ class Customer(Wire):
     id: str
     name: str
     display_name: str
+    company: str
+    code: str | None
+    """The organisation's own number of it, unique."""
     status: AccountStatus
+    stop_environments_at: UtcTime | None
+    """Of a suspended one: when what runs is stopped; ``null`` keeps it running."""
+    users: int
+    """Accounts that are not deleted."""
+    environments: int
+    """Those that hold a place on a host now."""
+    gpus: int
+    """In use now."""
     created_at: UtcTime
 
 
@@ -99,17 +146,27 @@ class UserCreate(Wire):
     customer: str | None = None
     """Id or name of the customer; left out, the customer of the caller."""
     display_name: Text = ""
-    email: Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_length=254)] | None = None
+    full_name: Text = ""
+    email: Email | None = None
+    phone: Phone | None = None
     role: UserRole = UserRole.MEMBER
     password: Password | None = None
     """Left out, the server makes a one-time password and answers with it once."""
 
 
-class UserUpdate(Wire):
-    """Fields left out stay as they are."""
+class ProfileUpdate(Wire):
+    """What people change of their own account. Fields left out stay as they are."""
 
     display_name: Text | None = None
-    email: Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_length=254)] | None = None
+    full_name: Text | None = None
+    email: Email | None = None
+    phone: Phone | None = None
+    avatar_url: AvatarUrl | None = None
+
+
+class UserUpdate(ProfileUpdate):
+    """What admins and owners change. Fields left out stay as they are."""
+
     role: UserRole | None = None
 
 
@@ -119,11 +176,18 @@ class User(Wire):
     id: str
     username: str
     display_name: str
+    full_name: str
     email: str | None
+    phone: str | None
+    avatar_url: str | None
     role: UserRole
     status: AccountStatus
     customer_id: str
     customer_name: str
+    password_change_required: bool
+    """Holds a one-time password: until it is changed, the API allows nothing else."""
+    stop_environments_at: UtcTime | None
+    """Of a suspended or deleted one: when what runs is stopped; ``null`` keeps it running."""
     created_at: UtcTime
 
 
@@ -139,6 +203,30 @@ class PasswordChange(Wire):
 
     current_password: SecretStr
     new_password: Password
+
+
+class PasswordResetRequest(Wire):
+    """Somebody forgot a password."""
+
+    user: Annotated[str, StringConstraints(min_length=1, max_length=254)]
+    """User name or e-mail address."""
+
+
+class PasswordReset(Wire):
+    """The other end of a reset."""
+
+    secret: Annotated[SecretStr, Field(max_length=128)]
+    """From the mail, or from the link that an admin made."""
+    new_password: Password
+
+
+class PasswordResetLink(Wire):
+    """For a person who cannot sign in, made by an admin or owner, shown this once."""
+
+    secret: str
+    url: str | None
+    """Where the person sets the password; ``null`` where the server knows no such page."""
+    expires_at: UtcTime
 
 
 class Credentials(Wire):

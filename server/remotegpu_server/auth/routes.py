@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from starlette.requests import Request
 
-from remotegpu.types.identity import Credentials, Identity, Login, PasswordChange, TokenCreated, User
+from remotegpu.types.identity import (
+    Credentials,
+    Identity,
+    Login,
+    PasswordChange,
+    ProfileUpdate,
+    TokenCreated,
+    User,
+)
 from remotegpu_server.auth import service
 from remotegpu_server.auth.client_address import client_address
 from remotegpu_server.authz import Action, require
 from remotegpu_server.deps import Caller, Db, DetachedCaller, Sessions, SettingsDep
 from remotegpu_server.routing import api_router
+from remotegpu_server.users import service as users
 
 router = api_router("identity")
 
@@ -40,6 +49,12 @@ async def verify(
 async def me(db: Db, caller: Caller) -> Identity:
     """The user, the token, and the environment or host that the token is bound to."""
     return await service.identity(db, caller)
+
+
+@router.patch("/v1/me", summary="Change the own profile")
+async def update_profile(body: ProfileUpdate, db: Db, caller: Caller) -> User:
+    """Fields left out stay as they are."""
+    return await users.update_profile(db, caller, body)
 
 
 @router.post("/v1/me/password", status_code=204, summary="Change the own password")

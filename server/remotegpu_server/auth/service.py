@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from remotegpu.errors import AccountSuspended, InvalidCredentials
+from remotegpu.errors import AccountSuspended, Invalid, InvalidCredentials
 from remotegpu.types.identity import Credentials, Identity, Login, Scope, TokenCreated, TokenKind, User
 from remotegpu_server import observability
 from remotegpu_server.auth import limits, passwords
@@ -142,6 +142,8 @@ async def change_password(
     )
     if found is None:
         raise InvalidCredentials("The current password is wrong.")
+    if new == current:
+        raise Invalid("new_password: must not be the present one.")
     new_hash = await passwords.hash_password(new)
     async with sessions() as db:
         user = await db.scalar(
@@ -153,6 +155,7 @@ async def change_password(
         if user is None:
             raise InvalidCredentials("The password was changed meanwhile.")
         user.password_hash = new_hash
+        user.password_change_required = False
         ended = await tokens.revoke(
             db,
             tables.Token.user_id == user.id,

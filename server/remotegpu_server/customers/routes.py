@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remotegpu.types.identity import Customer, CustomerCreate, CustomerUpdate
+from remotegpu.types.identity import Customer, CustomerCreate, CustomerUpdate, Suspension
 from remotegpu.types.wire import Page
 from remotegpu_server.customers import service
 from remotegpu_server.deps import Caller, Cursor, Db, Limit
@@ -37,9 +37,11 @@ async def update_customer(customer: str, body: CustomerUpdate, db: Db, caller: C
 
 
 @router.post("/v1/customers/{customer}:suspend", summary="Suspend a customer")
-async def suspend_customer(customer: str, db: Db, caller: Caller) -> Customer:
-    """Ends the tokens of all its users at once; running environments are kept."""
-    return await service.suspend_customer(db, caller, customer)
+async def suspend_customer(customer: str, db: Db, caller: Caller, body: Suspension | None = None) -> Customer:
+    """Ends the tokens of all its users at once. The body says what becomes of what runs; without it, it is
+    kept.
+    """
+    return await service.suspend_customer(db, caller, customer, body or Suspension())
 
 
 @router.post("/v1/customers/{customer}:resume", summary="Resume a suspended customer")

@@ -160,7 +160,8 @@ def _workspaces(user_id: ColumnElement[str] | InstrumentedAttribute[Any]) -> Sca
 def _suspension(user: tables.User, customer: tables.Customer) -> str | None:
     """Why the user may not act, or ``None``."""
     if user.status != "active":
-        return f"The account {user.username} is suspended."
+        what = "was deleted" if user.status == "deleted" else "is suspended"
+        return f"The account {user.username} {what}."
     if customer.status != "active":
         return f"The customer {customer.name} is suspended."
     return None
@@ -203,4 +204,5 @@ def _actor(
         workspaces=workspaces or {},
         host_id=token.host_id,
         environment_id=token.environment_id,
+        must_change_password=user is not None and user.password_change_required and token.kind != "workload",
     )

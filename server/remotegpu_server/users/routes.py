@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from remotegpu.types.identity import User, UserCreate, UserCreated, UserUpdate
+from typing import Annotated
+
+from fastapi import Query
+
+from remotegpu.types.identity import (
+    AccountStatus,
+    RunningWork,
+    Suspension,
+    User,
+    UserCreate,
+    UserCreated,
+    UserUpdate,
+)
 from remotegpu.types.wire import Page
 from remotegpu_server.deps import Caller, Cursor, Db, Limit
 from remotegpu_server.idempotency import IDEMPOTENT
 from remotegpu_server.routing import api_router
-from remotegpu_server.users import service
+from remotegpu_server.users import deletion, service
 
 router = api_router("users")
 
 
 @router.get("/v1/users", summary="List users")
-async def list_users(db: Db, caller: Caller, limit: Limit = 50, cursor: Cursor = None) -> Page[User]:
-    """By user name. Owners see those of their customer."""
-    return await service.list_users(db, caller, limit=limit, cursor=cursor)
+async def list_users(
+    db: Db, caller: Caller, status: AccountStatus | None = None, limit: Limit = 50, cursor: Cursor = None
+) -> Page[User]:
+    """By user name. Owners see those of their customer. Deleted ones only with `status=deleted`."""
+    return await service.list_users(db, caller, status=status, limit=limit, cursor=cursor)
 
 
 @router.post("/v1/users", status_code=201, summary="Make a user", dependencies=[IDEMPOTENT])
@@ -36,10 +50,27 @@ async def update_user(user: str, body: UserUpdate, db: Db, caller: Caller) -> Us
     return await service.update_user(db, caller, user, body)
 
 
+@router.delete("/v1/users/{user}", status_code=204, summary="Delete a user")
+async def delete_user(
+    user: str,
+    db: Db,
+    caller: Caller,
+    environments: Annotated[RunningWork, Query(description="What becomes of what runs.")] = RunningWork.STOP,
+    grace_s: Annotated[int, Query(ge=0, le=30 * 86400)] = 3600,
+) -> None:
+    """For good: nothing of the account works any more, and its name stays taken. Files stay on their hosts.
+    409 while the user owns a team workspace.
+    """
+    policy = Suspension(environments=environments, grace_s=grace_s)
+    await deletion.delete_user(db, caller, user, policy)
+
+
 @router.post("/v1/users/{user}:suspend", summary="Suspend a user")
-async def suspend_user(user: str, db: Db, caller: Caller) -> User:
-    """Ends the user's tokens at once and refuses new sign-ins; running environments are kept."""
-    return await service.suspend_user(db, caller, user)
+async def suspend_user(user: str, db: Db, caller: Caller, body: Suspension | None = None) -> User:
+    """Ends the user's tokens at once and refuses new sign-ins. The body says what becomes of what runs;
+    without it, it is kept.
+    """
+    return await service.suspend_user(db, caller, user, body or Suspension())
 
 
 @router.post("/v1/users/{user}:resume", summary="Resume a suspended user")

@@ -100,6 +100,7 @@ ROUTES: dict[str, Row] = {
         SERVICE, dict.fromkeys(("hub", "hub_self"), ("1", "the example's password is nobody's"))
     ),
     "GET /v1/me": Row(ANY_TOKEN),
+    "PATCH /v1/me": Row(PERSON),
     "POST /v1/me/password": Row(
         PERSON,
         dict.fromkeys(_PEOPLE, ("1", "may ask; the current password in the body is wrong")),
@@ -111,7 +112,13 @@ ROUTES: dict[str, Row] = {
     # Customers and users
     "GET /v1/customers": Row(ADMIN),
     "POST /v1/customers": Row(ADMIN),
-    "GET /v1/customers/{customer}": Row(ADMIN),
+    "GET /v1/customers/{customer}": Row(
+        ACCOUNT_READ,
+        dict.fromkeys(
+            ("self", "hub_self", "ws_admin", "ws_member", "ws_viewer", "colleague"),
+            ("3", "members know their customer by name; its counts and state are for its owners"),
+        ),
+    ),
     "PATCH /v1/customers/{customer}": Row(ADMIN),
     "POST /v1/customers/{customer}:suspend": Row(ADMIN),
     "POST /v1/customers/{customer}:resume": Row(ADMIN),
@@ -119,6 +126,7 @@ ROUTES: dict[str, Row] = {
     "POST /v1/users": Row(CUSTOMER_OWNER, _NO_CUSTOMER, body={"username": "newcomer"}),
     "GET /v1/users/{user}": Row(ACCOUNT_READ),
     "PATCH /v1/users/{user}": Row(ACCOUNT_WRITE),
+    "DELETE /v1/users/{user}": Row(ACCOUNT_WRITE),
     "POST /v1/users/{user}:suspend": Row(ACCOUNT_WRITE),
     "POST /v1/users/{user}:resume": Row(ACCOUNT_WRITE),
     "POST /v1/users/{user}:reset-password": Row(ACCOUNT_WRITE),

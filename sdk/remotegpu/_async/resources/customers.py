@@ -16,10 +16,16 @@ class AsyncCustomers(AsyncResource):
         return await fetch_page(self._transport, Customer, "/v1/customers", given(limit=limit, cursor=cursor))
 
     async def create(
-        self, *, name: str, display_name: str | None = None, idempotency_key: str | None = None
+        self,
+        *,
+        name: str,
+        display_name: str | None = None,
+        company: str | None = None,
+        code: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Customer:
         """A new customer."""
-        body = given(name=name, display_name=display_name)
+        body = given(name=name, display_name=display_name, company=company, code=code)
         return await self._transport.create(
             Customer, "/v1/customers", body=body, idempotency_key=idempotency_key
         )
@@ -28,14 +34,29 @@ class AsyncCustomers(AsyncResource):
         """One customer."""
         return await self._transport.call(Customer, "GET", f"/v1/customers/{segment(customer)}")
 
-    async def update(self, customer: str, *, display_name: str | None = None) -> Customer:
+    async def update(
+        self,
+        customer: str,
+        *,
+        display_name: str | None = None,
+        company: str | None = None,
+        code: str | None = None,
+    ) -> Customer:
         """Change what is given."""
-        body = given(display_name=display_name)
+        body = given(display_name=display_name, company=company, code=code)
         return await self._transport.call(Customer, "PATCH", f"/v1/customers/{segment(customer)}", body=body)
 
-    async def suspend(self, customer: str) -> Customer:
-        """Keep every user of the customer out. What runs is kept."""
-        return await self._transport.put_in_state(Customer, f"/v1/customers/{segment(customer)}:suspend")
+    async def suspend(
+        self, customer: str, *, environments: str | None = None, grace_s: int | None = None
+    ) -> Customer:
+        """Keep every user of the customer out. `environments`: `keep` (the default), `stop` or
+        `stop_after_grace` what runs.
+        """
+        return await self._transport.put_in_state(
+            Customer,
+            f"/v1/customers/{segment(customer)}:suspend",
+            body=given(environments=environments, grace_s=grace_s),
+        )
 
     async def resume(self, customer: str) -> Customer:
         """End a suspension."""

@@ -11,9 +11,12 @@ from remotegpu.types.identity import User, UserCreated
 class AsyncUsers(AsyncResource):
     """Users: the logins. For admins, and for owners in their customer. A user is named by id or user name."""
 
-    async def list(self, *, limit: int | None = None, cursor: str | None = None) -> AsyncPage[User]:
-        """The users that the caller may see."""
-        return await fetch_page(self._transport, User, "/v1/users", given(limit=limit, cursor=cursor))
+    async def list(
+        self, *, status: str | None = None, limit: int | None = None, cursor: str | None = None
+    ) -> AsyncPage[User]:
+        """The users that the caller may see; deleted ones with `status="deleted"`."""
+        query = given(status=status, limit=limit, cursor=cursor)
+        return await fetch_page(self._transport, User, "/v1/users", query)
 
     async def create(
         self,
@@ -21,7 +24,9 @@ class AsyncUsers(AsyncResource):
         username: str,
         customer: str | None = None,
         display_name: str | None = None,
+        full_name: str | None = None,
         email: str | None = None,
+        phone: str | None = None,
         role: str | None = None,
         password: str | None = None,
         idempotency_key: str | None = None,
@@ -31,7 +36,9 @@ class AsyncUsers(AsyncResource):
             username=username,
             customer=customer,
             display_name=display_name,
+            full_name=full_name,
             email=email,
+            phone=phone,
             role=role,
             password=password,
         )
@@ -48,16 +55,41 @@ class AsyncUsers(AsyncResource):
         user: str,
         *,
         display_name: str | None = None,
+        full_name: str | None = None,
         email: str | None = None,
+        phone: str | None = None,
+        avatar_url: str | None = None,
         role: str | None = None,
     ) -> User:
         """Change what is given."""
-        body = given(display_name=display_name, email=email, role=role)
+        body = given(
+            display_name=display_name,
+            full_name=full_name,
+            email=email,
+            phone=phone,
+            avatar_url=avatar_url,
+            role=role,
+        )
         return await self._transport.call(User, "PATCH", f"/v1/users/{segment(user)}", body=body)
 
-    async def suspend(self, user: str) -> User:
-        """Keep the user out: every token ends at once. What runs is kept."""
-        return await self._transport.put_in_state(User, f"/v1/users/{segment(user)}:suspend")
+    async def delete(self, user: str, *, environments: str | None = None, grace_s: int | None = None) -> None:
+        """End the account for good; its name stays taken. `environments`: `stop` (the default), `keep` or
+        `stop_after_grace` what runs.
+        """
+        params = given(environments=environments, grace_s=grace_s)
+        await self._transport.send("DELETE", f"/v1/users/{segment(user)}", params=params)
+
+    async def suspend(
+        self, user: str, *, environments: str | None = None, grace_s: int | None = None
+    ) -> User:
+        """Keep the user out: every token ends at once. `environments`: `keep` (the default), `stop` or
+        `stop_after_grace` what runs.
+        """
+        return await self._transport.put_in_state(
+            User,
+            f"/v1/users/{segment(user)}:suspend",
+            body=given(environments=environments, grace_s=grace_s),
+        )
 
     async def resume(self, user: str) -> User:
         """End a suspension."""

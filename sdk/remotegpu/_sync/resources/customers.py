@@ -17,24 +17,45 @@ class SyncCustomers(SyncResource):
         return fetch_page(self._transport, Customer, "/v1/customers", given(limit=limit, cursor=cursor))
 
     def create(
-        self, *, name: str, display_name: str | None = None, idempotency_key: str | None = None
+        self,
+        *,
+        name: str,
+        display_name: str | None = None,
+        company: str | None = None,
+        code: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Customer:
         """A new customer."""
-        body = given(name=name, display_name=display_name)
+        body = given(name=name, display_name=display_name, company=company, code=code)
         return self._transport.create(Customer, "/v1/customers", body=body, idempotency_key=idempotency_key)
 
     def get(self, customer: str) -> Customer:
         """One customer."""
         return self._transport.call(Customer, "GET", f"/v1/customers/{segment(customer)}")
 
-    def update(self, customer: str, *, display_name: str | None = None) -> Customer:
+    def update(
+        self,
+        customer: str,
+        *,
+        display_name: str | None = None,
+        company: str | None = None,
+        code: str | None = None,
+    ) -> Customer:
         """Change what is given."""
-        body = given(display_name=display_name)
+        body = given(display_name=display_name, company=company, code=code)
         return self._transport.call(Customer, "PATCH", f"/v1/customers/{segment(customer)}", body=body)
 
-    def suspend(self, customer: str) -> Customer:
-        """Keep every user of the customer out. What runs is kept."""
-        return self._transport.put_in_state(Customer, f"/v1/customers/{segment(customer)}:suspend")
+    def suspend(
+        self, customer: str, *, environments: str | None = None, grace_s: int | None = None
+    ) -> Customer:
+        """Keep every user of the customer out. `environments`: `keep` (the default), `stop` or
+        `stop_after_grace` what runs.
+        """
+        return self._transport.put_in_state(
+            Customer,
+            f"/v1/customers/{segment(customer)}:suspend",
+            body=given(environments=environments, grace_s=grace_s),
+        )
 
     def resume(self, customer: str) -> Customer:
         """End a suspension."""

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from remotegpu._protocol import given
 from remotegpu._sync.resource import SyncResource
-from remotegpu.types.identity import Identity
+from remotegpu.types.identity import Identity, User
 
 
 class SyncMe(SyncResource):
@@ -13,6 +14,21 @@ class SyncMe(SyncResource):
     def get(self) -> Identity:
         """Who this client is, as the server sees it."""
         return self._transport.call(Identity, "GET", "/v1/me")
+
+    def update(
+        self,
+        *,
+        display_name: str | None = None,
+        full_name: str | None = None,
+        email: str | None = None,
+        phone: str | None = None,
+        avatar_url: str | None = None,
+    ) -> User:
+        """Change what is given of the own profile."""
+        body = given(
+            display_name=display_name, full_name=full_name, email=email, phone=phone, avatar_url=avatar_url
+        )
+        return self._transport.call(User, "PATCH", "/v1/me", body=body)
 
     def change_password(self, *, current_password: str, new_password: str) -> None:
         """Set a new password; every other session of the user ends."""

@@ -12,9 +12,12 @@ from remotegpu.types.identity import User, UserCreated
 class SyncUsers(SyncResource):
     """Users: the logins. For admins, and for owners in their customer. A user is named by id or user name."""
 
-    def list(self, *, limit: int | None = None, cursor: str | None = None) -> Page[User]:
-        """The users that the caller may see."""
-        return fetch_page(self._transport, User, "/v1/users", given(limit=limit, cursor=cursor))
+    def list(
+        self, *, status: str | None = None, limit: int | None = None, cursor: str | None = None
+    ) -> Page[User]:
+        """The users that the caller may see; deleted ones with `status="deleted"`."""
+        query = given(status=status, limit=limit, cursor=cursor)
+        return fetch_page(self._transport, User, "/v1/users", query)
 
     def create(
         self,
@@ -22,7 +25,9 @@ class SyncUsers(SyncResource):
         username: str,
         customer: str | None = None,
         display_name: str | None = None,
+        full_name: str | None = None,
         email: str | None = None,
+        phone: str | None = None,
         role: str | None = None,
         password: str | None = None,
         idempotency_key: str | None = None,
@@ -32,7 +37,9 @@ class SyncUsers(SyncResource):
             username=username,
             customer=customer,
             display_name=display_name,
+            full_name=full_name,
             email=email,
+            phone=phone,
             role=role,
             password=password,
         )
@@ -47,16 +54,39 @@ class SyncUsers(SyncResource):
         user: str,
         *,
         display_name: str | None = None,
+        full_name: str | None = None,
         email: str | None = None,
+        phone: str | None = None,
+        avatar_url: str | None = None,
         role: str | None = None,
     ) -> User:
         """Change what is given."""
-        body = given(display_name=display_name, email=email, role=role)
+        body = given(
+            display_name=display_name,
+            full_name=full_name,
+            email=email,
+            phone=phone,
+            avatar_url=avatar_url,
+            role=role,
+        )
         return self._transport.call(User, "PATCH", f"/v1/users/{segment(user)}", body=body)
 
-    def suspend(self, user: str) -> User:
-        """Keep the user out: every token ends at once. What runs is kept."""
-        return self._transport.put_in_state(User, f"/v1/users/{segment(user)}:suspend")
+    def delete(self, user: str, *, environments: str | None = None, grace_s: int | None = None) -> None:
+        """End the account for good; its name stays taken. `environments`: `stop` (the default), `keep` or
+        `stop_after_grace` what runs.
+        """
+        params = given(environments=environments, grace_s=grace_s)
+        self._transport.send("DELETE", f"/v1/users/{segment(user)}", params=params)
+
+    def suspend(self, user: str, *, environments: str | None = None, grace_s: int | None = None) -> User:
+        """Keep the user out: every token ends at once. `environments`: `keep` (the default), `stop` or
+        `stop_after_grace` what runs.
+        """
+        return self._transport.put_in_state(
+            User,
+            f"/v1/users/{segment(user)}:suspend",
+            body=given(environments=environments, grace_s=grace_s),
+        )
 
     def resume(self, user: str) -> User:
         """End a suspension."""

@@ -90,6 +90,8 @@ class PasswordReset(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=now)
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+    mail: Mapped[bytes | None]
+    """The secret, encrypted, as long as its mail was not sent."""
 
 
 class OidcLogin(Base):
