@@ -11,6 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 LEASE_S = 9.0
 RENEW_S = 3.0
 """A dead leader is replaced after at most ``LEASE_S + RENEW_S`` = 12 seconds."""
+STALLED_S = 5.0
+"""A leader that is paused inside a transaction loses it after this long: its lock on the row would keep
+others from taking over when the lease has ended.
+"""
 
 _ACQUIRE = text(
     """
@@ -25,8 +29,11 @@ _ACQUIRE = text(
     """
 )
 _HELD = text(
-    "SELECT 1 FROM leadership WHERE name = :name AND holder = :holder AND term = :term AND expires_at > now()"
-    " FOR SHARE"
+    """
+    SELECT set_config('idle_in_transaction_session_timeout', :stalled, true) FROM leadership
+    WHERE name = :name AND holder = :holder AND term = :term AND expires_at > now()
+    FOR SHARE
+    """
 )
 _RESIGN = text(
     "UPDATE leadership SET expires_at = now() WHERE name = :name AND holder = :holder AND term = :term"
@@ -54,7 +61,12 @@ class Candidate:
         """Raise :class:`LeadershipLost` unless this process leads; no other can take over before the
         transaction ends, because the row is locked.
         """
-        values = {"name": self.name, "holder": self.holder, "term": self.term}
+        values = {
+            "name": self.name,
+            "holder": self.holder,
+            "term": self.term,
+            "stalled": f"{STALLED_S:g}s",
+        }
         if self.term is None or await db.scalar(_HELD, values) is None:
             raise LeadershipLost(self.name)
 
