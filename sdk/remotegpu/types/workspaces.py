@@ -10,7 +10,9 @@ from remotegpu.types.wire import Text, UtcTime, Wire, WireEnum
 
 WorkspaceName = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$", strip_whitespace=True),
+    StringConstraints(
+        min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$", strip_whitespace=True
+    ),
 ]
 """For people; unique among the active team workspaces of a customer."""
 
