@@ -1,6 +1,7 @@
-"""Legal moves of an environment's public status: the one declaration (picture: ``docs/lifecycle.md``).
+"""Legal moves, declared once (pictures: ``docs/lifecycle.md``): of an environment's public status, of what an
+admin wants of a host, and of a host's dedication.
 
-``environments/lifecycle.py`` moves by it, and a trigger in the database refuses everything else.
+The ``lifecycle`` modules move by them, and triggers in the database refuse everything else.
 """
 
 from __future__ import annotations
@@ -18,3 +19,25 @@ TRANSITIONS: dict[str, frozenset[str]] = {
     "deleted": frozenset(),
 }
 """By status, what may follow it. Staying the same is always legal."""
+
+HOST_OPERATIONAL: dict[str, frozenset[str]] = {
+    "pending": frozenset({"available", "cordoned", "retired"}),
+    "available": frozenset({"cordoned", "draining", "maintenance", "retired"}),
+    "cordoned": frozenset({"available", "draining", "maintenance", "retired"}),
+    "draining": frozenset({"available", "cordoned", "maintenance", "retired"}),
+    "maintenance": frozenset({"available", "cordoned", "retired"}),
+    "retired": frozenset({"pending"}),
+}
+"""What an admin wants of a host. Only a host without live placements enters one of ``HOST_EMPTY``."""
+
+HOST_EMPTY = frozenset({"maintenance", "retired"})
+
+DEDICATION_STATUS: dict[str, frozenset[str]] = {
+    "scheduled": frozenset({"active", "cancelled"}),
+    "active": frozenset({"grace", "cleaning"}),
+    "grace": frozenset({"active", "cleaning"}),
+    "cleaning": frozenset({"ended"}),
+    "ended": frozenset(),
+    "cancelled": frozenset(),
+}
+"""A host's dedication; ``grace`` is left for ``active`` by an extension."""

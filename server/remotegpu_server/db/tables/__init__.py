@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from remotegpu_server.db.tables.allocations import Allocation, CapacityChange, Placement
 from remotegpu_server.db.tables.base import Base, Xid8, new_id
+from remotegpu_server.db.tables.dedications import Dedication, DedicationStep, VolumeRemoval
 from remotegpu_server.db.tables.environments import Environment, LogRequest, Volume
-from remotegpu_server.db.tables.hosts import Gpu, Host, HostSample
+from remotegpu_server.db.tables.hosts import Gpu, GpuCheck, Host, HostSample
 from remotegpu_server.db.tables.identity import (
     Customer,
     LoginFailure,
@@ -37,9 +38,12 @@ __all__ = [
     "Base",
     "CapacityChange",
     "Customer",
+    "Dedication",
+    "DedicationStep",
     "Environment",
     "Event",
     "Gpu",
+    "GpuCheck",
     "Host",
     "HostSample",
     "IdempotencyKey",
@@ -56,6 +60,7 @@ __all__ = [
     "Token",
     "User",
     "Volume",
+    "VolumeRemoval",
     "Workspace",
     "WorkspaceMember",
     "Xid8",

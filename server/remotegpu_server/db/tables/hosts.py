@@ -25,15 +25,36 @@ class Host(Base):
 
     __tablename__ = "hosts"
     __table_args__ = (
-        one_of("connection", "never", "online", "suspect", "unreachable"),
+        one_of("operational", "pending", "available", "cordoned", "draining", "maintenance", "retired"),
+        one_of("connection", "never", "online", "suspect", "unreachable", "lost"),
+        one_of("health", "unknown", "healthy", "degraded", "faulty"),
         CheckConstraint("epoch >= 0", name="epoch_grows"),
+        CheckConstraint("drain_deadline IS NULL OR operational = 'draining'", name="deadline_of_drain"),
+        UniqueConstraint("hostname"),
+        UniqueConstraint("ip_address"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
-    cordoned: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    hostname: Mapped[str | None]
+    ip_address: Mapped[str | None]
+    """Both as an admin says, else as the first inventory told; no two hosts share one."""
+    operational: Mapped[str] = mapped_column(server_default="pending")
+    """What an admin wants of it; moved by ``hosts.lifecycle`` alone and guarded by a trigger."""
+    operational_reason: Mapped[str | None]
+    operational_since: Mapped[datetime] = mapped_column(server_default=now)
+    drain_deadline: Mapped[datetime | None]
+    """When a draining host's environments are stopped; ``NULL``: never, it only waits."""
+    drained_at: Mapped[datetime | None]
+    """When the last environment of a draining host had ended."""
     connection: Mapped[str] = mapped_column(server_default="never")
+    health: Mapped[str] = mapped_column(server_default="unknown")
+    """The last judgement of its GPUs, disk and runtime; ``connection`` says whether it is current."""
+    health_reason: Mapped[str | None]
+    duplicate_since: Mapped[datetime | None]
+    """Set while several agents are believed to use this host's credential; a new credential clears it."""
+    disk_full: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     epoch: Mapped[int] = mapped_column(BigInteger, server_default="0")
     """The current agent session; every agent write must carry it."""
     revision: Mapped[int] = mapped_column(BigInteger, server_default="0")
@@ -103,3 +124,28 @@ class Gpu(Base):
     simulated: Mapped[bool] = mapped_column(Boolean)
     health: Mapped[str] = mapped_column(server_default="healthy")
     health_reason: Mapped[str | None]
+    health_since: Mapped[datetime] = mapped_column(server_default=now)
+    evidence: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    """The measurements behind ``health_reason``."""
+    accepted_reason: Mapped[str | None]
+    """A reason that a check or an admin has answered: only another one takes the GPU out again."""
+
+
+class GpuCheck(Base):
+    """A self-test that an admin asked for; the agent answers over its long poll."""
+
+    __tablename__ = "gpu_checks"
+    __table_args__ = (
+        CheckConstraint("(answered_at IS NULL) = (passed IS NULL)", name="answered_with_result"),
+        Index("uq_gpu_checks_open", "gpu_id", unique=True, postgresql_where=text("answered_at IS NULL")),
+        Index("ix_gpu_checks_open_host", "host_id", postgresql_where=text("answered_at IS NULL")),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    gpu_id: Mapped[str] = mapped_column(ForeignKey("gpus.id", ondelete="CASCADE"))
+    host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id", ondelete="CASCADE"))
+    requested_by: Mapped[str]
+    requested_at: Mapped[datetime] = mapped_column(server_default=now)
+    answered_at: Mapped[datetime | None]
+    passed: Mapped[bool | None] = mapped_column(Boolean)
+    detail: Mapped[str | None]
