@@ -11,9 +11,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "Environment": ("name", "status", "image", "gpus", "host_name", "owner", "message"),
     "Host": (
         "name",
+        "operational",
         "connection",
+        "health",
         "ready",
-        "cordoned",
         "gpus_free",
         "gpus_total",
         "runtime",

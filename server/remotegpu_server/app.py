@@ -56,6 +56,7 @@ LOOPS: tuple[Loop, ...] = (
     environments_loop.STARTS,
     customers_loop.LOOP,
     hosts_loop.LIVENESS,
+    hosts_loop.DRAINS,
     retention.LOOP,
     invariants.LOOP,
 )

@@ -25,8 +25,17 @@ async def drive_last(world: World) -> None:
     """What would take the host away from the other journeys."""
     admin = world.admin
     assert (await admin.hosts.update("one", labels={"rack": "b2"})).labels["rack"] == "b2"
-    assert (await admin.hosts.cordon("one")).cordoned
-    assert not (await admin.hosts.uncordon("one")).cordoned
-    await admin.hosts.create(name="never-used")
+    assert (await admin.hosts.cordon("one", reason="a test")).operational == "cordoned"
+    assert (await admin.hosts.uncordon("one")).operational == "available"
+    assert (await admin.hosts.drain("one", deadline_s=3600, message="Soon.")).drain_deadline is not None
+    assert (await admin.hosts.uncordon("one")).drain_deadline is None
+    await admin.hosts.create(name="never-used", hostname="never.example.org", ip_address="192.0.2.77")
+    await admin.hosts.cordon("never-used")
+    assert (await admin.hosts.maintenance("never-used")).operational == "maintenance"
+    assert (await admin.hosts.activate("never-used")).operational == "available"
+    assert (await admin.hosts.retire("never-used", reason="sold")).operational == "retired"
+    done = await admin.hosts.batch("cordon", ["never-used", "nobody"])
+    assert (done.succeeded, set(done.failed)) == ([], {"never-used", "nobody"})
+    assert [one.name async for one in await admin.hosts.list(operational="retired")] == ["never-used"]
     await admin.hosts.delete("never-used")
     assert [host.name async for host in await admin.hosts.list()] == ["one"]

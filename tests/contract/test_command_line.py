@@ -65,8 +65,9 @@ def test_first_day_of_an_admin(
     assert f"remotegpu-agent enroll --url {live_server.url} --token-file /dev/stdin" in added
     assert "gpu-01 --again" in run("host", "add", "gpu-01", status=1)
     assert "rge_" in run("host", "add", "gpu-01", "--again")
-    assert json.loads(run("host", "cordon", "gpu-01", "--json"))["cordoned"] is True
-    assert "takes new work" in run("host", "uncordon", "gpu-01")
+    assert json.loads(run("host", "cordon", "gpu-01", "--json"))["succeeded"] == ["gpu-01"]
+    assert "operational: cordoned" in run("host", "show", "gpu-01")
+    assert "uncordon: gpu-01" in run("host", "uncordon", "gpu-01")
     assert run("gpu", "list") == ""
     assert "gpus" in run("quota")
     refused = run("env", "create", "work", "--image", "base", "--gpus", "1", "--no-queue", status=1)

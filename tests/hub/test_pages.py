@@ -62,16 +62,16 @@ def test_pages_let_an_admin_cordon_and_refuse_it_to_a_member_and_to_a_foreign_fo
         assert token, page.text
         forged = admin.http.post(cordon, data={"_xsrf": "forged"})
         assert forged.status_code == httpx.codes.FORBIDDEN
-        assert not stack.admin.hosts.get("gpu-host").cordoned
+        assert stack.admin.hosts.get("gpu-host").operational == "available"
         assert admin.http.get(cordon).url.path == PAGES, "a link changes nothing"
-        assert not stack.admin.hosts.get("gpu-host").cordoned
+        assert stack.admin.hosts.get("gpu-host").operational == "available"
 
         done = admin.http.post(cordon, data={"_xsrf": token[1]})
         assert done.status_code == httpx.codes.OK, done.text
-        assert stack.admin.hosts.get("gpu-host").cordoned
+        assert stack.admin.hosts.get("gpu-host").operational == "cordoned"
         assert "Uncordon" in words(done)
         admin.http.post(f"{PAGES}hosts/gpu-host/uncordon", data={"_xsrf": token[1]})
-        assert not stack.admin.hosts.get("gpu-host").cordoned
+        assert stack.admin.hosts.get("gpu-host").operational == "available"
     with hub.signed_in(username) as member:
         page = member.http.get(PAGES)
         token = re.search(r'xsrf_token: "([^"]+)"', page.text)
@@ -79,7 +79,7 @@ def test_pages_let_an_admin_cordon_and_refuse_it_to_a_member_and_to_a_foreign_fo
         refused = member.http.post(cordon, data={"_xsrf": token[1]})
         assert refused.status_code == httpx.codes.FORBIDDEN
         assert "Only platform admins" in words(refused)
-    assert not stack.admin.hosts.get("gpu-host").cordoned
+    assert stack.admin.hosts.get("gpu-host").operational == "available"
 
 
 def test_pages_add_a_host_and_show_its_token_once(hub: Hub, stack: Stack, username: str) -> None:

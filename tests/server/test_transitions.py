@@ -45,6 +45,8 @@ class Machine:
 
 MACHINES = [
     Machine("environments", "status", transitions.TRANSITIONS, "lifecycle.md"),
+    Machine("hosts", "operational", transitions.HOST_OPERATIONAL, "hosts.md"),
+    Machine("dedications", "status", transitions.DEDICATION_STATUS, "dedications.md"),
 ]
 _IDS = [f"{one.table}.{one.column}" for one in MACHINES]
 

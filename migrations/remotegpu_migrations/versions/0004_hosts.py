@@ -43,12 +43,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for name in ("host_empty", "hosts_operational"):
+    for name in ("host_empty", "hosts_operational_transition"):
         op.execute(f"DROP TRIGGER {name} ON hosts")
         op.execute(f"DROP FUNCTION {name}()")
     for table in ("volume_removals", "dedication_steps", "dedications", "gpu_checks"):
         op.drop_table(table)
-    op.execute("DROP FUNCTION dedications_status()")
+    op.execute("DROP FUNCTION dedications_status_transition()")
     for column in ("health_since", "evidence", "accepted_reason"):
         op.drop_column("gpus", column)
     _narrow_hosts()
@@ -96,7 +96,7 @@ def _narrow_hosts() -> None:
     op.add_column(
         "hosts", sa.Column("cordoned", sa.Boolean(), server_default=sa.text("false"), nullable=False)
     )
-    op.execute("UPDATE hosts SET cordoned = operational IN ('cordoned', 'draining', 'maintenance', 'retired')")
+    op.execute("UPDATE hosts SET cordoned = operational NOT IN ('pending', 'available')")
     op.execute("UPDATE hosts SET connection = 'unreachable' WHERE connection = 'lost'")
     op.drop_constraint(op.f("ck_hosts_deadline_of_drain"), "hosts")
     for column in (
@@ -234,7 +234,8 @@ def _create_dedications() -> None:
             name=op.f("ck_dedication_steps_name_known"),
         ),
         sa.CheckConstraint(
-            "status IN ('pending', 'running', 'done', 'failed')", name=op.f("ck_dedication_steps_status_known")
+            "status IN ('pending', 'running', 'done', 'failed')",
+            name=op.f("ck_dedication_steps_status_known"),
         ),
         sa.ForeignKeyConstraint(
             ["dedication_id"],
@@ -278,7 +279,7 @@ def _create_volume_removals() -> None:
 
 def _guard(table: str, column: str, moves: dict[str, tuple[str, ...]]) -> None:
     edges = ", ".join(f"('{source}', '{target}')" for source, targets in moves.items() for target in targets)
-    name = f"{table}_{column}"
+    name = f"{table}_{column}_transition"
     op.execute(
         f"""
         CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -13,6 +13,14 @@ from remotegpu import __version__
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
 _SIZES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_HOST_VERBS = {
+    "cordon": "place no new work there",
+    "uncordon": "place new work there again",
+    "drain": "warn its users, and stop what runs at the deadline",
+    "maintenance": "out of service for a while; it must be empty",
+    "activate": "back into service",
+    "retire": "out of service for good; it must be empty",
+}
 _QUOTA_RESOURCES = ("gpus", "environments", "cpus", "memory_bytes")
 
 
@@ -147,17 +155,25 @@ def _start_options(parser: argparse.ArgumentParser) -> None:
 
 def _hosts_and_gpus(commands: Commands[argparse.ArgumentParser]) -> None:
     host = _group(commands, "host", "hosts (admins)")
-    _add(host, "list", "platform.list_hosts", "list hosts")
-    add = _add(host, "add", "platform.add_host", "let a machine join: prints the command to type on it")
+    list_ = _add(host, "list", "hosts.list_hosts", "list hosts")
+    for state in ("operational", "connection", "health"):
+        list_.add_argument(f"--{state}", help="only hosts of this state")
+    list_.add_argument("--label", action="append", default=[], metavar="KEY[=VALUE]", help="repeatable")
+    list_.add_argument("--gpu-model", help="a part of a model's name")
+    _add(host, "show", "hosts.show_host", "everything about one host").add_argument("host", help="name or id")
+    add = _add(host, "add", "hosts.add_host", "let a machine join: prints the command to type on it")
     add.add_argument("name")
     add.add_argument(
         "--label", type=_pair, action="append", default=[], metavar="KEY=VALUE", help="repeatable"
     )
     add.add_argument("--again", action="store_true", help="a new token for a host that exists already")
-    cordon = _add(host, "cordon", "platform.cordon_host", "place no new work there")
-    cordon.add_argument("host", help="name or id")
-    uncordon = _add(host, "uncordon", "platform.uncordon_host", "place new work there again")
-    uncordon.add_argument("host", help="name or id")
+    for verb, what in _HOST_VERBS.items():
+        do = _add(host, verb, "hosts.operate", what)
+        do.set_defaults(verb=verb, deadline=None)
+        do.add_argument("hosts", nargs="+", metavar="HOST", help="name or id; several are done one by one")
+        do.add_argument("--reason", "--message", default="", help="shown with the host and to its users")
+        if verb == "drain":
+            do.add_argument("--deadline", type=int, metavar="S", help="seconds until what runs is stopped")
 
     gpu = _group(commands, "gpu", "GPUs")
     list_ = _add(gpu, "list", "platform.list_gpus", "list GPUs, their load and what is free")

@@ -1,56 +1,11 @@
-"""``remotegpu host|gpu|quota|image|user``."""
+"""``remotegpu gpu|quota|image|user``."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
-from datetime import UTC, datetime
 
-import remotegpu
 from remotegpu.cli import output
 from remotegpu.cli.connection import connect
-
-
-def list_hosts(arguments: argparse.Namespace) -> None:
-    with connect(arguments) as client:
-        output.show_list(arguments, "Host", client.hosts.list())
-
-
-def add_host(arguments: argparse.Namespace) -> None:
-    """Make a host and its one-time token, and say what to type on the machine."""
-    with connect(arguments) as client:
-        try:
-            client.hosts.create(name=arguments.name, labels=dict(arguments.label) or None)
-        except remotegpu.NameTaken as error:
-            if not arguments.again:
-                raise remotegpu.NameTaken(
-                    error.detail,
-                    hint=f"`remotegpu host add {arguments.name} --again` makes a new token for it.",
-                    request_id=error.request_id,
-                ) from error
-        token = client.hosts.create_enrollment_token(arguments.name)
-        url = shlex.quote(client.url)
-    minutes = max(1, round((token.expires_at - datetime.now(UTC)).total_seconds() / 60))
-    output.show_item(
-        arguments,
-        token,
-        f"Host {arguments.name} can join. Type this on it within {minutes} minutes; the token works once:\n"
-        f"  printf %s {shlex.quote(token.secret)} |"
-        f" remotegpu-agent enroll --url {url} --token-file /dev/stdin\n"
-        f"  remotegpu-agent run --url {url}",
-    )
-
-
-def cordon_host(arguments: argparse.Namespace) -> None:
-    with connect(arguments) as client:
-        host = client.hosts.cordon(arguments.host)
-        output.show_item(arguments, host, f"{host.name} takes no new work; what runs there goes on.")
-
-
-def uncordon_host(arguments: argparse.Namespace) -> None:
-    with connect(arguments) as client:
-        host = client.hosts.uncordon(arguments.host)
-        output.show_item(arguments, host, f"{host.name} takes new work.")
 
 
 def list_gpus(arguments: argparse.Namespace) -> None:

@@ -6,9 +6,14 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, IPvAnyAddress, StringConstraints
 
-from remotegpu.types.wire import Bytes, Labels, Name, Table, UtcTime, Wire, WireEnum
+from remotegpu.types.wire import Bytes, Labels, Name, Table, Text, UtcTime, Wire, WireEnum
+
+Hostname = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")]
+
+HostKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+"""Id or name."""
 
 
 class Connection(WireEnum):
@@ -21,7 +26,49 @@ class Connection(WireEnum):
     """Heartbeats are missing: no new work is placed, nothing else changes."""
     UNREACHABLE = "unreachable"
     """Silent for longer; its workloads are presumed alive."""
+    LOST = "lost"
+    """Silent for minutes: somebody should look. Its workloads are still presumed alive, and never moved."""
     UNKNOWN = "unknown"
+
+
+class Operational(WireEnum):
+    """What an admin wants of a host. Legal moves: ``docs/lifecycle.md``."""
+
+    PENDING = "pending"
+    """Waits for an agent to join."""
+    AVAILABLE = "available"
+    CORDONED = "cordoned"
+    """Takes no new work; what runs goes on."""
+    DRAINING = "draining"
+    """Takes no new work, and what runs is stopped at the deadline."""
+    MAINTENANCE = "maintenance"
+    """Empty, and out of service for a while."""
+    RETIRED = "retired"
+    """Empty, and out of service for good."""
+    UNKNOWN = "unknown"
+
+
+class HostHealth(WireEnum):
+    """The server's judgement of a host's GPUs, disk and runtime when it was last heard."""
+
+    UNKNOWN = "unknown"
+    """Nothing was reported yet."""
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    """A part of it is broken; the rest takes work."""
+    FAULTY = "faulty"
+    """Takes no new work."""
+
+
+class HostVerb(WireEnum):
+    """What an admin does to a host."""
+
+    CORDON = "cordon"
+    UNCORDON = "uncordon"
+    DRAIN = "drain"
+    MAINTENANCE = "maintenance"
+    ACTIVATE = "activate"
+    RETIRE = "retire"
 
 
 class RuntimeKind(WireEnum):
@@ -49,12 +96,45 @@ class HostCreate(Wire):
 
     name: Name
     labels: Labels = {}
+    """``region`` is one like any other."""
+    hostname: Hostname | None = None
+    """Unique. Left out: what the agent's first inventory says, if no other host has it."""
+    ip_address: IPvAnyAddress | None = None
+    """Unique. Left out: the same."""
 
 
 class HostUpdate(Wire):
     """Fields left out stay as they are."""
 
     labels: Labels | None = None
+    hostname: Hostname | None = None
+    ip_address: IPvAnyAddress | None = None
+
+
+class HostReason(Wire):
+    """Why an admin does it: shown with the host, and to the users who are told."""
+
+    reason: Text = ""
+
+
+class HostDrain(Wire):
+    """How a host is emptied."""
+
+    deadline_s: Annotated[int, Field(ge=0, le=30 * 86400)] | None = None
+    """After so many seconds what still runs is stopped; left out: it is only waited for."""
+    message: Text = ""
+    """For the users who are told."""
+
+
+class HostBatch(Wire):
+    """One verb for many hosts."""
+
+    verb: HostVerb
+    hosts: Annotated[list[HostKey], Field(min_length=1, max_length=200)]
+    """Ids or names."""
+    reason: Text = ""
+    deadline_s: Annotated[int, Field(ge=0, le=30 * 86400)] | None = None
+    """Of a drain."""
 
 
 class GpuMetrics(Wire):
@@ -139,10 +219,17 @@ class Host(Wire):
     name: str
     labels: dict[str, str]
     connection: Connection
-    cordoned: bool
-    """True: no new work is placed here; running work goes on."""
+    operational: Operational
+    operational_reason: str | None
+    operational_since: UtcTime
+    drain_deadline: UtcTime | None
+    """When what still runs on a draining host is stopped."""
+    drained_at: UtcTime | None
+    """When the last environment of a draining host had ended."""
+    health: HostHealth
+    health_reason: str | None
     ready: bool
-    """Online, not cordoned, inventory complete, runtime healthy: takes new work."""
+    """Available, online, not faulty, inventory complete, runtime healthy: takes new work."""
     not_ready_reason: str | None
     runtime: RuntimeKind | None
     runtime_detail: str | None
@@ -151,6 +238,7 @@ class Host(Wire):
     """True when its GPUs are simulated."""
     agent_version: str | None
     hostname: str | None
+    ip_address: str | None
     address: str | None
     """Where the hub's proxy reaches environments on this host."""
     os: str | None

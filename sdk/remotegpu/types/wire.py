@@ -93,6 +93,14 @@ class Page(Wire, Generic[T]):
     """Pass it as ``cursor`` to get the next page; ``null`` on the last one."""
 
 
+class BatchResult(Wire):
+    """What became of each item of a batch; every item stands by itself."""
+
+    succeeded: list[str]
+    failed: dict[str, str]
+    """Why, by id or name as it was sent."""
+
+
 class ErrorBody(Wire):
     """The one error shape of the API."""
 
@@ -110,6 +118,7 @@ class ErrorBody(Wire):
 
 __all__ = [
     "NAME_PATTERN",
+    "BatchResult",
     "Bytes",
     "ErrorBody",
     "Labels",

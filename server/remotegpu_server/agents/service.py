@@ -36,6 +36,7 @@ from remotegpu_server.db.notify import notify
 from remotegpu_server.environments.service import observe
 from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.events import service as events
+from remotegpu_server.hosts.service import joining as hosts
 from remotegpu_server.settings import Settings
 from remotegpu_server.tokens import service as tokens
 
@@ -116,7 +117,10 @@ async def create_session(
     before = await _host(db, host_id=actor.host_id)
     rebooted = before.boot_id is not None and before.boot_id != body.boot_id
     superseded = before.connection == "online" and not rebooted
+    if before.operational == "retired":
+        raise StateConflict(f"Host {before.name} is retired.", hint="An admin activates it again.")
     host = await _take_inventory(db, host_id=before.id, body=body)
+    host = await hosts.joined(db, host=host, actor=actor)
     await _upsert_gpus(db, host=host, inventory=body.inventory)
     await observe.host_back(db, host=host, actor=actor)
     if rebooted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -22,15 +22,38 @@ def not_ready_reason(host: tables.Host) -> str | None:
     """Why the host takes no new work, or ``None``: the only place that decides it."""
     if host.connection == "never" or host.inventory is None:
         return "no agent has joined yet"
-    if host.connection == "unreachable":
+    if host.connection in ("unreachable", "lost"):
         return "the host is silent"
     if host.connection == "suspect":
         return "heartbeats are missing"
-    if host.cordoned:
-        return "cordoned by an admin"
+    if host.operational != "available":
+        return _OPERATIONAL[host.operational]
     if not host.runtime_healthy:
         return f"the {host.runtime} runtime is not healthy: {host.runtime_detail or 'no detail'}"
+    if host.health == "faulty":
+        return f"the host is faulty: {host.health_reason}"
     return None
+
+
+_OPERATIONAL = {
+    "pending": "not in service yet",
+    "cordoned": "cordoned by an admin",
+    "draining": "being emptied by an admin",
+    "maintenance": "in maintenance",
+    "retired": "retired",
+}
+
+
+def takes_work() -> ColumnElement[bool]:
+    """The same as SQL, for lists that filter by it; a test compares the two."""
+    host = tables.Host
+    return (
+        (host.connection == "online")
+        & host.inventory.is_not(None)
+        & (host.operational == "available")
+        & host.runtime_healthy
+        & (host.health != "faulty")
+    )
 
 
 async def inventory(db: AsyncSession, *, host_ids: Sequence[str] | None = None) -> list[HostInventory]:

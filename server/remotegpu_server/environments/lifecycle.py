@@ -166,4 +166,5 @@ async def settle_released(
 
 async def host_is_silent(db: AsyncSession, *, host_id: str) -> bool:
     """Whether the host counts as unreachable."""
-    return await db.scalar(select(tables.Host.connection).where(tables.Host.id == host_id)) == "unreachable"
+    seen = await db.scalar(select(tables.Host.connection).where(tables.Host.id == host_id))
+    return seen in ("unreachable", "lost")

@@ -57,10 +57,7 @@ async def list_gpus(
             & shares.c.gpu_id.is_(None)
             & ~gpu.mig_enabled
             & (gpu.health == "healthy")
-            & (owner.connection == "online")
-            & owner.inventory.is_not(None)
-            & ~owner.cordoned
-            & owner.runtime_healthy
+            & capacity.takes_work()
         )
         found = found.where(takes_work if free else ~takes_work)
     if cursor is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from remotegpu.types.hosts import Connection, Host, HostMetrics, RuntimeKind
+from remotegpu.types.hosts import Connection, Host, HostHealth, HostMetrics, Operational, RuntimeKind
 from remotegpu_server.capacity import service as capacity
 from remotegpu_server.db import tables
 from remotegpu_server.placement import HostInventory
@@ -21,14 +21,21 @@ def to_wire(
         name=row.name,
         labels=row.labels,
         connection=Connection(row.connection),
-        cordoned=row.cordoned,
+        operational=Operational(row.operational),
+        operational_reason=row.operational_reason,
+        operational_since=row.operational_since,
+        drain_deadline=row.drain_deadline,
+        drained_at=row.drained_at,
+        health=HostHealth(row.health),
+        health_reason=row.health_reason,
         ready=reason is None,
         not_ready_reason=reason,
         runtime=RuntimeKind(row.runtime) if row.runtime else None,
         runtime_detail=row.runtime_detail,
         simulated=simulated,
         agent_version=row.agent_version,
-        hostname=facts.get("hostname"),
+        hostname=row.hostname,
+        ip_address=row.ip_address,
         address=row.address,
         os=facts.get("os"),
         driver_version=facts.get("driver_version"),

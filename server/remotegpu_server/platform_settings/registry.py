@@ -44,3 +44,14 @@ ENVIRONMENT_START_SILENCE_S = _declare(
         "may stall.",
     )
 )
+
+HOST_LOST_AFTER_S = _declare(
+    Setting(
+        key="hosts.lost_after_s",
+        default=300.0,
+        minimum=60.0,
+        maximum=86400.0,
+        doc="Silence after which an unreachable host counts as lost and admins are told. Its environments "
+        "stay unreachable and keep what they hold.",
+    )
+)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 
 from remotegpu._protocol import given, segment
@@ -11,7 +11,8 @@ from remotegpu._sync import wait
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
 from remotegpu._sync.stream import states
-from remotegpu.types.hosts import EnrollmentToken, Host
+from remotegpu.types.hosts import Connection, EnrollmentToken, Host, HostHealth, HostVerb, Operational
+from remotegpu.types.wire import BatchResult
 
 SAMPLED = ("metrics", "last_heartbeat_at")
 """Fields that differ with every heartbeat."""
@@ -20,37 +21,109 @@ SAMPLED = ("metrics", "last_heartbeat_at")
 class SyncHosts(SyncResource):
     """Hosts: machines with one agent each. For admins. A host is named by id or name."""
 
-    def list(self, *, limit: int | None = None, cursor: str | None = None) -> Page[Host]:
-        """All hosts."""
-        return fetch_page(self._transport, Host, "/v1/hosts", given(limit=limit, cursor=cursor))
+    def list(
+        self,
+        *,
+        operational: Operational | str | None = None,
+        connection: Connection | str | None = None,
+        health: HostHealth | str | None = None,
+        labels: Sequence[str] = (),
+        gpu_model: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[Host]:
+        """Hosts by name; ``labels`` as ``key=value`` or ``key``, ``gpu_model`` a part of a model's name."""
+        params = given(
+            operational=operational,
+            connection=connection,
+            health=health,
+            label=[*labels] or None,
+            gpu_model=gpu_model,
+            limit=limit,
+            cursor=cursor,
+        )
+        return fetch_page(self._transport, Host, "/v1/hosts", params)
 
     def create(
-        self, *, name: str, labels: Mapping[str, str] | None = None, idempotency_key: str | None = None
+        self,
+        *,
+        name: str,
+        labels: Mapping[str, str] | None = None,
+        hostname: str | None = None,
+        ip_address: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Host:
         """A host that an agent will join with an enrolment token."""
-        body = given(name=name, labels=None if labels is None else dict(labels))
+        body = given(
+            name=name,
+            labels=None if labels is None else dict(labels),
+            hostname=hostname,
+            ip_address=ip_address,
+        )
         return self._transport.create(Host, "/v1/hosts", body=body, idempotency_key=idempotency_key)
 
     def get(self, host: str) -> Host:
         """One host."""
         return self._transport.call(Host, "GET", f"/v1/hosts/{segment(host)}")
 
-    def update(self, host: str, *, labels: Mapping[str, str] | None = None) -> Host:
+    def update(
+        self,
+        host: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        hostname: str | None = None,
+        ip_address: str | None = None,
+    ) -> Host:
         """Change what is given; labels are replaced as a whole."""
-        body = given(labels=None if labels is None else dict(labels))
+        body = given(
+            labels=None if labels is None else dict(labels), hostname=hostname, ip_address=ip_address
+        )
         return self._transport.call(Host, "PATCH", f"/v1/hosts/{segment(host)}", body=body)
 
     def delete(self, host: str) -> None:
         """Forget a host on which nothing runs."""
         self._transport.send("DELETE", f"/v1/hosts/{segment(host)}")
 
-    def cordon(self, host: str) -> Host:
-        """Place no new work there; running work goes on."""
-        return self._transport.put_in_state(Host, f"/v1/hosts/{segment(host)}:cordon")
+    def cordon(self, host: str, *, reason: str | None = None) -> Host:
+        """Place no new work there; running work goes on, and its users are told."""
+        return self._do(host, "cordon", reason)
 
-    def uncordon(self, host: str) -> Host:
-        """Place new work there again."""
-        return self._transport.put_in_state(Host, f"/v1/hosts/{segment(host)}:uncordon")
+    def uncordon(self, host: str, *, reason: str | None = None) -> Host:
+        """Place new work there again: ends a cordon or a drain."""
+        return self._do(host, "uncordon", reason)
+
+    def drain(self, host: str, *, deadline_s: int | None = None, message: str | None = None) -> Host:
+        """Warn its users, place no new work, and stop what runs after ``deadline_s``."""
+        body = given(deadline_s=deadline_s, message=message)
+        return self._transport.call(Host, "POST", f"/v1/hosts/{segment(host)}:drain", body=body)
+
+    def maintenance(self, host: str, *, reason: str | None = None) -> Host:
+        """Out of service for a while; refused while anything runs there."""
+        return self._do(host, "maintenance", reason)
+
+    def activate(self, host: str, *, reason: str | None = None) -> Host:
+        """Into service; a retired host waits for an agent to join again."""
+        return self._do(host, "activate", reason)
+
+    def retire(self, host: str, *, reason: str | None = None) -> Host:
+        """Out of service for good: refused while anything runs there; revokes its credential."""
+        return self._do(host, "retire", reason)
+
+    def _do(self, host: str, verb: str, reason: str | None) -> Host:
+        body = given(reason=reason)
+        return self._transport.call(Host, "POST", f"/v1/hosts/{segment(host)}:{verb}", body=body)
+
+    def batch(
+        self,
+        verb: HostVerb | str,
+        hosts: Sequence[str],
+        *,
+        reason: str | None = None,
+        deadline_s: int | None = None,
+    ) -> BatchResult:
+        """Do a verb to many hosts, each by itself; the answer says which failed, and why."""
+        body = given(verb=verb, hosts=[*hosts], reason=reason, deadline_s=deadline_s)
+        return self._transport.call(BatchResult, "POST", "/v1/hosts:batch", body=body)
 
     def create_enrollment_token(
         self, host: str, *, expires_in_s: int | None = None, idempotency_key: str | None = None

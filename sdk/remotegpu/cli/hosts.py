@@ -1,0 +1,71 @@
+"""``remotegpu host``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from datetime import UTC, datetime
+
+import remotegpu
+from remotegpu.cli import output
+from remotegpu.cli.connection import connect
+
+
+def list_hosts(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        found = client.hosts.list(
+            operational=arguments.operational,
+            connection=arguments.connection,
+            health=arguments.health,
+            labels=arguments.label,
+            gpu_model=arguments.gpu_model,
+        )
+        output.show_list(arguments, "Host", found)
+
+
+def show_host(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        host = client.hosts.get(arguments.host)
+    facts = host.model_dump(mode="json", exclude={"metrics"}, exclude_none=True)
+    output.show_item(arguments, host, "\n".join(f"{name}: {value}" for name, value in facts.items()))
+
+
+def add_host(arguments: argparse.Namespace) -> None:
+    """Make a host and its one-time token, and say what to type on the machine."""
+    with connect(arguments) as client:
+        try:
+            client.hosts.create(name=arguments.name, labels=dict(arguments.label) or None)
+        except remotegpu.NameTaken as error:
+            if not arguments.again:
+                raise remotegpu.NameTaken(
+                    error.detail,
+                    hint=f"`remotegpu host add {arguments.name} --again` makes a new token for it.",
+                    request_id=error.request_id,
+                ) from error
+        token = client.hosts.create_enrollment_token(arguments.name)
+        url = shlex.quote(client.url)
+    minutes = max(1, round((token.expires_at - datetime.now(UTC)).total_seconds() / 60))
+    output.show_item(
+        arguments,
+        token,
+        f"Host {arguments.name} can join. Type this on it within {minutes} minutes; the token works once:\n"
+        f"  printf %s {shlex.quote(token.secret)} |"
+        f" remotegpu-agent enroll --url {url} --token-file /dev/stdin\n"
+        f"  remotegpu-agent run --url {url}",
+    )
+
+
+def operate(arguments: argparse.Namespace) -> None:
+    """One verb for each host; those that are refused are said, and make the command fail."""
+    with connect(arguments) as client:
+        done = client.hosts.batch(
+            arguments.verb,
+            arguments.hosts,
+            reason=arguments.reason or None,
+            deadline_s=arguments.deadline,
+        )
+    refused = "; ".join(f"{host}: {why}" for host, why in done.failed.items())
+    if refused:
+        finished = f" Done: {', '.join(done.succeeded)}." if done.succeeded else ""
+        raise remotegpu.Conflict(f"{refused}{finished}")
+    output.show_item(arguments, done, f"{arguments.verb}: {', '.join(done.succeeded)}.")

@@ -1,0 +1,1 @@
+"""What is done with hosts, by file: ``entries``, ``operate``, ``health``."""
