@@ -34,11 +34,11 @@ async def test_watches_go_on_when_the_server_is_killed(live_server: LiveServer) 
         host = await client.hosts.create(name="one")
         environments, hosts = client.environments.watch(made.id), client.hosts.watch("one")
         assert (await anext(environments)).status == "pending"
-        assert not (await anext(hosts)).cordoned
+        assert (await anext(hosts)).operational == "pending"
         live_server.kill()
         await asyncio.to_thread(live_server.start)
         await client.hosts.cordon(host.id)
-        assert (await anext(hosts)).cordoned
+        assert (await anext(hosts)).operational == "cordoned"
         await client.environments.stop(made.id)
         assert (await anext(environments)).status == "stopped"
         assert [piece async for piece in client.environments.follow(made.id)] == []

@@ -124,9 +124,11 @@ def test_host_is_seen_when_more_than_its_measurements_changed(
 HOST = {
     **dict.fromkeys(
         ("not_ready_reason", "runtime_detail", "agent_version", "hostname", "address", "os", "driver_version",
-         "cuda_version", "cpus", "memory_bytes", "cpus_free", "memory_free_bytes", "shared_home", "metrics")
+         "cuda_version", "cpus", "memory_bytes", "cpus_free", "memory_free_bytes", "shared_home", "metrics",
+         "ip_address", "operational_reason", "drain_deadline", "drained_at", "health_reason")
     ),
-    "id": "h1", "name": "one", "labels": {}, "connection": "online", "cordoned": False, "ready": True,
+    "id": "h1", "name": "one", "labels": {}, "connection": "online", "operational": "available",
+    "health": "healthy", "operational_since": "2026-11-24T02:00:00Z", "ready": True,
     "runtime": "docker", "simulated": False, "gpus_total": 1, "gpus_free": 1,
     "last_heartbeat_at": "2026-11-24T02:00:00Z", "created_at": "2026-11-24T02:00:00Z",
 }  # fmt: skip
