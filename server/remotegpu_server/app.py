@@ -18,6 +18,7 @@ from remotegpu_server.customers import routes as customers_routes
 from remotegpu_server.db.engine import Database, connect
 from remotegpu_server.environments import loop as environments_loop
 from remotegpu_server.environments import routes as environments_routes
+from remotegpu_server.environments import stop_loop
 from remotegpu_server.events import routes as events_routes
 from remotegpu_server.fault_points import FaultPoints
 from remotegpu_server.gpus import routes as gpus_routes
@@ -28,6 +29,8 @@ from remotegpu_server.loops import Loop, LoopRunner
 from remotegpu_server.middleware import RequestEnvelope
 from remotegpu_server.quotas import routes as quotas_routes
 from remotegpu_server.settings import Settings
+from remotegpu_server.ssh_keys import loop as ssh_keys_loop
+from remotegpu_server.ssh_keys import routes as ssh_keys_routes
 from remotegpu_server.tokens import routes as tokens_routes
 from remotegpu_server.tokens.use import TokenUse
 from remotegpu_server.users import routes as users_routes
@@ -45,6 +48,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     capacity_routes.router,
     images_routes.router,
     quotas_routes.router,
+    ssh_keys_routes.router,
     environments_routes.router,
     agents_routes.router,
     events_routes.router,
@@ -55,6 +59,9 @@ LOOPS: tuple[Loop, ...] = (
     environments_loop.QUEUE,
     environments_loop.STARTS,
     customers_loop.LOOP,
+    stop_loop.DEADLINES,
+    stop_loop.IDLE,
+    ssh_keys_loop.LOOP,
     hosts_loop.LIVENESS,
     hosts_loop.DRAINS,
     retention.LOOP,

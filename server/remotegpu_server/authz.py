@@ -80,6 +80,8 @@ class Action(StrEnum):
     QUOTA_READ_OF = "quota:of:read"
     """The limits of a given user or customer."""
     QUOTA_WRITE = "quota:write"
+    SSH_KEY_READ = "ssh_key:read"
+    SSH_KEY_WRITE = "ssh_key:write"
     PLACEMENT_EXPLAIN = "placement:explain:read"
     WORKSPACE_LIST = "workspace:list:read"
     WORKSPACE_READ = "workspace:read"
@@ -97,6 +99,7 @@ class Action(StrEnum):
     ENVIRONMENT_READ = "environment:read"
     ENVIRONMENT_USAGE = "environment:usage:read"
     ENVIRONMENT_LOGS = "environment:logs:read"
+    ENVIRONMENT_ACCESS = "environment:access:read"
     ENVIRONMENT_STOP = "environment:stop"
     ENVIRONMENT_WRITE = "environment:write"
     ENVIRONMENT_RELEASE = "environment:release"
@@ -163,6 +166,8 @@ _RULES: dict[Action, _Who] = {
     Action.QUOTA_READ: _Who.PERSON_OR_WORKLOAD,
     Action.QUOTA_READ_OF: _Who.ROW_OWNER,
     Action.QUOTA_WRITE: _Who.ADMIN,
+    Action.SSH_KEY_READ: _Who.PERSON,
+    Action.SSH_KEY_WRITE: _Who.PERSON,
     Action.PLACEMENT_EXPLAIN: _Who.PERSON,
     Action.ENVIRONMENT_LIST: _Who.PERSON,
     Action.ENVIRONMENT_CREATE: _Who.PERSON,
@@ -176,6 +181,7 @@ _RULES: dict[Action, _Who] = {
     Action.ENVIRONMENT_READ: _Who.ROW_READER_OR_WORKLOAD,
     Action.ENVIRONMENT_USAGE: _Who.ROW_READER_OR_WORKLOAD,
     Action.ENVIRONMENT_LOGS: _Who.ROW_READER,
+    Action.ENVIRONMENT_ACCESS: _Who.ROW_READER,
     Action.ENVIRONMENT_STOP: _Who.ROW_WRITER,
     Action.ENVIRONMENT_WRITE: _Who.ROW_WRITER,
     Action.ENVIRONMENT_RELEASE: _Who.ADMIN,

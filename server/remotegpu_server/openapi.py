@@ -64,6 +64,12 @@ EXAMPLES: dict[str, Any] = {
     },
     "EnvironmentSpec": {"image": "base", "gpus": 2, "cpus": 8, "memory_bytes": 34359738368},
     "EnvironmentStart": {"gpus": 2},
+    "EnvironmentUpdate": {"name": "training", "display_name": "Training"},
+    "EnvironmentExtend": {"by_s": 3600},
+    "SshKeyCreate": {
+        "name": "laptop",
+        "public_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFQBbGPLEiX21opIRlm9qeHwVbAu9t8QNwxyuaUO4WY0",
+    },
     "EnrollmentTokenCreate": {"expires_in_s": 3600},
     "HostCreate": {"name": "gpu-01", "labels": {"rack": "a3"}},
     "HostBatch": {"verb": "cordon", "hosts": ["gpu-01", "gpu-02"], "reason": "new cables"},

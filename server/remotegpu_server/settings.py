@@ -28,6 +28,8 @@ class Settings:
     """Addresses to serve on."""
     workload_url: str = "http://127.0.0.1:8003"
     """URL of this server as workloads see it (``REMOTEGPU_URL`` inside a container)."""
+    hub_url: str = ""
+    """Where people reach the hub, in access information; empty: not known."""
     trusted_proxies: tuple[str, ...] = ()
     """Client addresses whose ``X-Forwarded-For`` is believed, besides the hub's service token."""
     heartbeat_s: float = 10.0
@@ -94,6 +96,7 @@ def from_environ(environ: Mapping[str, str], *, database_url: str) -> Settings:
         workload_url=environ.get("REMOTEGPU_WORKLOAD_URL", f"http://{listen[0][0]}:{listen[0][1]}").rstrip(
             "/"
         ),
+        hub_url=environ.get("REMOTEGPU_HUB_URL", "").rstrip("/"),
         trusted_proxies=_proxies(environ.get("REMOTEGPU_TRUSTED_PROXIES", "")),
         log_level=environ.get("REMOTEGPU_LOG_LEVEL", "info").lower(),
         crash_at=environ.get("REMOTEGPU_CRASH_AT"),

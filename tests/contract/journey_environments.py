@@ -27,6 +27,15 @@ async def drive(world: World) -> None:
     ]
     usage = await user.environments.usage(made.id)
     assert [gpu.simulated for gpu in usage.gpus] == [True]
+    reach = await user.environments.access(made.id)
+    assert (reach.jupyter.address, reach.ssh) == ("http://10.0.0.1:8888", None)
+    renamed = await user.environments.rename(made.id, name="job", display_name="My job")
+    assert (renamed.name, renamed.display_name) == ("job", "My job")
+    await user.environments.rename(made.id, name="work")
+    assert (await user.environments.restart(made.id)).generation == made.generation + 1
+    await agent.report(wire.Observed.RUNNING, address="http://10.0.0.1:8889")
+    with pytest.raises(remotegpu.StateConflict, match="Nothing is going to stop"):
+        await user.environments.extend(made.id, by_s=600)
     logs, _ = await asyncio.gather(
         user.environments.logs(made.id, tail_lines=5), agent.answer_one_log_request()
     )

@@ -14,6 +14,7 @@ import journey_health
 import journey_hosts
 import journey_images
 import journey_quotas
+import journey_ssh_keys
 import journey_tokens
 import journey_users
 import journey_workspaces
@@ -33,6 +34,7 @@ JOURNEYS = (
     journey_images.drive,
     journey_hosts.drive,
     journey_quotas.drive,
+    journey_ssh_keys.drive,
     journey_environments.drive,
     journey_hosts.drive_last,
     journey_events.drive,

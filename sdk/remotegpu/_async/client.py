@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from remotegpu._async.resources.me import AsyncMe
     from remotegpu._async.resources.placements import AsyncPlacements
     from remotegpu._async.resources.quotas import AsyncQuotas
+    from remotegpu._async.resources.ssh_keys import AsyncSshKeys
     from remotegpu._async.resources.tokens import AsyncTokens
     from remotegpu._async.resources.users import AsyncUsers
     from remotegpu._async.resources.workspaces import AsyncWorkspaces
@@ -168,6 +169,13 @@ class AsyncClient:
         from remotegpu._async.resources.quotas import AsyncQuotas
 
         return AsyncQuotas(self._transport)
+
+    @cached_property
+    def ssh_keys(self) -> AsyncSshKeys:
+        """SSH keys of the caller."""
+        from remotegpu._async.resources.ssh_keys import AsyncSshKeys
+
+        return AsyncSshKeys(self._transport)
 
     @cached_property
     def placements(self) -> AsyncPlacements:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from remotegpu._sync.resources.me import SyncMe
     from remotegpu._sync.resources.placements import SyncPlacements
     from remotegpu._sync.resources.quotas import SyncQuotas
+    from remotegpu._sync.resources.ssh_keys import SyncSshKeys
     from remotegpu._sync.resources.tokens import SyncTokens
     from remotegpu._sync.resources.users import SyncUsers
     from remotegpu._sync.resources.workspaces import SyncWorkspaces
@@ -169,6 +170,13 @@ class Client:
         from remotegpu._sync.resources.quotas import SyncQuotas
 
         return SyncQuotas(self._transport)
+
+    @cached_property
+    def ssh_keys(self) -> SyncSshKeys:
+        """SSH keys of the caller."""
+        from remotegpu._sync.resources.ssh_keys import SyncSshKeys
+
+        return SyncSshKeys(self._transport)
 
     @cached_property
     def placements(self) -> SyncPlacements:

@@ -12,6 +12,7 @@ from remotegpu.types.hosts import GpuMetrics, HostMetrics, RuntimeKind
 from remotegpu.types.wire import Bytes, UtcTime, Wire, WireEnum
 
 Line = Annotated[str, StringConstraints(max_length=256)]
+HostPort = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.:\[\]-]{1,250}:[0-9]{1,5}$")]
 Uuid = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{4,80}$")]
 
 
@@ -127,6 +128,11 @@ class ObservedWorkload(Wire):
     progress_percent: Annotated[int, Field(ge=0, le=100)] | None = None
     address: Line | None = None
     """``http://host:port`` once the server answers."""
+    endpoints: Annotated[
+        dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,15}$")], HostPort],
+        Field(max_length=8),
+    ] = {}
+    """By name (``ssh``, ``desktop``), what its image offers besides the notebook."""
     exit_code: int | None = None
     log_tail: Annotated[str, StringConstraints(max_length=16384)] | None = None
     gpu_uuids: list[Uuid] = []
@@ -149,6 +155,10 @@ class WorkloadMetrics(Wire):
     memory_used_bytes: Bytes | None
     gpu_memory_bytes: dict[Uuid, Bytes]
     """Device memory of its processes by GPU, where the driver tells."""
+    connections: Annotated[int, Field(ge=0)] | None = None
+    """Open connections to its notebook and SSH server."""
+    kernel_idle_s: Annotated[float, Field(ge=0)] | None = None
+    """Seconds since its kernels were last active, where its notebook server tells without a token."""
 
 
 class HeartbeatGpu(Wire):
@@ -219,6 +229,8 @@ class Workload(Wire):
     gpu_uuids: list[str]
     cpus: float
     memory_bytes: Bytes
+    authorized_keys: list[str] = []
+    """Who may enter it by SSH: complete lines. They change while it runs, within one generation."""
     home: HomeVolume
     port: int
     """Where the server listens inside its network."""

@@ -96,7 +96,29 @@ class Reason(WireEnum):
     """An admin released it without proof that it is gone."""
     SUSPENDED = "suspended"
     """Its owner or customer was suspended."""
+    RESTARTED = "restarted"
+    """A new generation in the same place."""
+    STOP_AT = "stop_at"
+    """The time that was asked for has come."""
+    LIFETIME = "lifetime"
+    """It ran as long as it may."""
+    IDLE = "idle"
+    """Nobody used it, and its GPUs did nothing."""
     UNKNOWN = "unknown"
+
+
+class IdlePolicy(Wire):
+    """When an environment counts as unused. What cannot be measured never counts as unused."""
+
+    after_s: Annotated[float, Field(ge=0, le=30 * 86400)]
+    """Seconds without use until the warning that announces the stop; 0: never."""
+    gpu_below_percent: Annotated[float, Field(ge=0, le=100)] = 5.0
+    """A GPU that reaches this utilisation is in use."""
+    count_connections: bool = True
+    """True: an open connection (a browser, SSH) is use."""
+
+
+LifetimeS = Annotated[float, Field(ge=60, le=366 * 86400)]
 
 
 class EnvironmentSpec(Wire):
@@ -124,6 +146,12 @@ class EnvironmentSpec(Wire):
     env: EnvVars = {}
     """Plain environment variables. ``JUPYTERHUB_*``, ``NVIDIA_*``, ``REMOTEGPU_*``, ``LD_*`` and
     ``CUDA_VISIBLE_DEVICES`` are set by the platform and refused here."""
+    stop_at: UtcTime | None = None
+    """Stop it then, running or waiting."""
+    max_lifetime_s: LifetimeS | None = None
+    """Stop it so long after it became ready. Left out: the platform's default; never above its ceiling."""
+    idle: IdlePolicy | None = None
+    """Left out: the platform's default."""
 
 
 class EnvironmentCreate(EnvironmentSpec):
@@ -158,8 +186,27 @@ class EnvironmentStart(Wire):
     cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
     memory_bytes: Annotated[Bytes, Field(ge=256 * 2**20)] | None = None
     env: EnvVars | None = None
+    stop_at: UtcTime | None = None
+    """For this start; left out: none."""
+    max_lifetime_s: LifetimeS | None = None
+    idle: IdlePolicy | None = None
     queue: bool = True
     secret_env: EnvVars = {}
+
+
+class EnvironmentUpdate(Wire):
+    """Rename it; what is left out stays."""
+
+    name: Name | None = None
+    """Refused for a hub server's environment, which the hub finds by its name."""
+    display_name: Text | None = None
+
+
+class EnvironmentExtend(Wire):
+    """Put the stop off."""
+
+    by_s: Annotated[float, Field(gt=0, le=366 * 86400)]
+    """Seconds after the stop time that it has now."""
 
 
 class AllocatedGpu(Wire):
@@ -224,6 +271,56 @@ class Environment(Wire):
     started_at: UtcTime | None
     """When the current generation became ready."""
     stopped_at: UtcTime | None
+    stop_at: UtcTime | None
+    """As it was asked for, or put off to."""
+    max_lifetime_s: float | None
+    idle: IdlePolicy | None
+    """``null``: unused time stops nothing."""
+    idle_since: UtcTime | None
+    """Since when it was seen unused; ``null`` when it is in use or that cannot be told."""
+    stops_at: UtcTime | None
+    """When it will be stopped, as things stand: the earliest of ``stop_at``, the lifetime's end and an
+    announced idle stop. ``:extend`` puts it off."""
+
+
+class JupyterAccess(Wire):
+    """The way to the notebook."""
+
+    url: str | None
+    """Through the hub; ``null`` where the server was not told the hub's address, or no hub started it."""
+    path: str | None
+    """Its path in the hub."""
+    address: str
+    """``http://host:port`` as the hub's proxy reaches it."""
+
+
+class SshAccess(Wire):
+    """The way in by SSH, with a key that was registered before (``remotegpu ssh-key add``)."""
+
+    host: str
+    port: int
+    username: str
+    command: str
+
+
+class PortAccess(Wire):
+    """Something else that the environment's image offers."""
+
+    name: str
+    host: str
+    port: int
+
+
+class EnvironmentAccess(Wire):
+    """How to reach an environment that runs. Holds no credential."""
+
+    environment_id: str
+    jupyter: JupyterAccess
+    ssh: SshAccess | None
+    ssh_note: str | None
+    """Why there is no SSH, or what is still missing."""
+    desktop: PortAccess | None
+    ports: list[PortAccess]
 
 
 class EnvironmentLogs(Wire):

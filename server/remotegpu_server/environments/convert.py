@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remotegpu.types.environments import AllocatedGpu, Environment, EnvironmentStatus, Reason
+from remotegpu.types.environments import AllocatedGpu, Environment, EnvironmentStatus, IdlePolicy, Reason
 from remotegpu_server.environments.queries import Bundle, HeldGpu
 
 
@@ -45,6 +45,11 @@ def to_wire(bundle: Bundle) -> Environment:
         created_at=row.created_at,
         started_at=row.started_at,
         stopped_at=row.stopped_at,
+        stop_at=row.stop_at,
+        max_lifetime_s=row.max_lifetime_s,
+        idle=None if row.idle_policy is None else IdlePolicy.model_validate(row.idle_policy),
+        idle_since=row.idle_since,
+        stops_at=min((at for at in (row.deadline_at, row.idle_stop_at) if at is not None), default=None),
     )
 
 

@@ -19,6 +19,7 @@ from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
 from remotegpu_server.db.transitions import TRANSITIONS
 from remotegpu_server.events import service as events
+from remotegpu_server.notifications import service as notifications
 from remotegpu_server.tokens import service as tokens
 
 Status = EnvironmentStatus
@@ -64,7 +65,8 @@ async def move(
     if to != before and to not in TRANSITIONS[before]:
         raise StateConflict(f"Environment {environment.name} is {before}; it cannot become {to}.")
     if to in ENDED:
-        values |= {"secret_env": None, "progress_percent": None, "address": None}
+        values |= {"secret_env": None, "progress_percent": None, "address": None, "endpoints": {}}
+        values |= {"deadline_at": None, "idle_since": None, "idle_stage": None, "idle_stop_at": None}
     if to in ENDED and before not in ENDED:
         values |= {"stopped_at": func.now()}
     row = tables.Environment
@@ -98,6 +100,43 @@ async def move(
         customer_id=environment.customer_id,
         user_id=environment.owner_id,
         workspace_id=environment.workspace_id,
+    )
+
+
+async def tell_owner(
+    db: AsyncSession,
+    *,
+    environment: tables.Environment,
+    kind: str,
+    reason: Reason,
+    level: notifications.Level,
+    message: str,
+    data: dict[str, Any],
+    actor: Actor,
+) -> None:
+    """Something that is no move of the status, and that its owner must know: an event and a notification."""
+    await events.record(
+        db,
+        kind=kind,
+        subject_type="environment",
+        subject_id=environment.id,
+        actor=actor,
+        reason=str(reason),
+        message=message,
+        data=data,
+        customer_id=environment.customer_id,
+        user_id=environment.owner_id,
+        workspace_id=environment.workspace_id,
+    )
+    await notifications.tell(
+        db,
+        user_ids=[environment.owner_id],
+        kind=kind,
+        level=level,
+        message=message,
+        subject_type="environment",
+        subject_id=environment.id,
+        data=data,
     )
 
 

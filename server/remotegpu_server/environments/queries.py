@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu_server.db import tables
@@ -102,6 +104,27 @@ async def lock(db: AsyncSession, *, environment_id: str) -> tables.Environment |
         found.with_for_update(key_share=True).execution_options(populate_existing=True)
     )
     return result
+
+
+async def now(db: AsyncSession) -> datetime:
+    """The database's time, which decides."""
+    found: datetime | None = await db.scalar(select(func.now()))
+    assert found is not None
+    return found
+
+
+async def store(db: AsyncSession, environment: tables.Environment, **values: Any) -> tables.Environment:
+    """Write columns beside the status, of a locked row."""
+    row = tables.Environment
+    changed = await db.scalar(
+        update(row)
+        .where(row.id == environment.id, row.generation == environment.generation)
+        .values(**values)
+        .returning(row)
+        .execution_options(populate_existing=True, synchronize_session=False)
+    )
+    assert changed is not None, "the row is locked"
+    return changed
 
 
 async def lock_host(db: AsyncSession, *, host_id: str) -> tables.Host | None:

@@ -8,11 +8,14 @@ from fastapi import Query
 
 from remotegpu.types.environments import (
     Environment,
+    EnvironmentAccess,
     EnvironmentCreate,
+    EnvironmentExtend,
     EnvironmentLogs,
     EnvironmentSpec,
     EnvironmentStart,
     EnvironmentStatus,
+    EnvironmentUpdate,
     EnvironmentUsage,
     PlacementExplanation,
 )
@@ -29,7 +32,7 @@ from remotegpu_server.deps import (
     SignalsDep,
     VaultDep,
 )
-from remotegpu_server.environments.service import create, read, stop
+from remotegpu_server.environments.service import access, change, create, read, stop, stop_times
 from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.idempotency import IDEMPOTENT
 from remotegpu_server.routing import api_router
@@ -89,6 +92,14 @@ async def get_environment(environment_id: str, db: Db, caller: Caller) -> Enviro
     return await read.get_environment(db, actor=caller, environment_id=environment_id)
 
 
+@router.patch("/v1/environments/{environment_id}", summary="Rename an environment")
+async def update_environment(
+    environment_id: str, body: EnvironmentUpdate, db: Db, caller: Caller
+) -> Environment:
+    """Name and display name. The name of a hub server's environment stays."""
+    return await change.rename(db, actor=caller, environment_id=environment_id, body=body)
+
+
 @router.delete("/v1/environments/{environment_id}", status_code=204, summary="Delete an environment")
 async def delete_environment(environment_id: str, db: Db, caller: Caller) -> None:
     """Stops it first where needed. Files in the home stay."""
@@ -114,6 +125,34 @@ async def start_environment(
 async def stop_environment(environment_id: str, db: Db, caller: Caller) -> Environment:
     """Legal in every status. GPUs are free when the host has proven that the container is gone."""
     return await stop.stop_environment(db, actor=caller, environment_id=environment_id)
+
+
+@router.post("/v1/environments/{environment_id}:restart", summary="Restart in the same place")
+async def restart_environment(
+    environment_id: str, db: Db, caller: Caller, settings: SettingsDep, vault: VaultDep
+) -> Environment:
+    """A new generation on the same host with the same GPUs. 409 unless it runs or starts."""
+    return await change.restart(
+        db, actor=caller, environment_id=environment_id, launch=launch_of(settings, vault)
+    )
+
+
+@router.post("/v1/environments/{environment_id}:extend", summary="Put its stop off")
+async def extend_environment(
+    environment_id: str, body: EnvironmentExtend, db: Db, caller: Caller
+) -> Environment:
+    """Within the platform's ceiling. Takes an announced idle stop back as well."""
+    return await stop_times.extend(db, actor=caller, environment_id=environment_id, body=body)
+
+
+@router.get("/v1/environments/{environment_id}/access", summary="How to reach an environment")
+async def get_access(
+    environment_id: str, db: Db, caller: Caller, settings: SettingsDep, vault: VaultDep
+) -> EnvironmentAccess:
+    """Notebook, SSH, desktop and ports; 409 unless it runs. No credential is in it."""
+    return await access.get_access(
+        db, actor=caller, environment_id=environment_id, vault=vault, hub_url=settings.hub_url
+    )
 
 
 @router.post("/v1/environments/{environment_id}:release", summary="Release without proof (admins)")

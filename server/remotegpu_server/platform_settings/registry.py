@@ -55,3 +55,63 @@ HOST_LOST_AFTER_S = _declare(
         "stay unreachable and keep what they hold.",
     )
 )
+
+ENVIRONMENT_DEFAULT_LIFETIME_S = _declare(
+    Setting(
+        key="environments.default_lifetime_s",
+        default=0.0,
+        minimum=0.0,
+        maximum=366 * 86400.0,
+        doc="How long an environment runs whose request does not say; 0: without end, below the ceiling.",
+        public=True,
+    )
+)
+ENVIRONMENT_MAX_LIFETIME_S = _declare(
+    Setting(
+        key="environments.max_lifetime_s",
+        default=0.0,
+        minimum=0.0,
+        maximum=366 * 86400.0,
+        doc="The ceiling: no stop time lies further after the start, asked for or extended; 0: none.",
+        public=True,
+    )
+)
+ENVIRONMENT_FIRST_WARNING_S = _declare(
+    Setting(
+        key="environments.first_warning_s",
+        default=1800.0,
+        minimum=0.0,
+        maximum=7 * 86400.0,
+        doc="The owner is first warned so long before a stop time; 0: not at all.",
+    )
+)
+ENVIRONMENT_LAST_WARNING_S = _declare(
+    Setting(
+        key="environments.last_warning_s",
+        default=300.0,
+        minimum=0.0,
+        maximum=86400.0,
+        doc="The owner is warned once more so long before a stop time; 0: not at all.",
+    )
+)
+ENVIRONMENT_IDLE_AFTER_S = _declare(
+    Setting(
+        key="environments.idle_after_s",
+        default=7200.0,
+        minimum=0.0,
+        maximum=30 * 86400.0,
+        doc="Unused time until the warning that announces an idle stop, where the request does not say; "
+        "0: never.",
+        public=True,
+    )
+)
+ENVIRONMENT_IDLE_GRACE_S = _declare(
+    Setting(
+        key="environments.idle_grace_s",
+        default=900.0,
+        minimum=1.0,
+        maximum=7 * 86400.0,
+        doc="Time from that warning to the stop.",
+        public=True,
+    )
+)

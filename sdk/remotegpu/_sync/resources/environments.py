@@ -5,13 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from datetime import datetime
 
 from remotegpu._protocol import given, segment
 from remotegpu._sync import wait
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
 from remotegpu._sync.stream import states
-from remotegpu.types.environments import Environment, EnvironmentLogs, EnvironmentStatus, EnvironmentUsage
+from remotegpu.types.environments import (
+    Environment,
+    EnvironmentAccess,
+    EnvironmentLogs,
+    EnvironmentStatus,
+    EnvironmentUsage,
+    IdlePolicy,
+)
 
 Progress = bool | Callable[[Environment], object]
 
@@ -53,6 +61,9 @@ class SyncEnvironments(SyncResource):
         secret_env: Mapping[str, str] | None = None,
         display_name: str | None = None,
         workspace: str | None = None,
+        stop_at: datetime | None = None,
+        max_lifetime_s: float | None = None,
+        idle: IdlePolicy | None = None,
         queue: bool | None = None,
         idempotency_key: str | None = None,
     ) -> Environment:
@@ -75,6 +86,9 @@ class SyncEnvironments(SyncResource):
             secret_env=None if secret_env is None else dict(secret_env),
             display_name=display_name,
             workspace=workspace,
+            stop_at=None if stop_at is None else stop_at.isoformat(),
+            max_lifetime_s=max_lifetime_s,
+            idle=None if idle is None else idle.model_dump(),
             queue=queue,
         )
         return self._transport.create(
@@ -101,6 +115,9 @@ class SyncEnvironments(SyncResource):
         memory_bytes: int | None = None,
         env: Mapping[str, str] | None = None,
         secret_env: Mapping[str, str] | None = None,
+        stop_at: datetime | None = None,
+        max_lifetime_s: float | None = None,
+        idle: IdlePolicy | None = None,
         queue: bool | None = None,
     ) -> Environment:
         """Start a stopped or failed environment; what is left out keeps its last value. Empty lists
@@ -119,6 +136,9 @@ class SyncEnvironments(SyncResource):
             memory_bytes=memory_bytes,
             env=None if env is None else dict(env),
             secret_env=None if secret_env is None else dict(secret_env),
+            stop_at=None if stop_at is None else stop_at.isoformat(),
+            max_lifetime_s=max_lifetime_s,
+            idle=None if idle is None else idle.model_dump(),
             queue=queue,
         )
         path = f"/v1/environments/{segment(environment_id)}:start"
@@ -127,6 +147,29 @@ class SyncEnvironments(SyncResource):
     def stop(self, environment_id: str) -> Environment:
         """Ask for a stop; the GPUs are free when the host has confirmed it (:meth:`wait_stopped`)."""
         return self._transport.put_in_state(Environment, f"/v1/environments/{segment(environment_id)}:stop")
+
+    def restart(self, environment_id: str) -> Environment:
+        """A new generation on the same host with the same GPUs, which it never lets go of."""
+        path = f"/v1/environments/{segment(environment_id)}:restart"
+        return self._transport.call(Environment, "POST", path)
+
+    def rename(
+        self, environment_id: str, *, name: str | None = None, display_name: str | None = None
+    ) -> Environment:
+        """Change its names. The name of a hub server's environment stays: the hub finds it by that."""
+        path = f"/v1/environments/{segment(environment_id)}"
+        body = given(name=name, display_name=display_name)
+        return self._transport.call(Environment, "PATCH", path, body=body)
+
+    def extend(self, environment_id: str, *, by_s: float) -> Environment:
+        """Put its stop off by so many seconds, and take an announced idle stop back."""
+        path = f"/v1/environments/{segment(environment_id)}:extend"
+        return self._transport.call(Environment, "POST", path, body={"by_s": by_s})
+
+    def access(self, environment_id: str) -> EnvironmentAccess:
+        """How to reach it while it runs: notebook, SSH, desktop, ports. Holds no credential."""
+        path = f"/v1/environments/{segment(environment_id)}/access"
+        return self._transport.call(EnvironmentAccess, "GET", path)
 
     def release(self, environment_id: str) -> Environment:
         """Free what it holds without proof that it is gone. For admins, after a host was lost for good."""

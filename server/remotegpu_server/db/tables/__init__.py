@@ -31,6 +31,7 @@ from remotegpu_server.db.tables.operations import (
     PlatformSetting,
 )
 from remotegpu_server.db.tables.quotas import Quota
+from remotegpu_server.db.tables.ssh_keys import SshKey
 
 __all__ = [
     "Allocation",
@@ -57,6 +58,7 @@ __all__ = [
     "Placement",
     "PlatformSetting",
     "Quota",
+    "SshKey",
     "Token",
     "User",
     "Volume",

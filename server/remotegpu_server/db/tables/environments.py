@@ -58,6 +58,11 @@ class Environment(Base):
         CheckConstraint(
             "gpu_memory_bytes IS NULL OR (gpus = 1 AND mig_profile IS NULL)", name="one_gpu_is_shared"
         ),
+        one_of("idle_stage", "notice", "warned"),
+        CheckConstraint(
+            "(idle_stop_at IS NOT NULL) <= (idle_stage IS NOT DISTINCT FROM 'warned')",
+            name="idle_warned_first",
+        ),
         Index(
             "uq_environments_owner_name",
             "owner_id",
@@ -66,6 +71,11 @@ class Environment(Base):
             postgresql_where=text("status <> 'deleted'"),
         ),
         Index("ix_environments_pending", "queued_at", postgresql_where=text("status = 'pending'")),
+        Index(
+            "ix_environments_deadline",
+            "deadline_at",
+            postgresql_where=text("deadline_at IS NOT NULL AND desired = 'running'"),
+        ),
         Index("ix_environments_customer", "customer_id"),
         Index("ix_environments_workspace", "workspace_id"),
     )
@@ -105,6 +115,21 @@ class Environment(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=now)
     started_at: Mapped[datetime | None]
     stopped_at: Mapped[datetime | None]
+    hub_managed: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    """The hub started it and finds it by its name."""
+    endpoints: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    """By name (``ssh``), ``host:port`` of what its image offers besides the notebook; while it runs."""
+    stop_at: Mapped[datetime | None]
+    max_lifetime_s: Mapped[float | None]
+    deadline_at: Mapped[datetime | None]
+    """The stop time of this generation: ``stop_at``, from readiness on also the lifetime's end; put off by
+    extensions."""
+    deadline_warned_s: Mapped[float | None]
+    """The last warning that was given, in seconds before the deadline."""
+    idle_policy: Mapped[dict[str, Any] | None]
+    idle_since: Mapped[datetime | None]
+    idle_stage: Mapped[str | None]
+    idle_stop_at: Mapped[datetime | None]
 
 
 class Volume(Base):

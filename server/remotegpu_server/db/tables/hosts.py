@@ -71,6 +71,8 @@ class Host(Base):
     runtime_detail: Mapped[str | None]
     address: Mapped[str | None]
     shared_home: Mapped[str | None]
+    keys_digest: Mapped[str] = mapped_column(server_default="")
+    """Of the authorised SSH keys in the desired set at its revision."""
     quarantined: Mapped[list[str]] = mapped_column(server_default=text("'{}'::text[]"))
     last_heartbeat_at: Mapped[datetime | None]
     registered_at: Mapped[datetime | None]

@@ -35,10 +35,12 @@ from remotegpu_server.capacity import service as capacity
 from remotegpu_server.db import tables
 from remotegpu_server.db.session import violated_constraint
 from remotegpu_server.environments import convert, lifecycle, queries
-from remotegpu_server.environments.service import placing
+from remotegpu_server.environments.service import placing, stop_times
 from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.events import service as events
 from remotegpu_server.images import service as images
+from remotegpu_server.platform_settings import service as platform_settings
+from remotegpu_server.platform_settings.registry import ENVIRONMENT_MAX_LIFETIME_S
 from remotegpu_server.quotas import service as quotas
 from remotegpu_server.workspaces import service as workspaces
 
@@ -76,6 +78,9 @@ async def _insert(
     workspace: tables.Workspace,
     launch: Launch,
 ) -> tables.Environment:
+    times = await stop_times.columns(
+        db, stop_at=body.stop_at, max_lifetime_s=body.max_lifetime_s, idle=body.idle
+    )
     try:
         async with db.begin_nested():
             environment: tables.Environment | None = await db.scalar(
@@ -91,6 +96,8 @@ async def _insert(
                     **_sizes(body),
                     env=body.env,
                     secret_env=placing.seal_env(launch.vault, body.secret_env),
+                    hub_managed=actor.is_service,
+                    **times,
                     desired="running",
                     status=str(EnvironmentStatus.PENDING),
                     reason=str(Reason.REQUESTED),
@@ -180,6 +187,9 @@ async def _again(
         share=changes.get("gpu_memory_bytes", environment.gpu_memory_bytes),
         profile=changes.get("mig_profile", environment.mig_profile),
     )
+    changes |= await _times_again(db, environment=environment, body=body)
+    if actor.is_service:
+        changes["hub_managed"] = True
     await lifecycle.move(
         db,
         environment=environment,
@@ -201,6 +211,20 @@ async def _again(
         secret_env=placing.seal_env(launch.vault, body.secret_env),
         **changes,
     )
+
+
+async def _times_again(
+    db: AsyncSession, *, environment: tables.Environment, body: EnvironmentStart
+) -> dict[str, Any]:
+    """Its stop time is not kept, its lifetime and idle policy are."""
+    ceiling = await platform_settings.value(db, ENVIRONMENT_MAX_LIFETIME_S) or float("inf")
+    kept = min(environment.max_lifetime_s, ceiling) if environment.max_lifetime_s else None
+    times = await stop_times.columns(
+        db, stop_at=body.stop_at, max_lifetime_s=body.max_lifetime_s or kept, idle=body.idle
+    )
+    if body.idle is None:
+        del times["idle_policy"]
+    return times
 
 
 async def _begin(

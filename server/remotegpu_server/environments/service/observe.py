@@ -14,8 +14,10 @@ from remotegpu.types.environments import EnvironmentStatus, Reason
 from remotegpu_server.authz import Actor
 from remotegpu_server.db import tables
 from remotegpu_server.environments import lifecycle, queries
+from remotegpu_server.environments.service import stop_times
 from remotegpu_server.environments.service.placing import Launch, open_env
 from remotegpu_server.events import service as events
+from remotegpu_server.ssh_keys import service as ssh_keys
 
 PORT = 8888
 STOP_GRACE_S = 30.0
@@ -65,7 +67,7 @@ async def _absent_again(db: AsyncSession, environment: tables.Environment, *, ho
     if was_here is None:
         return False
     if environment.observed != Observed.ABSENT:
-        await _store(db, environment, observed=str(Observed.ABSENT))
+        await queries.store(db, environment, observed=str(Observed.ABSENT))
         await lifecycle.bump_revision(db, host_id=host_id)
     return True
 
@@ -93,7 +95,7 @@ async def _absent(
             observed=str(Observed.ABSENT),
         )
         return
-    environment = await _store(db, environment, observed=str(Observed.ABSENT))
+    environment = await queries.store(db, environment, observed=str(Observed.ABSENT))
     await lifecycle.release(db, placement=placement, proof="absent")
     await lifecycle.settle_released(
         db,
@@ -124,7 +126,7 @@ async def _seen(
         remains = _remains(report, environment)
         news = environment.observed != report.observed or environment.log_tail != remains["log_tail"]
         if news:
-            await _store(db, environment, observed=str(report.observed), **remains)
+            await queries.store(db, environment, observed=str(report.observed), **remains)
         return
     if to is Status.FAILED:
         reason, message = _explain(report)
@@ -147,13 +149,14 @@ async def _seen(
         "observed": str(report.observed),
         "progress_percent": report.progress_percent if to is Status.STARTING else None,
         "address": report.address if to is Status.RUNNING else None,
+        "endpoints": report.endpoints if to is Status.RUNNING else {},
     }
     if all(getattr(environment, column) == value for column, value in values.items()) and (
         (environment.status, environment.reason, environment.message) == (to, reason, message)
     ):
         return
     if to is Status.RUNNING and environment.started_at is None:
-        values["started_at"] = func.now()
+        values |= {"started_at": func.now(), "deadline_at": stop_times.deadline_from_now()}
     await lifecycle.move(
         db, environment=environment, to=to, reason=reason, message=message, actor=actor, **values
     )
@@ -176,20 +179,6 @@ def _remains(report: ObservedWorkload, environment: tables.Environment) -> dict[
         "exit_code": report.exit_code if report.exit_code is not None else environment.exit_code,
         "log_tail": report.log_tail if report.log_tail is not None else environment.log_tail,
     }
-
-
-async def _store(db: AsyncSession, environment: tables.Environment, **values: Any) -> tables.Environment:
-    """Columns beside the status, of a locked row."""
-    row = tables.Environment
-    changed = await db.scalar(
-        update(row)
-        .where(row.id == environment.id, row.generation == environment.generation)
-        .values(**values)
-        .returning(row)
-        .execution_options(populate_existing=True, synchronize_session=False)
-    )
-    assert changed is not None, "the row is locked"
-    return changed
 
 
 async def fail(
@@ -259,9 +248,20 @@ async def desired_workloads(db: AsyncSession, *, host_id: str, launch: Launch) -
         .execution_options(populate_existing=True)
     )
     found = rows.all()
-    gpus = await queries.held_gpus(db, environment_ids=[environment.id for _, environment, *_ in found])
+    ids = [environment.id for _, environment, *_ in found]
+    gpus = await queries.held_gpus(db, environment_ids=ids)
+    keys = await ssh_keys.lines_of(db, environment_ids=ids)
     return [
-        _workload(placement, environment, owner, image, volume, gpus.get(environment.id, []), launch)
+        _workload(
+            placement,
+            environment,
+            owner,
+            image,
+            volume,
+            gpus.get(environment.id, []),
+            keys.get(environment.id, []),
+            launch,
+        )
         for placement, environment, owner, image, volume in found
     ]
 
@@ -273,6 +273,7 @@ def _workload(
     image: tables.Image,
     volume: tables.Volume,
     gpus: list[queries.HeldGpu],
+    keys: list[str],
     launch: Launch,
 ) -> Workload:
     live = placement.released_at is None
@@ -292,6 +293,7 @@ def _workload(
         gpu_uuids=[held.gpu.uuid for held in gpus] if live else [],
         cpus=placement.cpus,
         memory_bytes=placement.memory_bytes,
+        authorized_keys=keys if running else [],
         home=HomeVolume(volume_id=volume.id, shared=volume.shared_home is not None),
         port=PORT,
         stop_grace_s=STOP_GRACE_S,
@@ -362,7 +364,7 @@ async def host_rebooted(
         environment = await queries.lock(db, environment_id=placement.environment_id)
         assert environment is not None, "placements keep their environment"
         await lifecycle.release(db, placement=placement, proof="reboot")
-        environment = await _store(db, environment, observed=str(Observed.ABSENT))
+        environment = await queries.store(db, environment, observed=str(Observed.ABSENT))
         await lifecycle.settle_released(
             db,
             environment=environment,

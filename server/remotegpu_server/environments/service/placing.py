@@ -295,19 +295,6 @@ async def _started(
     actor: Actor,
 ) -> None:
     """Give the generation its token, and move it to ``starting``."""
-    minted = await tokens.mint(
-        db,
-        kind=TokenKind.WORKLOAD,
-        scopes=[Scope.NOTEBOOK],
-        name=environment.name,
-        user_id=environment.owner_id,
-        environment_id=environment.id,
-    )
-    secret_env = open_env(launch.vault, environment.secret_env) | {
-        "REMOTEGPU_TOKEN": minted.secret,
-        "REMOTEGPU_URL": launch.workload_url,
-        "REMOTEGPU_ENVIRONMENT_ID": environment.id,
-    }
     what = f" with {len(choice.gpus)} x {choice.gpus[0].model}" if choice.gpus else ""
     note = f" {choice.home_note}" if choice.home_note else ""
     await lifecycle.move(
@@ -317,12 +304,32 @@ async def _started(
         reason=Reason.PLACED,
         message=f"Placed on {choice.host.name}{what}.{note}",
         actor=actor,
-        secret_env=seal_env(launch.vault, secret_env),
+        secret_env=await secret_env_of_start(db, environment=environment, launch=launch),
         observed="absent",
         progress_percent=None,
     )
     await lifecycle.bump_revision(db, host_id=choice.host.id)
     notify(db, "queue")
+
+
+async def secret_env_of_start(
+    db: AsyncSession, *, environment: tables.Environment, launch: Launch
+) -> bytes | None:
+    """The secret variables of one start, sealed: those it was asked for with, and a token of its own."""
+    minted = await tokens.mint(
+        db,
+        kind=TokenKind.WORKLOAD,
+        scopes=[Scope.NOTEBOOK],
+        name=environment.name,
+        user_id=environment.owner_id,
+        environment_id=environment.id,
+    )
+    own = {
+        "REMOTEGPU_TOKEN": minted.secret,
+        "REMOTEGPU_URL": launch.workload_url,
+        "REMOTEGPU_ENVIRONMENT_ID": environment.id,
+    }
+    return seal_env(launch.vault, open_env(launch.vault, environment.secret_env) | own)
 
 
 def seal_env(vault: Vault, env: dict[str, str]) -> bytes | None:

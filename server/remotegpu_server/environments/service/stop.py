@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import NotFound, StateConflict
 from remotegpu.types.environments import Environment, EnvironmentStatus, Reason
 from remotegpu_server import authz
-from remotegpu_server.authz import Action, Actor
+from remotegpu_server.authz import SYSTEM, Action, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.environments import convert, lifecycle, queries
 from remotegpu_server.events import service as events
@@ -18,9 +17,7 @@ Status = EnvironmentStatus
 
 async def stop_environment(db: AsyncSession, *, actor: Actor, environment_id: str) -> Environment:
     """Stop it; legal in every status, and harmless when it is stopping or stopped."""
-    environment = await _locked(
-        db, actor=actor, action=Action.ENVIRONMENT_STOP, environment_id=environment_id
-    )
+    environment = await locked(db, actor=actor, action=Action.ENVIRONMENT_STOP, environment_id=environment_id)
     if environment.desired == "running":
         await end(
             db,
@@ -36,7 +33,7 @@ async def stop_environment(db: AsyncSession, *, actor: Actor, environment_id: st
 
 async def delete_environment(db: AsyncSession, *, actor: Actor, environment_id: str) -> None:
     """Stop it and forget it; its files stay in the owner's home."""
-    environment = await _locked(
+    environment = await locked(
         db, actor=actor, action=Action.ENVIRONMENT_WRITE, environment_id=environment_id
     )
     if environment.desired != "deleted":
@@ -63,7 +60,7 @@ async def end(
     held = await queries.live_placement(db, environment_id=environment.id)
     if desired == "stopped" and environment.status in lifecycle.ENDED:
         return
-    environment = await _want(db, environment=environment, desired=desired)
+    environment = await queries.store(db, environment, desired=desired)
     if held is None:
         await lifecycle.settle_released(
             db, environment=environment, reason=reason, message=message, actor=actor
@@ -85,17 +82,21 @@ async def end(
     )
 
 
-async def _want(db: AsyncSession, *, environment: tables.Environment, desired: str) -> tables.Environment:
-    row = tables.Environment
-    changed = await db.scalar(
-        update(row)
-        .where(row.id == environment.id, row.generation == environment.generation)
-        .values(desired=desired)
-        .returning(row)
-        .execution_options(populate_existing=True, synchronize_session=False)
+async def end_by_itself(
+    db: AsyncSession, *, environment: tables.Environment, reason: Reason, message: str
+) -> None:
+    """Stop a locked environment because of its own times, and tell its owner."""
+    await end(db, environment=environment, desired="stopped", reason=reason, message=message, actor=SYSTEM)
+    await lifecycle.tell_owner(
+        db,
+        environment=environment,
+        kind="environment.ended",
+        reason=reason,
+        level="warning",
+        message=message,
+        data={},
+        actor=SYSTEM,
     )
-    assert changed is not None, "the row is locked"
-    return changed
 
 
 async def release_environment(db: AsyncSession, *, actor: Actor, environment_id: str) -> Environment:
@@ -103,7 +104,7 @@ async def release_environment(db: AsyncSession, *, actor: Actor, environment_id:
 
     The agent is told to remove the container as soon as it is heard again.
     """
-    environment = await _locked(
+    environment = await locked(
         db, actor=actor, action=Action.ENVIRONMENT_RELEASE, environment_id=environment_id
     )
     held = await queries.live_placement(db, environment_id=environment.id)
@@ -147,9 +148,10 @@ async def withdraw_waiting(db: AsyncSession, *, environment_id: str, actor: Acto
     )
 
 
-async def _locked(
+async def locked(
     db: AsyncSession, *, actor: Actor, action: Action, environment_id: str
 ) -> tables.Environment:
+    """The environment's row, locked, if it is there and the actor may do ``action`` with it."""
     environment = await queries.lock(db, environment_id=environment_id)
     if environment is None or environment.status == "deleted":
         raise NotFound("There is no such environment.")

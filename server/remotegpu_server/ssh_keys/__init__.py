@@ -1,0 +1,1 @@
+"""SSH keys: who may enter which environment."""
