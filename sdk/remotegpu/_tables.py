@@ -35,6 +35,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "User": ("username", "role", "status", "customer_name", "display_name"),
     "Workspace": ("id", "name", "kind", "status", "owner", "role", "members", "environments"),
     "WorkspaceMember": ("username", "role", "status", "display_name", "joined_at"),
+    "SshKey": ("name", "key_type", "fingerprint", "created_at"),
     "Customer": ("name", "status", "display_name"),
     "Token": ("name", "kind", "scopes", "expires_at", "last_used_at"),
     "Event": ("at", "kind", "subject_type", "subject_id", "actor", "message"),

@@ -80,6 +80,11 @@ def environment(**fields: object) -> dict[str, object]:
         "created_at": AT,
         "started_at": AT,
         "stopped_at": None,
+        "stop_at": None,
+        "max_lifetime_s": None,
+        "idle": None,
+        "idle_since": None,
+        "stops_at": None,
         **fields,
     }
 

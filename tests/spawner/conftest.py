@@ -26,6 +26,7 @@ ENVIRONMENT: dict[str, Any] = {
     "env": {}, "host_id": "host-1", "host_name": "gpu-host", "allocated_gpus": [], "simulated": False,
     "address": None, "exit_code": None, "log_tail": None, "created_at": "2026-11-24T00:00:00Z",
     "started_at": None, "stopped_at": None,
+    "stop_at": None, "max_lifetime_s": None, "idle": None, "idle_since": None, "stops_at": None,
 }  # fmt: skip
 
 

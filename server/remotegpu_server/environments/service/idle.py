@@ -35,7 +35,9 @@ _MEASURED = text(
     JOIN hosts h ON h.id = p.host_id
     CROSS JOIN LATERAL (
         SELECT count(*) AS samples,
+               bool_or(s.workloads -> e.id ->> 'cpu_percent' IS NULL) AS cpu_unknown,
                max((s.workloads -> e.id ->> 'cpu_percent')::float) AS cpu_percent,
+               bool_or(s.workloads -> e.id ->> 'connections' IS NULL) AS connections_unknown,
                max((s.workloads -> e.id ->> 'connections')::int) AS connections,
                min((s.workloads -> e.id ->> 'kernel_idle_s')::float) AS kernel_idle_s
         FROM host_samples s
@@ -110,8 +112,8 @@ async def look(db: AsyncSession) -> list[Look]:
                 measured=Measured(
                     gpus=row.gpus,
                     gpu_percent=row.gpu_percent if known else None,
-                    cpu_percent=row.cpu_percent,
-                    connections=row.connections,
+                    cpu_percent=None if row.cpu_unknown else row.cpu_percent,
+                    connections=None if row.connections_unknown else row.connections,
                     kernel_idle_s=row.kernel_idle_s,
                 ),
                 idle_since=row.idle_since,
