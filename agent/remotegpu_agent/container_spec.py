@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from remotegpu.types.agent import Workload
@@ -16,10 +18,17 @@ EPOCH = f"{LABEL}.epoch"
 GPUS = f"{LABEL}.gpus"
 PORT = f"{LABEL}.port"
 READY_PATH = f"{LABEL}.ready-path"
+ENDPOINTS = f"{LABEL}.endpoints"
+"""What an image offers besides the notebook, as its label says: ``ssh=2222,desktop=6080``."""
 
 HOME = "/home/jovyan"
 UID = GID = 1000
 PIDS_LIMIT = 1024
+SSH = "ssh"
+KEYS = "/run/remotegpu/ssh"
+"""Where an image's SSH server finds ``authorized_keys``."""
+MOST_ENDPOINTS = 8
+_ENDPOINT = re.compile(r"^([a-z][a-z0-9-]{0,15})=([0-9]{4,5})$")
 SIMULATED_PREFIX = "GPU-SIM-"
 
 
@@ -36,6 +45,20 @@ class Placement:
     home: str
     """Directory on the host."""
     publish_address: str
+    keys: str = ""
+    """Directory on the host with the workload's ``authorized_keys``."""
+    endpoints: Mapping[str, int] = field(default_factory=dict)
+    """Ports that the image offers besides the notebook, by name."""
+
+
+def endpoints(image_labels: Mapping[str, str] | None, *, taken: int) -> dict[str, int]:
+    """The endpoints of an image's label; what is not well-formed, or the notebook's port, is left out."""
+    found: dict[str, int] = {}
+    for entry in ((image_labels or {}).get(ENDPOINTS) or "").split(","):
+        match = _ENDPOINT.match(entry.strip())
+        if match is not None and 1024 <= int(match[2]) <= 65535 and int(match[2]) != taken:
+            found[match[1]] = int(match[2])
+    return dict(list(found.items())[:MOST_ENDPOINTS])
 
 
 def container_name(workload_id: str) -> str:
@@ -76,16 +99,19 @@ def gpu_environment(gpu_uuids: list[str]) -> dict[str, str]:
 
 def container_spec(workload: Workload, placement: Placement) -> dict[str, Any]:
     """The whole create payload."""
-    port = f"{workload.port}/tcp"
+    ports = [f"{workload.port}/tcp", *(f"{port}/tcp" for port in placement.endpoints.values())]
     environment = workload.env | workload.secret_env | gpu_environment(workload.gpu_uuids)
     spec: dict[str, Any] = {
         "Image": placement.image,
         "Hostname": workload.name[:63],
         "Env": sorted(f"{name}={value}" for name, value in environment.items()),
-        "Labels": labels(workload, host_id=placement.host_id, epoch=placement.epoch),
-        "ExposedPorts": {port: {}},
+        "Labels": {
+            **labels(workload, host_id=placement.host_id, epoch=placement.epoch),
+            ENDPOINTS: ",".join(f"{name}={port}" for name, port in placement.endpoints.items()),
+        },
+        "ExposedPorts": {port: {} for port in ports},
         "StopSignal": "SIGTERM",
-        "HostConfig": _host_config(workload, placement, port),
+        "HostConfig": _host_config(workload, placement, ports),
     }
     if workload.command is not None:
         spec["Cmd"] = workload.command
@@ -94,11 +120,11 @@ def container_spec(workload: Workload, placement: Placement) -> dict[str, Any]:
     return spec
 
 
-def _host_config(workload: Workload, placement: Placement, port: str) -> dict[str, Any]:
+def _host_config(workload: Workload, placement: Placement, ports: list[str]) -> dict[str, Any]:
     config: dict[str, Any] = {
         "NetworkMode": container_name(workload.id),
-        "PortBindings": {port: [{"HostIp": placement.publish_address, "HostPort": ""}]},
-        "Mounts": [{"Type": "bind", "Source": placement.home, "Target": HOME, "ReadOnly": False}],
+        "PortBindings": {port: [{"HostIp": placement.publish_address, "HostPort": ""}] for port in ports},
+        "Mounts": _mounts(placement),
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
         "Privileged": False,
@@ -125,6 +151,13 @@ def _host_config(workload: Workload, placement: Placement, port: str) -> dict[st
             }
         ]
     return config
+
+
+def _mounts(placement: Placement) -> list[dict[str, Any]]:
+    home = {"Type": "bind", "Source": placement.home, "Target": HOME, "ReadOnly": False}
+    if SSH not in placement.endpoints:
+        return [home]
+    return [home, {"Type": "bind", "Source": placement.keys, "Target": KEYS, "ReadOnly": True}]
 
 
 def _is_root(image_user: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from remotegpu.types.agent import DesiredState, Observed, ObservedWorkload, Workload
 from remotegpu.types.environments import Reason
-from remotegpu_agent import fault_points, readiness, reconcile
+from remotegpu_agent import container_spec, fault_points, readiness, reconcile
 from remotegpu_agent.journal import Entry, Journal
 from remotegpu_agent.runtime import (
     Actual,
@@ -106,12 +106,39 @@ class Converger:
         for workload_id in wanted.keys() | self._cases.keys() | self._states.keys():
             case = self._cases.setdefault(workload_id, _Case())
             before, now = case.desired, wanted.get(workload_id)
+            self._authorize(now)
             if _same(before, now) and case.task is not None and before is not None:
                 continue
             if now is None or before is None or before.generation != now.generation:
                 case.failure, case.deadline = None, None
             case.desired = now
             self._wake(workload_id)
+
+    def _authorize(self, workload: Workload | None) -> None:
+        """Keys follow every desired set, within one generation too; what is to be removed opens at once no
+        more. A disk that is full must not stop the agent: the next set tries again.
+        """
+        if workload is None:
+            return
+        keys = workload.authorized_keys if workload.desired is DesiredState.RUNNING else []
+        self._write_keys(workload.id, keys)
+
+    def _write_keys(self, workload_id: str, keys: list[str] | None) -> None:
+        try:
+            self._runtime.authorize(workload_id, keys)
+        except (OSError, ValueError) as error:
+            log.error("workload %s: its SSH keys could not be written: %s", workload_id, error)
+
+    def servers(self) -> dict[str, tuple[str, str]]:
+        """Address and ready path of every workload whose server answers."""
+        return {
+            workload_id: (state.address, container_spec.ready_path(case.desired))
+            for workload_id, state in self._states.items()
+            if state.observed is Observed.RUNNING
+            and state.address is not None
+            and (case := self._cases.get(workload_id)) is not None
+            and case.desired is not None
+        }
 
     async def run(self) -> None:
         """Watch the runtime: at once on its events, at a pace without them."""
@@ -280,7 +307,7 @@ class Converger:
             entry = Entry(generation=actual.generation, gpu_uuids=actual.gpu_uuids, ready=False)
             self._journal.put(actual.workload_id, entry)
         known = self._states.get(actual.workload_id)
-        if known == (running := _seen(actual, Observed.RUNNING, reason=Reason.READY, address=actual.address)):
+        if known == (running := _running(actual)):
             self._tell(running)
             return
         self._tell(_seen(actual, Observed.STARTING, reason=Reason.WAITING_FOR_SERVER))
@@ -378,6 +405,7 @@ class Converger:
         if left := await self._runtime.find(workload.id):
             raise StillThere(f"{', '.join(it.name for it in left)} is still there after its removal")
         self._journal.forget(workload.id)
+        self._write_keys(workload.id, None)
         self._tell(ObservedWorkload(workload_id=workload.id, generation=generation, observed=Observed.ABSENT))
 
     def _quarantine(self, actual: Actual) -> None:
@@ -401,7 +429,7 @@ class Converger:
                 await readiness.wait_ready(actual.address, actual.ready_path)
         except TimeoutError:
             return _seen(actual, Observed.STARTING)
-        return _seen(actual, Observed.RUNNING, reason=Reason.READY, address=actual.address)
+        return _running(actual)
 
     async def _tail(self, actual: Actual) -> str:
         text, _ = await self._runtime.logs(actual, LOG_TAIL_LINES)
@@ -445,6 +473,16 @@ def _seen(
             "image_digest": actual.image_digest,
             **more,
         }
+    )
+
+
+def _running(actual: Actual) -> ObservedWorkload:
+    return _seen(
+        actual,
+        Observed.RUNNING,
+        reason=Reason.READY,
+        address=actual.address,
+        endpoints=dict(actual.endpoints),
     )
 
 

@@ -8,14 +8,15 @@ import logging
 import os
 import re
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 from remotegpu.types.agent import Workload
 from remotegpu.types.environments import Reason
 from remotegpu.types.hosts import RuntimeKind
-from remotegpu_agent import container_spec, fault_points
+from remotegpu_agent import activity, container_spec, fault_points
+from remotegpu_agent.authorized_keys import KeyFolders
 from remotegpu_agent.docker_client import JSON, Engine, EngineError
 from remotegpu_agent.docker_networks import Networks
 from remotegpu_agent.firewall import Firewall
@@ -57,6 +58,9 @@ class DockerRuntime:
         self._of_container: dict[str, str] = {}
         """Container id -> workload id, from the last full listing."""
         self._cpu_seen: dict[str, tuple[float, int]] = {}
+        self._pids: dict[str, int] = {}
+        """Container id -> process id of its init, on this machine."""
+        self._keys = KeyFolders(settings.state_dir / "ssh")
 
     async def probe(self) -> Health:
         try:
@@ -144,6 +148,12 @@ class DockerRuntime:
         except EngineError as error:
             raise StillThere(f"Docker could not remove {workload_id}: {error.message}") from error
 
+    def authorize(self, workload_id: str, keys: Sequence[str] | None) -> None:
+        if keys is None:
+            self._keys.forget(workload_id)
+        else:
+            self._keys.write(workload_id, keys)
+
     async def logs(self, actual: Actual, tail_lines: int) -> tuple[str, bool]:
         try:
             text = await self._engine.container_log(actual.key, tail_lines + 1)
@@ -169,7 +179,9 @@ class DockerRuntime:
 
     async def usage(self) -> dict[str, Usage]:
         containers = await self._list_running()
-        answers = await asyncio.gather(*(self._usage(container["Id"]) for container in containers))
+        answers = await asyncio.gather(*(self._usage(container) for container in containers))
+        running = {container["Id"] for container in containers}
+        self._pids = {key: pid for key, pid in self._pids.items() if key in running}
         return {
             container["Labels"][container_spec.WORKLOAD]: answer
             for container, answer in zip(containers, answers, strict=True)
@@ -236,6 +248,10 @@ class DockerRuntime:
             image_user=(image.get("Config") or {}).get("User") or "",
             home=os.fspath(home.absolute()),
             publish_address=self._settings.address,
+            keys=os.fspath(self._keys.folder(workload.id).absolute()),
+            endpoints=container_spec.endpoints(
+                (image.get("Config") or {}).get("Labels"), taken=workload.port
+            ),
         )
 
     async def _undo_create(self, workload: Workload) -> None:
@@ -244,7 +260,8 @@ class DockerRuntime:
         except (RuntimeUnavailable, StillThere) as error:
             log.warning("what was begun of %s is left for the next pass: %s", workload.id, error)
 
-    async def _usage(self, container_id: str) -> Usage:
+    async def _usage(self, container: JSON) -> Usage:
+        container_id = container["Id"]
         try:
             stats = await self._engine.container_stats(container_id)
         except EngineError:  # it ended since it was listed
@@ -256,7 +273,26 @@ class DockerRuntime:
         details = memory.get("stats") or {}
         cache = details.get("inactive_file", details.get("total_inactive_file", 0))
         used = memory.get("usage")
-        return Usage(self._cpu_percent(container_id, cpu), None if used is None else max(0, used - cache))
+        return Usage(
+            self._cpu_percent(container_id, cpu),
+            None if used is None else max(0, used - cache),
+            await self._connections(container),
+        )
+
+    async def _connections(self, container: JSON) -> int | None:
+        """``None`` where the engine's processes are not this machine's, or may not be looked at."""
+        container_id, labels = container["Id"], container["Labels"]
+        try:
+            if container_id not in self._pids:
+                details = await self._engine.inspect_container(container_id)
+                self._pids[container_id] = int(details["State"]["Pid"])
+        except EngineError:  # it ended since it was listed
+            return None
+        pid = self._pids[container_id]
+        if self.workload_of_pid(pid) != labels[container_spec.WORKLOAD]:
+            return None
+        ports = {int(labels.get(container_spec.PORT, 0)), *_endpoint_ports(labels).values()}
+        return activity.open_connections(pid, ports, loopback=False)
 
     def _cpu_percent(self, container_id: str, total_ns: int | None) -> float | None:
         if total_ns is None:
@@ -296,16 +332,27 @@ def _known(labels: JSON) -> dict[str, Any]:
     }
 
 
+def _endpoint_ports(labels: JSON) -> dict[str, int]:
+    return container_spec.endpoints(labels, taken=int(labels.get(container_spec.PORT, 0)))
+
+
 def _from_listing(item: JSON, state: ActualState, address: str) -> Actual:
     port = int(item["Labels"].get(container_spec.PORT, 0))
-    public = [
-        entry.get("PublicPort") for entry in item.get("Ports") or [] if entry.get("PrivatePort") == port
-    ]
+    published = {
+        entry.get("PrivatePort"): entry["PublicPort"]
+        for entry in item.get("Ports") or []
+        if entry.get("PublicPort")
+    }
     return Actual(
         key=item["Id"],
         name=item["Names"][0].lstrip("/"),
         state=state,
-        address=f"http://{address}:{public[0]}" if public and public[0] else None,
+        address=f"http://{address}:{published[port]}" if port in published else None,
+        endpoints={
+            name: f"{address}:{published[private]}"
+            for name, private in _endpoint_ports(item["Labels"]).items()
+            if private in published
+        },
         image_digest=_digest_of(item.get("Image", "")),
         **_known(item["Labels"]),
     )
@@ -313,13 +360,18 @@ def _from_listing(item: JSON, state: ActualState, address: str) -> Actual:
 
 def _from_details(details: JSON, address: str) -> Actual:
     labels, state = details["Config"]["Labels"], details["State"]
-    ports = details["NetworkSettings"]["Ports"].get(f"{labels.get(container_spec.PORT)}/tcp") or []
+    bindings = details["NetworkSettings"]["Ports"]
+    ports = bindings.get(f"{labels.get(container_spec.PORT)}/tcp") or []
+    offered = {name: bindings.get(f"{port}/tcp") for name, port in _endpoint_ports(labels).items()}
     running = bool(state["Running"])
     return Actual(
         key=details["Id"],
         name=details["Name"].lstrip("/"),
         state=ActualState.RUNNING if running else ActualState.EXITED,
         address=f"http://{address}:{ports[0]['HostPort']}" if running and ports else None,
+        endpoints={
+            name: f"{address}:{bound[0]['HostPort']}" for name, bound in offered.items() if bound and running
+        },
         exit_code=None if running else state["ExitCode"],
         out_of_memory=bool(state["OOMKilled"]),
         image_digest=_digest_of(details["Config"]["Image"]),

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -24,7 +25,7 @@ import psutil
 from remotegpu.types.agent import Workload
 from remotegpu.types.environments import Reason
 from remotegpu.types.hosts import RuntimeKind
-from remotegpu_agent import container_spec, fault_points, processes
+from remotegpu_agent import activity, container_spec, fault_points, processes
 from remotegpu_agent.homes import prepare_home
 from remotegpu_agent.runtime import (
     Actual,
@@ -148,6 +149,9 @@ class ProcessRuntime:
         self._prepared.pop(workload_id, None)
         self._cpu_seen.pop(workload_id, None)
         await asyncio.to_thread(shutil.rmtree, self._root / workload_id, ignore_errors=False)
+
+    def authorize(self, workload_id: str, keys: Sequence[str] | None) -> None:
+        """Processes have no SSH server of their own, and say so in the access information."""
 
     async def logs(self, actual: Actual, tail_lines: int) -> tuple[str, bool]:
         path = self._root / actual.workload_id / "output.log"
@@ -355,9 +359,11 @@ class ProcessRuntime:
         now = time.monotonic()
         before = self._cpu_seen.get(record.workload_id)
         self._cpu_seen[record.workload_id] = (now, seconds)
+        ports = () if record.port is None else (record.port,)
+        connections = activity.open_connections("self", ports, loopback=True)
         if before is None or now <= before[0]:
-            return Usage(None, memory)
-        return Usage(round(max(0.0, seconds - before[1]) * 100 / (now - before[0]), 1), memory)
+            return Usage(None, memory, connections)
+        return Usage(round(max(0.0, seconds - before[1]) * 100 / (now - before[0]), 1), memory, connections)
 
 
 def _free_port(address: str) -> int:

@@ -15,6 +15,7 @@ import remotegpu
 from remotegpu import errors
 from remotegpu.types.agent import Enroll, Heartbeat, SessionCreate, WorkloadMetrics
 from remotegpu_agent import __version__, inventory, status
+from remotegpu_agent.activity import Kernels
 from remotegpu_agent.converge import Converger
 from remotegpu_agent.gpus import GpuProvider
 from remotegpu_agent.journal import Journal
@@ -118,6 +119,7 @@ class Agent:
             held=self._converger.held_gpus,
         )
         self._host = HostMeter(settings.home_root)
+        self._kernels = Kernels()
 
     async def serve(self, stopping: asyncio.Event) -> Exit:
         """Returns when it is told to stop or when a task ended; workloads run on in every case."""
@@ -197,12 +199,15 @@ class Agent:
         except RuntimeUnavailable:
             return []
         gpu_memory = self._sampler.gpu_memory_of(self._runtime.workload_of_pid)
+        idle_s = await self._kernels.idle_s(self._converger.servers())
         return [
             WorkloadMetrics(
                 workload_id=workload_id,
                 cpu_percent=used.cpu_percent,
                 memory_used_bytes=used.memory_used_bytes,
                 gpu_memory_bytes=gpu_memory.get(workload_id, {}),
+                connections=used.connections,
+                kernel_idle_s=idle_s.get(workload_id),
             )
             for workload_id, used in usage.items()
         ]

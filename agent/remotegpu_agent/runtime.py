@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -51,6 +51,8 @@ class Actual:
     state: ActualState
     address: str | None = None
     """``http://host:port`` of the published port, while it runs."""
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    """By name, ``host:port`` of what it offers besides, while it runs."""
     ready_path: str = "/"
     """Where its server is asked whether it answers."""
     exit_code: int | None = None
@@ -73,6 +75,8 @@ class Usage:
 
     cpu_percent: float | None
     memory_used_bytes: int | None
+    connections: int | None = None
+    """Open TCP connections to its servers from elsewhere."""
 
 
 Progress = Callable[[int | None], None]
@@ -110,6 +114,12 @@ class Runtime(Protocol):
 
     async def remove(self, workload_id: str, generation: int) -> None:
         """Remove what is left of that generation and older ones; volumes stay."""
+        ...
+
+    def authorize(self, workload_id: str, keys: Sequence[str] | None) -> None:
+        """Let exactly these SSH keys in, at once and while it runs; ``None``: it is gone, forget them.
+        Raises OSError.
+        """
         ...
 
     async def logs(self, actual: Actual, tail_lines: int) -> tuple[str, bool]:

@@ -124,7 +124,7 @@ def _ensure_base() -> None:
 
 
 def _prepare(context: Path) -> None:
-    for name in ("Dockerfile", "start-notebook", "overrides.json"):
+    for name in ("Dockerfile", "start-notebook", "start-sshd", "overrides.json"):
         shutil.copy2(FOLDER / name, context / name)
     shutil.copy2(REQUIREMENTS, context / "notebook-image.txt")
     shutil.copytree(EXAMPLES, context / "examples", ignore=shutil.ignore_patterns(".*", "__pycache__"))

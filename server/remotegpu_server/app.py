@@ -16,9 +16,9 @@ from remotegpu_server.crypto import Vault
 from remotegpu_server.customers import loop as customers_loop
 from remotegpu_server.customers import routes as customers_routes
 from remotegpu_server.db.engine import Database, connect
+from remotegpu_server.environments import history, stop_loop
 from remotegpu_server.environments import loop as environments_loop
 from remotegpu_server.environments import routes as environments_routes
-from remotegpu_server.environments import stop_loop
 from remotegpu_server.events import routes as events_routes
 from remotegpu_server.fault_points import FaultPoints
 from remotegpu_server.gpus import routes as gpus_routes
@@ -61,6 +61,7 @@ LOOPS: tuple[Loop, ...] = (
     customers_loop.LOOP,
     stop_loop.DEADLINES,
     stop_loop.IDLE,
+    history.LOOP,
     ssh_keys_loop.LOOP,
     hosts_loop.LIVENESS,
     hosts_loop.DRAINS,

@@ -115,3 +115,14 @@ ENVIRONMENT_IDLE_GRACE_S = _declare(
         public=True,
     )
 )
+
+ENVIRONMENT_HISTORY_AFTER_S = _declare(
+    Setting(
+        key="environments.history_after_s",
+        default=30 * 86400.0,
+        minimum=3600.0,
+        maximum=3660 * 86400.0,
+        doc="Released placements and deleted environments move to the history tables after this time; "
+        "a deleted environment is not found any more then. Usage statistics count both.",
+    )
+)

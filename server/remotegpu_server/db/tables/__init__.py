@@ -10,6 +10,11 @@ from remotegpu_server.db.tables.allocations import Allocation, CapacityChange, P
 from remotegpu_server.db.tables.base import Base, Xid8, new_id
 from remotegpu_server.db.tables.dedications import Dedication, DedicationStep, VolumeRemoval
 from remotegpu_server.db.tables.environments import Environment, LogRequest, Volume
+from remotegpu_server.db.tables.history import (
+    allocations_history,
+    environments_history,
+    placements_history,
+)
 from remotegpu_server.db.tables.hosts import Gpu, GpuCheck, Host, HostSample
 from remotegpu_server.db.tables.identity import (
     Customer,
@@ -66,5 +71,8 @@ __all__ = [
     "Workspace",
     "WorkspaceMember",
     "Xid8",
+    "allocations_history",
+    "environments_history",
     "new_id",
+    "placements_history",
 ]
