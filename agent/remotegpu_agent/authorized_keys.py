@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FILE = "authorized_keys"
-_WORKLOAD_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")
+_WORKLOAD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 
 class KeyFolders:
@@ -24,7 +24,7 @@ class KeyFolders:
 
     def folder(self, workload_id: str) -> Path:
         """Made where it is new. Raises ValueError for an id that is none."""
-        if not _WORKLOAD_ID.match(workload_id):
+        if not _WORKLOAD_ID.fullmatch(workload_id):
             raise ValueError(f"not a workload id: {workload_id!r}")
         folder = self._root / workload_id
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)

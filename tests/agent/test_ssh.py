@@ -73,16 +73,23 @@ class Somebody:
         )
 
 
+@pytest.fixture
+def people(live_server: LiveServer, admin: remotegpu.Client, tmp_path: Path) -> Iterator[list[Somebody]]:
+    made = [Somebody(live_server, admin, name, tmp_path) for name in ("ada", "eve")]
+    yield made
+    for person in made:
+        person.client.close()
+
+
 def test_key_opens_its_owners_environment_only_and_nothing_after_its_removal(
     host: JoinedHost,
-    live_server: LiveServer,
     admin: remotegpu.Client,
+    people: list[Somebody],
     base_image: str,
     database_url: str,
-    tmp_path: Path,
 ) -> None:
     admin.images.create(name="base", reference=base_image)
-    ada, eve = (Somebody(live_server, admin, name, tmp_path) for name in ("ada", "eve"))
+    ada, eve = people
     eve.register()
     made = ada.client.environments.create(name="work", image="base", memory_bytes=2**30)
     ada.client.environments.wait_ready(made.id, timeout_s=90, progress=False)
