@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from jupyterhub.spawner import Spawner
 from tornado import web
@@ -181,6 +182,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
             return None
         if environment is not None and environment.status in LIVE:
             self.environment_id, self.generation = environment.id, environment.generation
+            await self._follow_address(environment)
             return None
         self._revoke_old_tokens()
         if environment is not None and environment.status is EnvironmentStatus.FAILED:
@@ -268,6 +270,20 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
         environ = {name: str(value) for name, value in super().get_env().items()}
         wanted = self.request()
         return environ | {"MEM_LIMIT": str(wanted.memory_bytes), "CPU_LIMIT": str(wanted.cpus)}
+
+    async def _follow_address(self, environment: Environment) -> None:
+        """A restart through the API gave it another address: the hub's server and route follow."""
+        if not self.ready or environment.address is None:
+            return
+        url = urlsplit(environment.address)
+        if (self.server.ip, self.server.port) == (url.hostname, url.port):
+            return
+        self.server.ip, self.server.port = url.hostname, url.port
+        self.user.db.commit()
+        try:
+            await self.user.settings["proxy"].add_user(self.user, self.name)
+        except Exception as error:  # noqa: BLE001  the hub's own check of its routes does it later
+            self.log.warning("%s: its route is not moved yet: %s", self._log_name, error)
 
     # Steps ------------------------------------------------------------------------------------------------
 

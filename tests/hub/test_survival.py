@@ -56,6 +56,27 @@ def test_hub_killed_while_a_server_runs_adopts_it_and_its_token_dies_with_the_st
     assert not token_works(hub, token)
 
 
+def test_restart_through_the_api_keeps_the_hubs_server_and_moves_its_route(
+    hub: Hub, stack: Stack, username: str
+) -> None:
+    stack.user(username)
+    hub.spawn(username, image="quick", gpus=1)
+    hub.await_ready(username)
+    before = stack.environment(username)
+    assert before is not None
+    assert before.address is not None
+    restarted = stack.admin.environments.restart(before.id)
+    assert restarted.generation == before.generation + 1
+    after = stack.admin.environments.wait_ready(before.id, timeout_s=60, progress=False)
+    assert [gpu.uuid for gpu in after.allocated_gpus] == [gpu.uuid for gpu in before.allocated_gpus]
+    assert after.address != before.address, "or this test shows nothing"
+    until("the route leads to the new one", lambda: notebook(hub, username), timeout_s=20)
+    assert hub.server(username)["ready"]
+    hub.delete(username)
+    hub.await_stopped(username)
+    until("the GPU is free", lambda: stack.gpus_free() == 2)
+
+
 def test_hub_killed_while_a_server_starts_adopts_it(hub: Hub, stack: Stack, username: str) -> None:
     stack.user(username)
     hub.http.post(f"/users/{username}")

@@ -152,3 +152,48 @@ def open_(arguments: argparse.Namespace) -> None:
             file=sys.stderr,
         )
     output.say(arguments, address, url=address)
+
+
+def restart(arguments: argparse.Namespace) -> None:
+    """A new start in the same place, and wait until it runs."""
+    with connect(arguments) as client:
+        known = find_environment(client, arguments.environment, owner=arguments.owner)
+        _wait_and_show(client, arguments, client.environments.restart(known.id))
+
+
+def rename(arguments: argparse.Namespace) -> None:
+    """Another name."""
+    with connect(arguments) as client:
+        known = find_environment(client, arguments.environment, owner=arguments.owner)
+        renamed = client.environments.rename(
+            known.id, name=arguments.name, display_name=arguments.display_name
+        )
+        output.show_item(arguments, renamed, f"{known.name} is now {renamed.name}.")
+
+
+def extend(arguments: argparse.Namespace) -> None:
+    """Put its stop off."""
+    with connect(arguments) as client:
+        known = find_environment(client, arguments.environment, owner=arguments.owner)
+        extended = client.environments.extend(known.id, by_s=arguments.hours * 3600)
+        when = (
+            f"stops at {extended.stops_at:%Y-%m-%d %H:%M} UTC"
+            if extended.stops_at is not None
+            else "is not going to be stopped now"
+        )
+        output.show_item(arguments, extended, f"{extended.name} {when}.")
+
+
+def access(arguments: argparse.Namespace) -> None:
+    """How to reach it."""
+    with connect(arguments) as client:
+        known = find_environment(client, arguments.environment, owner=arguments.owner)
+        found = client.environments.access(known.id)
+    lines = [f"notebook  {found.jupyter.url or found.jupyter.address}"]
+    if found.ssh is not None:
+        lines.append(f"ssh       {found.ssh.command}")
+    if found.ssh_note is not None:
+        lines.append(f"          {found.ssh_note}")
+    others = [*([found.desktop] if found.desktop is not None else []), *found.ports]
+    lines += [f"{port.name:<9} {port.host}:{port.port}" for port in others]
+    output.show_item(arguments, found, "\n".join(lines))

@@ -37,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _session(commands)
     _environments(commands)
+    _ssh_keys(commands)
     _hosts_and_gpus(commands)
     _quota(commands)
     _images_and_users(commands)
@@ -110,6 +111,19 @@ def _environments(commands: Commands[argparse.ArgumentParser]) -> None:
     _with_environment(_add(env, "rm", "environments.remove", "stop and remove it; files stay"))
     logs = _with_environment(_add(env, "logs", "environments.logs", "print its newest output"))
     logs.add_argument("--tail", type=int, metavar="N", help="lines")
+    restart = _with_environment(
+        _add(env, "restart", "environments.restart", "start it anew on the same host with the same GPUs")
+    )
+    restart.add_argument("--no-wait", action="store_true", help="return at once")
+    restart.add_argument(
+        "--timeout", type=float, default=600, metavar="S", help="seconds (default: %(default)s)"
+    )
+    rename = _with_environment(_add(env, "rename", "environments.rename", "change its name"))
+    rename.add_argument("name", nargs="?", help="left out: as it is")
+    rename.add_argument("--display-name")
+    extend = _with_environment(_add(env, "extend", "environments.extend", "put its stop off"))
+    extend.add_argument("--hours", type=float, default=1.0, metavar="N", help="default: %(default)s")
+    _with_environment(_add(env, "access", "environments.access", "how to reach it: notebook, SSH, ports"))
     _with_environment(_add(env, "open", "environments.open_", "print the URL of its notebook"))
 
 
@@ -151,6 +165,16 @@ def _start_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=600, metavar="S", help="seconds (default: %(default)s)"
     )
+
+
+def _ssh_keys(commands: Commands[argparse.ArgumentParser]) -> None:
+    keys = _group(commands, "ssh-key", "SSH keys that open your environments")
+    _add(keys, "list", "ssh_keys.list_", "list your keys")
+    add = _add(keys, "add", "ssh_keys.add", "register a public key")
+    add.add_argument("file", help="such as ~/.ssh/id_ed25519.pub; - for standard input")
+    add.add_argument("--name", help="left out: the file's")
+    remove = _add(keys, "remove", "ssh_keys.remove", "remove a key")
+    remove.add_argument("key", help="name, fingerprint or id")
 
 
 def _hosts_and_gpus(commands: Commands[argparse.ArgumentParser]) -> None:
