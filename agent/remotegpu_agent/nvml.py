@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -44,10 +45,15 @@ class Nvml:
         self._open()
         if not self._opened:
             return GpuInventory(reason=self.reason)
-        gpus = [_describe(uuid, handle) for uuid, handle in self._devices.items()]
+        links = _nvlink_groups(self._devices)
+        gpus = [
+            gpu
+            for uuid, handle in self._devices.items()
+            for gpu in _with_instances(_describe(uuid, handle, nvlink_group=links.get(uuid)), handle)
+        ]
         cuda = _ask(pynvml.nvmlSystemGetCudaDriverVersion_v2)
         return GpuInventory(
-            gpus=[gpu for gpu in gpus if gpu is not None],
+            gpus=gpus,
             driver_version=_ask(pynvml.nvmlSystemGetDriverVersion),
             cuda_version=f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None,
             reason=None if self._devices else "the driver knows no GPU",
@@ -188,7 +194,48 @@ def _processes(handle: Any) -> tuple[tuple[int, int | None], ...]:
     return tuple(memory.items())
 
 
-def _describe(uuid: str, handle: Any) -> InventoryGpu | None:
+def _nvlink_groups(devices: dict[str, Any]) -> dict[str, int]:
+    """GPUs that reach each other over NVLink, directly or through others, have one number."""
+    groups: dict[str, int] = {}
+    for number, (uuid, handle) in enumerate(devices.items()):
+        linked = {groups[other] for other in groups if _linked(handle, devices[other])}
+        groups = {other: number if group in linked else group for other, group in groups.items()}
+        groups[uuid] = number
+    counts = Counter(groups.values())
+    return {uuid: group for uuid, group in groups.items() if counts[group] > 1}
+
+
+def _linked(one: Any, other: Any) -> bool:
+    status = _ask(pynvml.nvmlDeviceGetP2PStatus, one, other, pynvml.NVML_P2P_CAPS_INDEX_NVLINK)
+    return status is not None and status == pynvml.NVML_P2P_STATUS_OK
+
+
+def _with_instances(gpu: InventoryGpu | None, handle: Any) -> list[InventoryGpu]:
+    """A GPU and, where it is divided, its MIG instances as GPUs of their own."""
+    if gpu is None or not gpu.mig_enabled:
+        return [gpu] if gpu else []
+    found = [gpu]
+    for index in range(_ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+        instance = _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index)
+        uuid = instance and _ask(pynvml.nvmlDeviceGetUUID, instance)
+        memory = instance and _ask(pynvml.nvmlDeviceGetMemoryInfo, instance)
+        product = instance and _ask(pynvml.nvmlDeviceGetName, instance)
+        if not uuid or "/" in uuid or not memory or not product or " MIG " not in product:
+            continue  # drivers before R470 name instances by a path, which is no UUID
+        changes = {
+            "uuid": uuid,
+            "product": product,
+            "memory_total_bytes": int(memory.total),
+            "mig_enabled": None,
+            "mig_profile": product.rsplit(" MIG ", 1)[1],
+            "parent_uuid": gpu.uuid,
+            "nvlink_group": None,
+        }
+        found.append(gpu.model_copy(update=changes))
+    return found
+
+
+def _describe(uuid: str, handle: Any, *, nvlink_group: int | None) -> InventoryGpu | None:
     memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
     index = _ask(pynvml.nvmlDeviceGetIndex, handle)
     if memory is None or index is None:
@@ -207,6 +254,7 @@ def _describe(uuid: str, handle: Any) -> InventoryGpu | None:
         pci_bus_id=bus_id.decode() if isinstance(bus_id, bytes) else bus_id,
         mig_enabled=bool(mig[0]) if mig is not None else None,
         numa_node=None if node is None or node < 0 else int(node),
+        nvlink_group=nvlink_group,
         simulated=False,
     )
 

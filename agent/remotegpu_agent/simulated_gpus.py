@@ -7,12 +7,16 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from remotegpu.types.agent import InventoryGpu
 from remotegpu_agent.gpus import GIB, GpuInventory, GpuSample
 from remotegpu_agent.settings import SettingsError
 
-_ENTRY = re.compile(r"^(?:(\d{1,2})x)?([A-Za-z0-9][A-Za-z0-9-]{0,40}?)-(\d{1,4})GB$")
+_ENTRY = re.compile(
+    r"^(?:(?P<count>\d{1,2})x)?(?P<family>[A-Za-z0-9][A-Za-z0-9-]{0,40}?)-(?P<memory>\d{1,4})GB"
+    r"(?P<linked>\+nvlink)?(?:/(?P<instances>\d)x(?P<profile>\dg\.(?P<slice>\d{1,3})gb))?$"
+)
 _NAMESPACE = uuid.UUID("6f0a4a9e-5d0b-5c38-9a53-1f6a2f1f9d4e")
 _PERIOD_S = 90.0
 """Length of one wave of the pretended load."""
@@ -24,22 +28,22 @@ class SimulatedGpus:
     def __init__(self, spec: str, *, host_id: str, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
         self._gpus: list[InventoryGpu] = []
-        for model, memory in parse_spec(spec):
-            index = len(self._gpus)
+        for index, kind in enumerate(parse_spec(spec)):
             name = str(uuid.uuid5(_NAMESPACE, f"{host_id}/{index}"))
-            self._gpus.append(
-                InventoryGpu(
-                    uuid=f"GPU-SIM-{name}",
-                    index=index,
-                    model=model,
-                    product=f"Simulated {model}",
-                    memory_total_bytes=memory,
-                    pci_bus_id=None,
-                    mig_enabled=None,
-                    numa_node=None,
-                    simulated=True,
-                )
+            gpu = InventoryGpu(
+                uuid=f"GPU-SIM-{name}",
+                index=index,
+                model=kind.model,
+                product=f"Simulated {kind.model}",
+                memory_total_bytes=kind.memory_bytes,
+                pci_bus_id=None,
+                mig_enabled=True if kind.instances else None,
+                numa_node=None,
+                nvlink_group=kind.nvlink_group,
+                simulated=True,
             )
+            self._gpus.append(gpu)
+            self._gpus += [_instance(gpu, kind, number) for number in range(kind.instances)]
 
     def inventory(self) -> GpuInventory:
         return GpuInventory(gpus=self._gpus)
@@ -67,18 +71,53 @@ class SimulatedGpus:
         )
 
 
-def parse_spec(spec: str) -> list[tuple[str, int]]:
-    """``2xA100-80GB,1xH100-80GB`` -> model and memory in bytes of each GPU. Raises SettingsError."""
-    found: list[tuple[str, int]] = []
-    for entry in spec.split(","):
+@dataclass(frozen=True)
+class SimulatedGpu:
+    """One GPU of a spec."""
+
+    model: str
+    memory_bytes: int
+    nvlink_group: int | None = None
+    instances: int = 0
+    mig_profile: str = ""
+    instance_bytes: int = 0
+
+
+def _instance(gpu: InventoryGpu, kind: SimulatedGpu, number: int) -> InventoryGpu:
+    changes = {
+        "uuid": f"MIG-SIM-{uuid.uuid5(_NAMESPACE, f'{gpu.uuid}/{number}')}",
+        "product": f"{gpu.product} MIG {kind.mig_profile}",
+        "memory_total_bytes": kind.instance_bytes,
+        "mig_enabled": None,
+        "mig_profile": kind.mig_profile,
+        "parent_uuid": gpu.uuid,
+        "nvlink_group": None,
+    }
+    return gpu.model_copy(update=changes)
+
+
+def parse_spec(spec: str) -> list[SimulatedGpu]:
+    """``2xA100-80GB+nvlink,1xH100-80GB/7x1g.10gb`` -> each GPU. Raises SettingsError.
+
+    ``+nvlink`` joins the GPUs of an entry; what follows a slash divides each of them into MIG instances.
+    """
+    found: list[SimulatedGpu] = []
+    for number, entry in enumerate(spec.split(",")):
         match = _ENTRY.match(entry.strip())
         if match is None:
             raise SettingsError(
                 f"Cannot read {entry.strip()!r} in --simulate-gpus: "
                 "write COUNTxMODEL-MEMORYGB, such as 2xA100-80GB."
             )
-        count, family, memory = int(match[1] or 1), match[2], int(match[3])
-        found += [(f"{family}-{memory}GB", memory * GIB)] * count
-    if not 0 < len(found) <= 64:
+        kind = SimulatedGpu(
+            model=f"{match['family']}-{match['memory']}GB",
+            memory_bytes=int(match["memory"]) * GIB,
+            nvlink_group=number if match["linked"] else None,
+            instances=int(match["instances"] or 0),
+            mig_profile=match["profile"] or "",
+            instance_bytes=int(match["slice"] or 0) * GIB,
+        )
+        found += [kind] * int(match["count"] or 1)
+    if not 0 < sum(1 + kind.instances for kind in found) <= 64:
         raise SettingsError("--simulate-gpus takes 1 to 64 GPUs.")
     return found

@@ -79,8 +79,8 @@ CHECKS: dict[str, str] = {
     """,
     "I3 an allocation counts as the part of a GPU that it is": """
         SELECT a.id FROM allocations a JOIN gpus g ON g.id = a.gpu_id
-        WHERE a.released_at IS NULL AND abs(a.gpu_fraction
-            - coalesce(least(1, a.memory_bytes / g.memory_total_bytes::float), g.gpu_fraction)) > 0.01
+        WHERE a.released_at IS NULL AND abs(a.gpu_fraction - CASE WHEN a.memory_bytes IS NULL
+            THEN g.gpu_fraction ELSE least(1, a.memory_bytes / g.memory_total_bytes::float) END) > 0.01
     """,
     "I4 a part was asked for, and is of the kind that was asked for": """
         SELECT a.id FROM allocations a JOIN environments e ON e.id = a.environment_id

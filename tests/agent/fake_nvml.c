@@ -1,5 +1,6 @@
 /* A tiny libnvidia-ml.so.1. It reads its state on every call from the file that FAKE_NVML names: one line for
- * each GPU, name|uuid|MiB total|MiB used|GPU %|memory %|C|mW|fault|pid:MiB,pid:MiB|uncorrected ECC|MIG.
+ * each GPU, name|uuid|MiB total|MiB used|GPU %|memory %|C|mW|fault|pid:MiB,pid:MiB|uncorrected ECC|MIG,
+ * and where it matters |NVLink group|profile:uuid:MiB,profile:uuid:MiB for its MIG instances.
  * A negative number means "not supported". No file: the driver is not loaded (9). XID events are absent. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,8 +11,8 @@ typedef unsigned long long u64;
 enum { OK = 0, UNINITIALIZED = 1, BAD = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMALL = 7, NO_DRIVER = 9 };
 
 struct gpu {
-    char name[96], uuid[96], processes[256];
-    long total, used, util, memory_util, celsius, milliwatts, fault, ecc, mig;
+    char name[96], uuid[96], processes[256], instances[256];
+    long total, used, util, memory_util, celsius, milliwatts, fault, ecc, mig, group;
 };
 static int initialised;
 
@@ -24,22 +25,37 @@ static int load(struct gpu *gpus) {
     while (count < 16 && fgets(line, sizeof line, file)) {
         struct gpu *g = &gpus[count];
         memset(g, 0, sizeof *g);
-        if (sscanf(line, "%95[^|]|%95[^|]|%ld|%ld|%ld|%ld|%ld|%ld|%ld|%255[^|]|%ld|%ld", g->name, g->uuid,
-                   &g->total, &g->used, &g->util, &g->memory_util, &g->celsius, &g->milliwatts, &g->fault,
-                   g->processes, &g->ecc, &g->mig) == 12)
+        g->group = -1;
+        if (sscanf(line, "%95[^|]|%95[^|]|%ld|%ld|%ld|%ld|%ld|%ld|%ld|%255[^|]|%ld|%ld|%ld|%255[^|\n]", g->name,
+                   g->uuid, &g->total, &g->used, &g->util, &g->memory_util, &g->celsius, &g->milliwatts,
+                   &g->fault, g->processes, &g->ecc, &g->mig, &g->group, g->instances) >= 12)
             count++;
     }
     fclose(file);
     return count;
 }
 
+/* A handle is 1 + the index of the GPU, and 1000 times 1 + the number of a MIG instance of it. */
+static int instance(struct gpu *g, int number) {
+    char text[256], profile[32], uuid[96];
+    strcpy(text, g->instances);
+    char *at = strtok(text, ",");
+    for (; at && number; number--) at = strtok(NULL, ",");
+    if (!at || sscanf(at, "%31[^:]:%95[^:]:%ld", profile, uuid, &g->total) != 3) return NOT_FOUND;
+    strcpy(g->uuid, uuid);
+    strcat(strcat(g->name, " MIG "), profile);
+    g->used = 0;
+    return OK;
+}
+
 static int find(void *handle, struct gpu *out) {
     static struct gpu gpus[16];
-    int count = load(gpus), index = (int)(long)handle - 1;
+    int count = load(gpus), index = (int)((long)handle % 1000) - 1, number = (int)((long)handle / 1000);
     if (!initialised) return UNINITIALIZED;
     if (count < 0) return NO_DRIVER;
     if (index < 0 || index >= count) return BAD;
     *out = gpus[index];
+    if (number && instance(out, number - 1)) return NOT_FOUND;
     return (int)out->fault;
 }
 
@@ -118,6 +134,21 @@ int nvmlDeviceGetMigMode(void *h, u32 *now, u32 *pending) {
     DEVICE(h);
     if (g.mig < 0) return NOT_SUPPORTED;
     *now = *pending = (u32)g.mig;
+    return OK;
+}
+int nvmlDeviceGetMaxMigDeviceCount(void *h, u32 *count) { DEVICE(h); *count = g.mig == 1 ? 7 : 0; return OK; }
+int nvmlDeviceGetMigDeviceHandleByIndex(void *h, u32 index, void **out) {
+    void *child = (void *)((long)h + 1000 * ((long)index + 1));
+    DEVICE(child);
+    *out = child;
+    return OK;
+}
+int nvmlDeviceGetP2PStatus(void *h, void *other, int capability, int *status) {
+    struct gpu o;
+    DEVICE(h);
+    if (find(other, &o)) return BAD;
+    (void)capability;
+    *status = g.group >= 0 && g.group == o.group ? 0 : 3;
     return OK;
 }
 struct process { u32 pid; u64 memory; u32 gpu_instance, compute_instance; };

@@ -34,6 +34,15 @@ def test_simulated_gpus_are_the_same_on_every_start_and_differ_between_hosts() -
     assert all(gpu.uuid.startswith("GPU-SIM-") for gpu in first)
 
 
+def test_simulated_gpus_declare_nvlink_and_mig_instances() -> None:
+    gpus = SimulatedGpus("2xA100-80GB+nvlink,1xA100-80GB/2x1g.10gb", host_id="one").inventory().gpus
+    assert [gpu.nvlink_group for gpu in gpus] == [0, 0, None, None, None]
+    assert [gpu.mig_profile for gpu in gpus] == [None, None, None, "1g.10gb", "1g.10gb"]
+    assert gpus[2].mig_enabled
+    assert {gpu.parent_uuid for gpu in gpus[3:]} == {gpus[2].uuid}
+    assert len({gpu.uuid for gpu in gpus}) == 5
+
+
 def test_simulated_load_follows_who_holds_the_gpu() -> None:
     gpus = SimulatedGpus("2xA100-80GB", host_id="one", wall=lambda: 1000.0)
     busy, idle = (gpu.uuid for gpu in gpus.inventory().gpus)

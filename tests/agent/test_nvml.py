@@ -167,3 +167,26 @@ def test_machine_without_library_means_no_gpus_and_a_reason(look: Any) -> None:
 )
 def test_short_model_is_family_and_memory(product: str, mib: int, model: str) -> None:
     assert short_model(product, mib * GIB // 1024) == model
+
+
+def test_divided_gpu_is_listed_with_its_instances(look: Any) -> None:
+    (found,) = look(first=f"{A100}|-1|1g.10gb:MIG-one:9728,3g.40gb:MIG-two:40192\n")
+    parent, one, two = found["gpus"]
+    assert parent["mig_enabled"]
+    assert [(it["uuid"], it["mig_profile"], it["parent_uuid"]) for it in (one, two)] == [
+        ("MIG-one", "1g.10gb", "GPU-a100"),
+        ("MIG-two", "3g.40gb", "GPU-a100"),
+    ]
+    assert two["memory_total_bytes"] == 40192 * 2**20
+    assert two["model"] == parent["model"]
+    assert not two["mig_enabled"]
+
+
+def test_gpus_that_reach_each_other_over_nvlink_have_one_group(look: Any) -> None:
+    lines = [
+        f"NVIDIA A100-SXM4-80GB|GPU-{index}|81920|0|0|0|30|60000|0|-|0|0|{index // 2}|-" for index in range(4)
+    ]
+    (found,) = look(first="\n".join(lines) + "\n")
+    groups = [gpu["nvlink_group"] for gpu in found["gpus"]]
+    assert groups[0] == groups[1] != groups[2] == groups[3]
+    assert None not in groups

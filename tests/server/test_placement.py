@@ -221,3 +221,95 @@ def test_smallest_changes_come_smallest_first_and_at_most_three() -> None:
     found = placement.smallest_changes(request, Fleet(hosts))
     assert [list(one.fields) for one in found] == [["gpu_models"], ["host_labels"], ["cpus"]]
     assert found == sorted(found, key=lambda one: one.size)
+
+
+def test_share_goes_where_the_parts_left_are_of_use() -> None:
+    half = gpu("half", memory_free_bytes=40 * GIB)
+    hosts = [host("a", gpus=(half,)), host("b", free=1)]
+    found = choose(want(1, gpu_memory_bytes=40 * GIB), hosts)
+    assert isinstance(found, Choice)
+    assert [one.id for one in found.gpus] == ["half"]
+    assert found.hold.gpus == {"half": 40 * GIB}
+    assert chosen(choose(want(1), hosts)) == "b", "a GPU of which a part is held is not free"
+
+
+def test_gpus_of_one_nvlink_group_are_preferred_and_a_single_one_breaks_the_smallest() -> None:
+    linked = tuple(gpu(f"g{index}", index, nvlink_group=0 if index in (1, 3) else None) for index in range(4))
+    pair = choose(want(2), [host("a", gpus=linked)])
+    assert isinstance(pair, Choice)
+    assert {one.id for one in pair.gpus} == {"g1", "g3"}
+    single = choose(want(1), [host("a", gpus=linked)])
+    assert isinstance(single, Choice)
+    assert single.gpus[0].id in ("g0", "g2")
+
+
+def test_host_whose_gpus_are_near_each_other_is_preferred() -> None:
+    far = tuple(gpu(f"a{index}", index, numa_node=index % 2) for index in range(2))
+    near = tuple(gpu(f"b{index}", index, numa_node=0) for index in range(2))
+    assert chosen(choose(want(2), [host("a", gpus=far), host("b", gpus=near)])) == "b"
+
+
+def test_dedicated_host_serves_those_it_is_lent_to() -> None:
+    lent = host("a", free=1, dedicated_customer_id="cus-1")
+    assert chosen(choose(want(1, customer_id="cus-1"), [lent])) == "a"
+    refusal = refused(choose(want(1, customer_id="cus-2"), [lent]))
+    assert refusal.satisfiable
+    assert "lent to others" in refusal.detail
+    team = host("b", free=1, dedicated_workspace_id="wsp-1")
+    assert chosen(choose(want(1, workspace_id="wsp-1"), [lent, team])) == "b"
+
+
+def test_labels_and_datasets_that_no_host_has_are_refused_with_what_there_is() -> None:
+    hosts = [host("a", free=1, labels={"zone": "x"}, datasets=frozenset({"imagenet"}))]
+    assert chosen(choose(want(1, host_labels=(("zone", "x"),)), hosts)) == "a"
+    refusal = refused(choose(want(1, host_labels=(("zone", "y"),)), hosts))
+    assert "Labels here: zone=x" in refusal.detail
+    assert not refusal.satisfiable
+    assert chosen(choose(want(1, datasets=frozenset({"imagenet"})), hosts)) == "a"
+    assert "datasets" in refused(choose(want(1, datasets=frozenset({"coco"})), hosts)).detail
+
+
+def test_those_with_a_choice_leave_the_kind_that_others_are_bound_to() -> None:
+    hosts = [host("a", free=4, model="A100"), host("b", free=4, model="H100")]
+    fleet = Fleet(hosts)
+    for _ in range(40):
+        fleet.saw(want(1, gpu_models=("A100",)))
+    assert chosen(placement.choose(want(1), fleet)) == "b"
+
+
+def test_parts_are_placed_all_or_none() -> None:
+    hosts = [host("a", free=2), host("b", free=2), host("c", free=1)]
+    fleet = Fleet(hosts)
+    placed = placement.choose_many([want(2)] * 2, fleet, one_per_host=True)
+    assert isinstance(placed, tuple)
+    assert {one.host.id for one in placed} == {"a", "b"}
+    refusal = placement.choose_many([want(2)] * 3, fleet)
+    assert isinstance(refusal, Refusal)
+    assert "3 parts start together; 2 of them fit now" in refusal.detail
+    assert refusal.satisfiable
+    assert isinstance(placement.choose(want(2), fleet), Choice), "trying takes nothing"
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from([None, 10, 30, 47]), st.sampled_from([1, 2, 5])),
+        max_size=40,
+    )
+)
+def test_scores_kept_from_before_are_those_of_a_fleet_made_anew(
+    steps: list[tuple[int, int | None, float]],
+) -> None:
+    hosts = [host(f"h{number}", free=number) for number in range(5)]
+    fleet, held = Fleet(hosts), []
+    for gpus, share, cpus in steps:
+        request = want(1 if share else gpus, cpus=cpus, gpu_memory_bytes=share and share * GIB)
+        kept = placement.choose(request, fleet)
+        anew = placement.choose(request, Fleet([fleet.with_free(one.id) for one in hosts], mix=fleet.mix))
+        assert type(kept) is type(anew)
+        if isinstance(kept, Choice) and isinstance(anew, Choice):
+            assert (kept.host.id, kept.hold) == (anew.host.id, anew.hold)
+            fleet.take(kept.hold)
+            held.append(kept.hold)
+        elif held:
+            fleet.give(held.pop(0))
+        fleet.saw(request)
