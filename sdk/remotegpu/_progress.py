@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from remotegpu._tables import printable
@@ -15,6 +16,7 @@ from remotegpu._tables import printable
 if TYPE_CHECKING:
     from remotegpu.types.environments import Environment
     from remotegpu.types.hosts import Host
+    from remotegpu.types.queue import Wait
     from remotegpu.types.wire import Wire
 
 ShownT = TypeVar("ShownT", bound="Wire")
@@ -57,7 +59,7 @@ def _environment(environment: Environment) -> str:
     if environment.progress_percent is not None:
         how_far = f" {_bar(environment.progress_percent)} {environment.progress_percent} %"
     elif environment.queue_position is not None:
-        how_far = f" (number {environment.queue_position} in the queue)"
+        how_far = f" (number {environment.queue_position} in the queue{_likely(environment.wait)})"
     else:
         how_far = ""
     words = f" {environment.message}" if environment.message else ""
@@ -70,6 +72,31 @@ def _host(host: Host) -> str:
 
 
 _LINES: dict[str, Callable[[Any], str]] = {"Environment": _environment, "Host": _host}
+
+
+def _likely(wait: Wait | None) -> str:
+    if wait is None or wait.estimate is None:
+        return ""
+    return f", likely to start {clock_range(wait)}"
+
+
+def clock_range(wait: Wait) -> str:
+    """The estimate on this machine's clock: ``14:05 to 15:20``; empty when there is none."""
+    if wait.estimate is None:
+        return ""
+    first, last = wait.estimate.p50_at.astimezone(), wait.estimate.p90_at.astimezone()
+    now = datetime.now(UTC).astimezone()
+    clock = "%H:%M" if last.date() == now.date() else "%a %d %b %H:%M"
+    early, late = f"{first:{clock}}", f"{last:{clock}}"
+    return f"about {early}" if early == late else f"{early} to {late}"
+
+
+def wait_lines(wait: Wait) -> list[str]:
+    """Who is ahead, why there is no estimate, and what would start it now."""
+    lines = [printable(line) for line in wait.ahead]
+    if wait.estimate_note is not None:
+        lines.append(f"No estimate: {printable(wait.estimate_note)}")
+    return lines + [printable(offer.message) for offer in wait.counter_offers]
 
 
 def _bar(percent: int) -> str:

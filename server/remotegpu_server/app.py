@@ -27,6 +27,8 @@ from remotegpu_server.hosts import routes as hosts_routes
 from remotegpu_server.images import routes as images_routes
 from remotegpu_server.loops import Loop, LoopRunner
 from remotegpu_server.middleware import RequestEnvelope
+from remotegpu_server.queue import loop as queue_loop
+from remotegpu_server.queue import routes as queue_routes
 from remotegpu_server.quotas import routes as quotas_routes
 from remotegpu_server.settings import Settings
 from remotegpu_server.ssh_keys import loop as ssh_keys_loop
@@ -50,6 +52,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     quotas_routes.router,
     ssh_keys_routes.router,
     environments_routes.router,
+    queue_routes.router,
     agents_routes.router,
     events_routes.router,
 )
@@ -63,6 +66,7 @@ LOOPS: tuple[Loop, ...] = (
     stop_loop.IDLE,
     history.LOOP,
     ssh_keys_loop.LOOP,
+    queue_loop.OUTLOOK,
     hosts_loop.LIVENESS,
     hosts_loop.DRAINS,
     retention.LOOP,

@@ -83,6 +83,7 @@ class Action(StrEnum):
     SSH_KEY_READ = "ssh_key:read"
     SSH_KEY_WRITE = "ssh_key:write"
     PLACEMENT_EXPLAIN = "placement:explain:read"
+    QUEUE_ACCURACY = "queue:accuracy:read"
     WORKSPACE_LIST = "workspace:list:read"
     WORKSPACE_READ = "workspace:read"
     WORKSPACE_CREATE = "workspace:create"
@@ -169,6 +170,7 @@ _RULES: dict[Action, _Who] = {
     Action.SSH_KEY_READ: _Who.PERSON,
     Action.SSH_KEY_WRITE: _Who.PERSON,
     Action.PLACEMENT_EXPLAIN: _Who.PERSON,
+    Action.QUEUE_ACCURACY: _Who.ADMIN,
     Action.ENVIRONMENT_LIST: _Who.PERSON,
     Action.ENVIRONMENT_CREATE: _Who.PERSON,
     Action.WORKSPACE_LIST: _Who.PERSON,

@@ -29,6 +29,14 @@ INVARIANT_VIOLATIONS = Gauge(
     "Rows that break an invariant; always 0 on a healthy system.",
     ["invariant"],
 )
+ESTIMATE_ERROR_SECONDS = Histogram(
+    "remotegpu_start_estimate_error_seconds",
+    "Distance between the first estimate of a waiting start (its p50) and the real start.",
+    buckets=(5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400),
+)
+ESTIMATE_MEDIAN_ERROR_SECONDS = Gauge(
+    "remotegpu_start_estimate_median_error_seconds", "The same, median of the last 30 days."
+)
 LOGIN_FAILURES = Counter("remotegpu_login_failures_total", "Refused sign-ins.", ["why"])
 
 _SECRET_KEYS = frozenset(

@@ -13,6 +13,7 @@ import journey_events
 import journey_health
 import journey_hosts
 import journey_images
+import journey_queue
 import journey_quotas
 import journey_ssh_keys
 import journey_tokens
@@ -36,6 +37,7 @@ JOURNEYS = (
     journey_quotas.drive,
     journey_ssh_keys.drive,
     journey_environments.drive,
+    journey_queue.drive,
     journey_hosts.drive_last,
     journey_events.drive,
 )

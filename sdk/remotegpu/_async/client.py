@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from remotegpu._async.resources.images import AsyncImages
     from remotegpu._async.resources.me import AsyncMe
     from remotegpu._async.resources.placements import AsyncPlacements
+    from remotegpu._async.resources.queue import AsyncQueue
     from remotegpu._async.resources.quotas import AsyncQuotas
     from remotegpu._async.resources.ssh_keys import AsyncSshKeys
     from remotegpu._async.resources.tokens import AsyncTokens
@@ -162,6 +163,13 @@ class AsyncClient:
         from remotegpu._async.resources.images import AsyncImages
 
         return AsyncImages(self._transport)
+
+    @cached_property
+    def queue(self) -> AsyncQueue:
+        """The queue as a whole."""
+        from remotegpu._async.resources.queue import AsyncQueue
+
+        return AsyncQueue(self._transport)
 
     @cached_property
     def quotas(self) -> AsyncQuotas:

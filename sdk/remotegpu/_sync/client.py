@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from remotegpu._sync.resources.images import SyncImages
     from remotegpu._sync.resources.me import SyncMe
     from remotegpu._sync.resources.placements import SyncPlacements
+    from remotegpu._sync.resources.queue import SyncQueue
     from remotegpu._sync.resources.quotas import SyncQuotas
     from remotegpu._sync.resources.ssh_keys import SyncSshKeys
     from remotegpu._sync.resources.tokens import SyncTokens
@@ -163,6 +164,13 @@ class Client:
         from remotegpu._sync.resources.images import SyncImages
 
         return SyncImages(self._transport)
+
+    @cached_property
+    def queue(self) -> SyncQueue:
+        """The queue as a whole."""
+        from remotegpu._sync.resources.queue import SyncQueue
+
+        return SyncQueue(self._transport)
 
     @cached_property
     def quotas(self) -> SyncQuotas:

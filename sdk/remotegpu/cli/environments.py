@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import remotegpu
+from remotegpu import _progress
 from remotegpu.cli import output
 from remotegpu.cli.connection import connect, find_environment
 from remotegpu.types.environments import Environment
@@ -23,6 +24,22 @@ def list_(arguments: argparse.Namespace) -> None:
         output.show_list(arguments, "Environment", found)
 
 
+def queue(arguments: argparse.Namespace) -> None:
+    """What waits, the next one first."""
+    with connect(arguments) as client:
+        found = list(client.environments.list(owner=arguments.owner, status="pending"))
+    found.sort(key=lambda one: one.queue_position or sys.maxsize)
+    if arguments.json:
+        output.show_list(arguments, "Environment", found)
+        return
+    for environment in found:
+        print(_progress.describe(environment))
+        if environment.wait is not None:
+            print(*(f"    {line}" for line in _progress.wait_lines(environment.wait)), sep="\n")
+    if not found:
+        print("Nothing waits.")
+
+
 def create(arguments: argparse.Namespace) -> None:
     """Make one, and wait until it runs."""
     with connect(arguments) as client:
@@ -31,6 +48,10 @@ def create(arguments: argparse.Namespace) -> None:
             image=arguments.image,
             **_sizes(arguments),
             env=dict(arguments.env) or None,
+            priority=arguments.priority,
+            preemptible=arguments.preemptible,
+            min_run_s=arguments.min_run,
+            start_at=arguments.start_at,
             queue=not arguments.no_queue,
         )
         _wait_and_show(client, arguments, environment)
@@ -45,6 +66,10 @@ def start(arguments: argparse.Namespace) -> None:
             image=arguments.image,
             **_sizes(arguments),
             env=dict(arguments.env) or None,
+            priority=arguments.priority,
+            preemptible=arguments.preemptible,
+            min_run_s=arguments.min_run,
+            start_at=arguments.start_at,
             queue=not arguments.no_queue,
         )
         _wait_and_show(client, arguments, environment)

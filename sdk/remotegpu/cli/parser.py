@@ -6,6 +6,7 @@ import argparse
 import re
 import shlex
 from collections.abc import Callable
+from datetime import datetime
 from importlib import import_module
 
 from remotegpu import __version__
@@ -93,11 +94,13 @@ def _environments(commands: Commands[argparse.ArgumentParser]) -> None:
     create.add_argument("name")
     create.add_argument("--image", required=True, help="a name from `remotegpu image list`")
     _size_options(create)
+    _queue_options(create)
     _start_options(create)
 
     start = _with_environment(_add(env, "start", "environments.start", "start a stopped environment"))
     start.add_argument("--image", help="left out: as last time, like all the sizes")
     _size_options(start)
+    _queue_options(start)
     _start_options(start)
 
     stop = _with_environment(
@@ -125,6 +128,9 @@ def _environments(commands: Commands[argparse.ArgumentParser]) -> None:
     extend.add_argument("--hours", type=float, default=1.0, metavar="N", help="default: %(default)s")
     _with_environment(_add(env, "access", "environments.access", "how to reach it: notebook, SSH, ports"))
     _with_environment(_add(env, "open", "environments.open_", "print the URL of its notebook"))
+
+    queue = _add(commands, "queue", "environments.queue", "what waits: position, reason, estimated start")
+    queue.add_argument("--owner", help="user name (admins and owners)")
 
 
 def _with_environment(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -157,6 +163,15 @@ def _size_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--env", type=_pair, action="append", default=[], metavar="KEY=VALUE", help="repeatable"
     )
+
+
+def _queue_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--priority", type=int, metavar="N", help="1 is served first; usual: 5")
+    parser.add_argument(
+        "--preemptible", action="store_true", default=None, help="may be stopped for something urgent"
+    )
+    parser.add_argument("--min-run", type=float, metavar="S", help="but not in its first S seconds")
+    parser.add_argument("--start-at", type=_time, metavar="TIME", help="such as 2026-12-01T08:00")
 
 
 def _start_options(parser: argparse.ArgumentParser) -> None:
@@ -256,6 +271,14 @@ def _bytes(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"not a size like 16G: {text!r}")
     return int(float(match[1]) * _SIZES[match[2]])
+
+
+def _time(text: str) -> datetime:
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a time like 2026-12-01T08:00: {text!r}") from None
+    return given if given.tzinfo else given.astimezone()
 
 
 def _pair(text: str) -> tuple[str, str]:

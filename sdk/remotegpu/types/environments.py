@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field, StringConstraints
 
 from remotegpu.types.hosts import GpuMetrics
+from remotegpu.types.queue import Wait
 from remotegpu.types.quotas import QuotaLine
 from remotegpu.types.wire import Bytes, Name, Table, Text, UtcTime, Wire, WireEnum
 
@@ -35,6 +36,9 @@ Labels = Annotated[
 ]
 
 GIB = 2**30
+
+Priority = Annotated[int, Field(ge=1, le=9)]
+MinRunS = Annotated[float, Field(ge=0, le=30 * 86400)]
 
 
 class EnvironmentStatus(WireEnum):
@@ -66,6 +70,14 @@ class Reason(WireEnum):
     NO_READY_HOST = "no_ready_host"
     NO_MATCHING_HOST = "no_matching_host"
     """No host has the labels or the datasets."""
+    START_LATER = "start_later"
+    """Waits for the start time that was asked for."""
+    HUB_START = "hub_start"
+    """Its turn has come, and the hub is asked to start its server."""
+    HUB_GAVE_UP = "hub_gave_up"
+    """The hub did not start the server whose place was kept."""
+    PREEMPTED = "preempted"
+    """Stopped for a request with a better priority, and back in the queue."""
     QUOTA = "quota"
     """Waits until an own environment gives something back."""
     PLACED = "placed"
@@ -152,6 +164,14 @@ class EnvironmentSpec(Wire):
     """Stop it so long after it became ready. Left out: the platform's default; never above its ceiling."""
     idle: IdlePolicy | None = None
     """Left out: the platform's default."""
+    priority: Priority = 5
+    """1 is served first. Who may ask for less than 5 is a platform setting."""
+    preemptible: bool = False
+    """It may be stopped, with notice, for a request with a better priority; it then waits again."""
+    min_run_s: MinRunS = 0.0
+    """Seconds it runs at least before that."""
+    start_at: UtcTime | None = None
+    """Take a place in the queue then."""
 
 
 class EnvironmentCreate(EnvironmentSpec):
@@ -190,6 +210,11 @@ class EnvironmentStart(Wire):
     """For this start; left out: none."""
     max_lifetime_s: LifetimeS | None = None
     idle: IdlePolicy | None = None
+    priority: Priority | None = None
+    preemptible: bool | None = None
+    min_run_s: MinRunS | None = None
+    start_at: UtcTime | None = None
+    """For this start; left out: now."""
     queue: bool = True
     secret_env: EnvVars = {}
 
@@ -241,7 +266,15 @@ class Environment(Wire):
     progress_percent: int | None
     """While an image is pulled."""
     queue_position: int | None
-    """1 is next; ``null`` unless pending."""
+    """1 is next; ``null`` unless it waits for its turn."""
+    wait: Wait | None
+    """While it waits: why, how long, and what would start it now."""
+    priority: int
+    preemptible: bool
+    min_run_s: float
+    start_at: UtcTime | None
+    preempt_at: UtcTime | None
+    """It will be stopped then for a request with a better priority, and waits in the queue again."""
     generation: int
     """Grows with every start; a late report of an older start changes nothing."""
     image: str
@@ -405,6 +438,8 @@ class PlacementExplanation(Wire):
     reason: Reason | None
     """Why it would wait."""
     queue_position: int | None
+    wait: Wait | None
+    """How it would wait."""
     host_name: str | None
     """Where it would start."""
     home_note: str | None

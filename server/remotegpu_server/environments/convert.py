@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from remotegpu.types.environments import AllocatedGpu, Environment, EnvironmentStatus, IdlePolicy, Reason
+from remotegpu.types.queue import Wait
 from remotegpu_server.environments.queries import Bundle, HeldGpu
 
 
@@ -22,6 +23,12 @@ def to_wire(bundle: Bundle) -> Environment:
         message=row.message,
         progress_percent=row.progress_percent,
         queue_position=bundle.queue_position,
+        wait=_wait(bundle),
+        priority=row.priority,
+        preemptible=row.preemptible,
+        min_run_s=row.min_run_s,
+        start_at=row.start_at,
+        preempt_at=row.preempt_at,
         generation=row.generation,
         image=bundle.image.name,
         image_reference=bundle.image.reference,
@@ -51,6 +58,21 @@ def to_wire(bundle: Bundle) -> Environment:
         idle_since=row.idle_since,
         stops_at=min((at for at in (row.deadline_at, row.idle_stop_at) if at is not None), default=None),
     )
+
+
+def _wait(bundle: Bundle) -> Wait | None:
+    """What the queue said last, with the position and the words of now."""
+    row = bundle.environment
+    if row.status != "pending":
+        return None
+    told = {
+        "ahead": [],
+        "estimate": None,
+        "estimate_note": "Worked out every few seconds; ask again.",
+        "counter_offers": [],
+        "place_kept": False,
+    } | (row.outlook or {})
+    return Wait.model_validate(told | {"rule": row.message, "position": bundle.queue_position})
 
 
 def _gpu(held: HeldGpu) -> AllocatedGpu:

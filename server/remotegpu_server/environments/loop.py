@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+from functools import cached_property
 
 import structlog
 from sqlalchemy import func, select
@@ -10,7 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import QuotaExceeded, StateConflict
 from remotegpu.types.environments import EnvironmentStatus, Reason
+from remotegpu_server import placement
 from remotegpu_server.authz import SYSTEM
+from remotegpu_server.capacity import service as capacity
 from remotegpu_server.db import tables
 from remotegpu_server.environments import lifecycle, queries
 from remotegpu_server.environments.service import observe, placing, stop
@@ -18,24 +22,83 @@ from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.loops import Loop, Work
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import ENVIRONMENT_START_SILENCE_S
+from remotegpu_server.queue import snapshot as snapshots
+from remotegpu_server.queue import waits
 
 _log = structlog.get_logger(__name__)
 
 
 async def place_pending(work: Work) -> None:
-    """First in, first out; one short transaction per request: a bad one holds nobody up."""
-    launch = Launch(vault=work.vault, workload_url=work.settings.workload_url)
+    """One pass: everybody in order, on one look at the fleet; a transaction for each that moves.
+
+    What a request was refused for holds for equal requests behind it, so a long queue of few kinds is cheap.
+    """
     async with work.session() as db:
-        ids = (await db.scalars(queries.pending_ids())).all()
-    for environment_id in ids:
+        snapshot = await snapshots.take(db)
+    turn = _Pass(work, snapshot)
+    for place, one in enumerate(snapshot.waiting):
+        await turn.decide(one, snapshot.waiting[:place])
+    if turn.messages:
+        async with work.session() as db:
+            await waits.store_messages(db, messages=turn.messages)
+
+
+class _Pass:
+    """What a pass has learned so far."""
+
+    def __init__(self, work: Work, snapshot: snapshots.Snapshot) -> None:
+        self._work = work
+        self._launch = Launch(vault=work.vault, workload_url=work.settings.workload_url)
+        self._snapshot = snapshot
+        self._fleet = snapshot.fleet
+        self._refused: dict[placement.Request, placement.Refusal] = {}
+        self.messages: dict[str, str] = {}
+        """New words for the same reason: no news for the event stream."""
+
+    @cached_property
+    def _certain_s(self) -> dict[str, float]:
+        return snapshots.certain_starts_s(self._snapshot)
+
+    async def decide(self, one: snapshots.Waiting, before: Sequence[snapshots.Waiting]) -> None:
+        """Start it, or renew the reason why it waits."""
+        refusal = self._refused.get(one.request) if one.active and one.runs_for_s is None else None
+        if refusal is None:
+            ahead = snapshots.blockers(one, before, {} if one.runs_for_s is None else self._certain_s)
+            found = placement.choose(one.request, self._fleet, ahead=ahead)
+            if not one.active or isinstance(found, placement.Choice):
+                await self._act(one, ahead)
+                return
+            refusal = found
+            if one.runs_for_s is None:
+                self._refused[one.request] = refusal
+        await self._waits(one, refusal)
+
+    async def _act(self, one: snapshots.Waiting, ahead: Sequence[placement.Request]) -> None:
         try:
-            async with work.session() as db:
-                await place_one(db, environment_id=environment_id, launch=launch)
+            async with self._work.session() as db:
+                await place_one(db, environment_id=one.environment.id, ahead=ahead, launch=self._launch)
+                self._fleet = await capacity.fleet(db)
         except StateConflict:
-            _log.info("queue_item_moved", environment=environment_id)
+            _log.info("queue_item_moved", environment=one.environment.id)
+
+    async def _waits(self, one: snapshots.Waiting, refusal: placement.Refusal) -> None:
+        row = one.environment
+        if row.reason == refusal.reason:
+            if row.message != refusal.detail:
+                self.messages[row.id] = refusal.detail
+            return
+        try:
+            async with self._work.session() as db:
+                environment = await queries.lock(db, environment_id=row.id)
+                if environment is not None and environment.status == "pending":
+                    await _still_waits(db, environment, refusal.reason, refusal.detail)
+        except StateConflict:
+            _log.info("queue_item_moved", environment=row.id)
 
 
-async def place_one(db: AsyncSession, *, environment_id: str, launch: Launch) -> None:
+async def place_one(
+    db: AsyncSession, *, environment_id: str, ahead: Sequence[placement.Request], launch: Launch
+) -> None:
     """Start one pending environment, or renew the reason why it waits. A suspended account starts nothing."""
     row, user, customer = tables.Environment, tables.User, tables.Customer
     found = (
@@ -54,17 +117,20 @@ async def place_one(db: AsyncSession, *, environment_id: str, launch: Launch) ->
     if not active:
         await stop.withdraw_waiting(db, environment_id=environment.id, actor=SYSTEM)
         return
-    ahead = await placing.waiting_ahead(db, of=environment)
     try:
         refusal = await placing.place(
             db, environment=environment, image=image, ahead=ahead, launch=launch, actor=SYSTEM
         )
     except QuotaExceeded as refused:
-        reason, message = Reason.QUOTA, str(refused)
-    else:
-        if refusal is None:
-            return
-        reason, message = refusal.reason, refusal.detail
+        await _still_waits(db, environment, Reason.QUOTA, str(refused))
+        return
+    if refusal is not None:
+        await _still_waits(db, environment, refusal.reason, refusal.detail)
+
+
+async def _still_waits(
+    db: AsyncSession, environment: tables.Environment, reason: Reason, message: str
+) -> None:
     if (environment.reason, environment.message) != (reason, message):
         await lifecycle.move(
             db,

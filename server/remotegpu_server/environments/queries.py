@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu_server.db import tables
+from remotegpu_server.queue import order
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ async def bundles(db: AsyncSession, *, ids: Sequence[str]) -> list[Bundle]:
     gpus = await held_gpus(db, environment_ids=ids)
     found = {row[0].id: row for row in rows}
     waiting = any(row[0].status == "pending" for row in found.values())
-    positions = await queue_positions(db) if waiting else {}
+    positions = await order.positions(db) if waiting else {}
     return [
         Bundle(*found[one], gpus=tuple(gpus.get(one, ())), queue_position=positions.get(one))
         for one in ids
@@ -69,18 +70,6 @@ async def held_gpus(db: AsyncSession, *, environment_ids: Sequence[str]) -> dict
     for allocation, gpu in rows:
         result.setdefault(allocation.environment_id, []).append(HeldGpu(allocation, gpu))
     return result
-
-
-async def queue_positions(db: AsyncSession) -> dict[str, int]:
-    """The place in the queue of every pending environment; 1 is next."""
-    waiting = (await db.scalars(pending_ids())).all()
-    return {environment_id: place for place, environment_id in enumerate(waiting, start=1)}
-
-
-def pending_ids() -> Select[str]:
-    """Ids of pending environments, first in first out."""
-    wanted = tables.Environment
-    return select(wanted.id).where(wanted.status == "pending").order_by(wanted.queued_at, wanted.id)
 
 
 async def live_placement(db: AsyncSession, *, environment_id: str) -> tables.Placement | None:
@@ -134,9 +123,3 @@ async def lock_host(db: AsyncSession, *, host_id: str) -> tables.Host | None:
         found.with_for_update(key_share=True).execution_options(populate_existing=True)
     )
     return result
-
-
-async def count_pending(db: AsyncSession) -> int:
-    """How many environments wait."""
-    wanted = tables.Environment
-    return await db.scalar(select(func.count()).select_from(wanted).where(wanted.status == "pending")) or 0

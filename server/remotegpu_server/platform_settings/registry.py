@@ -126,3 +126,43 @@ ENVIRONMENT_HISTORY_AFTER_S = _declare(
         "a deleted environment is not found any more then. Usage statistics count both.",
     )
 )
+QUEUE_HALF_LIFE_S = _declare(
+    Setting(
+        key="queue.half_life_s",
+        default=7 * 86400.0,
+        minimum=3600.0,
+        maximum=366 * 86400.0,
+        doc="GPU-hours that lie so far back count half in the order of the queue.",
+        public=True,
+    )
+)
+QUEUE_BEST_PRIORITY_MEMBER = _declare(
+    Setting(
+        key="queue.best_priority_member",
+        default=5,
+        minimum=1,
+        maximum=9,
+        doc="The best priority (1 is served first) that a member may ask for.",
+        public=True,
+    )
+)
+QUEUE_BEST_PRIORITY_OWNER = _declare(
+    Setting(
+        key="queue.best_priority_owner",
+        default=4,
+        minimum=1,
+        maximum=9,
+        doc="The best priority that an owner of a customer may ask for; admins may ask for any.",
+        public=True,
+    )
+)
+QUEUE_PREEMPTION_NOTICE_S = _declare(
+    Setting(
+        key="queue.preemption_notice_s",
+        default=300.0,
+        minimum=0.0,
+        maximum=86400.0,
+        doc="Time between the announcement that a preemptible environment is stopped and its stop.",
+        public=True,
+    )
+)

@@ -180,6 +180,7 @@ ROUTES: dict[str, Row] = {
     ),
     # Environments
     "POST /v1/placements:explain": Row(PERSON),
+    "GET /v1/queue/accuracy": Row(ADMIN),
     "GET /v1/environments": Row(PERSON),
     "POST /v1/environments": Row(PERSON),
     "GET /v1/environments/{environment_id}": Row(ROW_READ_OR_WORKLOAD),

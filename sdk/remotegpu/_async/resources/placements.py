@@ -26,6 +26,8 @@ class AsyncPlacements(AsyncResource):
         cpus: float | None = None,
         memory_bytes: int | None = None,
         env: Mapping[str, str] | None = None,
+        workspace: str | None = None,
+        priority: int | None = None,
     ) -> PlacementExplanation:
         """Whether such an environment would start now, wait (and why) or be refused. Reserves nothing."""
         body = given(
@@ -40,6 +42,8 @@ class AsyncPlacements(AsyncResource):
             cpus=cpus,
             memory_bytes=memory_bytes,
             env=None if env is None else dict(env),
+            workspace=workspace,
+            priority=priority,
         )
         response = await self._transport.send("POST", "/v1/placements:explain", body=body, repeatable=True)
         return decode(PlacementExplanation, response)

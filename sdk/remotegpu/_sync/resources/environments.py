@@ -64,6 +64,10 @@ class SyncEnvironments(SyncResource):
         stop_at: datetime | None = None,
         max_lifetime_s: float | None = None,
         idle: IdlePolicy | None = None,
+        priority: int | None = None,
+        preemptible: bool | None = None,
+        min_run_s: float | None = None,
+        start_at: datetime | None = None,
         queue: bool | None = None,
         idempotency_key: str | None = None,
     ) -> Environment:
@@ -89,6 +93,10 @@ class SyncEnvironments(SyncResource):
             stop_at=None if stop_at is None else stop_at.isoformat(),
             max_lifetime_s=max_lifetime_s,
             idle=None if idle is None else idle.model_dump(),
+            priority=priority,
+            preemptible=preemptible,
+            min_run_s=min_run_s,
+            start_at=None if start_at is None else start_at.isoformat(),
             queue=queue,
         )
         return self._transport.create(
@@ -118,6 +126,10 @@ class SyncEnvironments(SyncResource):
         stop_at: datetime | None = None,
         max_lifetime_s: float | None = None,
         idle: IdlePolicy | None = None,
+        priority: int | None = None,
+        preemptible: bool | None = None,
+        min_run_s: float | None = None,
+        start_at: datetime | None = None,
         queue: bool | None = None,
     ) -> Environment:
         """Start a stopped or failed environment; what is left out keeps its last value. Empty lists
@@ -139,6 +151,10 @@ class SyncEnvironments(SyncResource):
             stop_at=None if stop_at is None else stop_at.isoformat(),
             max_lifetime_s=max_lifetime_s,
             idle=None if idle is None else idle.model_dump(),
+            priority=priority,
+            preemptible=preemptible,
+            min_run_s=min_run_s,
+            start_at=None if start_at is None else start_at.isoformat(),
             queue=queue,
         )
         path = f"/v1/environments/{segment(environment_id)}:start"

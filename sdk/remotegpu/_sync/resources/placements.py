@@ -27,6 +27,8 @@ class SyncPlacements(SyncResource):
         cpus: float | None = None,
         memory_bytes: int | None = None,
         env: Mapping[str, str] | None = None,
+        workspace: str | None = None,
+        priority: int | None = None,
     ) -> PlacementExplanation:
         """Whether such an environment would start now, wait (and why) or be refused. Reserves nothing."""
         body = given(
@@ -41,6 +43,8 @@ class SyncPlacements(SyncResource):
             cpus=cpus,
             memory_bytes=memory_bytes,
             env=None if env is None else dict(env),
+            workspace=workspace,
+            priority=priority,
         )
         response = self._transport.send("POST", "/v1/placements:explain", body=body, repeatable=True)
         return decode(PlacementExplanation, response)

@@ -35,6 +35,7 @@ from remotegpu_server.db.tables.operations import (
     Notification,
     PlatformSetting,
 )
+from remotegpu_server.db.tables.queue import HubStart, Reservation, StartEstimate
 from remotegpu_server.db.tables.quotas import Quota
 from remotegpu_server.db.tables.ssh_keys import SshKey
 
@@ -52,6 +53,7 @@ __all__ = [
     "GpuCheck",
     "Host",
     "HostSample",
+    "HubStart",
     "IdempotencyKey",
     "Image",
     "Leadership",
@@ -63,7 +65,9 @@ __all__ = [
     "Placement",
     "PlatformSetting",
     "Quota",
+    "Reservation",
     "SshKey",
+    "StartEstimate",
     "Token",
     "User",
     "Volume",

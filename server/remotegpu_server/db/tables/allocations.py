@@ -84,6 +84,7 @@ class Allocation(Base):
         Index("ix_allocations_live_user", "user_id", postgresql_where=text("released_at IS NULL")),
         Index("ix_allocations_live_customer", "customer_id", postgresql_where=text("released_at IS NULL")),
         Index("ix_allocations_live_workspace", "workspace_id", postgresql_where=text("released_at IS NULL")),
+        Index("ix_allocations_customer_released", "customer_id", "released_at"),
         CheckConstraint("(released_at IS NULL) = (release_proof IS NULL)", name="released_with_proof"),
         one_of("release_proof", "absent", "reboot", "admin"),
     )

@@ -63,6 +63,7 @@ class Environment(Base):
             "(idle_stop_at IS NOT NULL) <= (idle_stage IS NOT DISTINCT FROM 'warned')",
             name="idle_warned_first",
         ),
+        CheckConstraint("priority BETWEEN 1 AND 9", name="priority_known"),
         Index(
             "uq_environments_owner_name",
             "owner_id",
@@ -75,6 +76,11 @@ class Environment(Base):
             "ix_environments_deadline",
             "deadline_at",
             postgresql_where=text("deadline_at IS NOT NULL AND desired = 'running'"),
+        ),
+        Index(
+            "ix_environments_reservation",
+            "reservation_id",
+            postgresql_where=text("reservation_id IS NOT NULL"),
         ),
         Index("ix_environments_customer", "customer_id"),
         Index("ix_environments_workspace", "workspace_id"),
@@ -130,6 +136,18 @@ class Environment(Base):
     idle_since: Mapped[datetime | None]
     idle_stage: Mapped[str | None]
     idle_stop_at: Mapped[datetime | None]
+    priority: Mapped[int] = mapped_column(Integer, server_default="5")
+    """1 is served first."""
+    preemptible: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    min_run_s: Mapped[float] = mapped_column(server_default="0")
+    """It is not preempted before it has run so long."""
+    start_at: Mapped[datetime | None]
+    """It waits until then, without a place in the queue."""
+    reservation_id: Mapped[str | None] = mapped_column(ForeignKey("reservations.id", ondelete="RESTRICT"))
+    preempt_at: Mapped[datetime | None]
+    """When it will be stopped for a request with a better priority; announced to its owner."""
+    outlook: Mapped[dict[str, Any] | None]
+    """What the last pass over the queue could say about a waiting start: the wire type ``Wait``."""
 
 
 class Volume(Base):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, insert
+from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -29,6 +30,7 @@ from remotegpu.types.environments import (
     PlacementOutcome,
     Reason,
 )
+from remotegpu.types.queue import Wait
 from remotegpu_server import authz, placement
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.capacity import service as capacity
@@ -41,6 +43,8 @@ from remotegpu_server.events import service as events
 from remotegpu_server.images import service as images
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import ENVIRONMENT_MAX_LIFETIME_S
+from remotegpu_server.queue import priorities, waits
+from remotegpu_server.queue import snapshot as snapshots
 from remotegpu_server.quotas import service as quotas
 from remotegpu_server.workspaces import service as workspaces
 
@@ -93,8 +97,8 @@ async def _insert(
                     name=body.name,
                     display_name=body.display_name,
                     image_id=image.id,
-                    **_sizes(body),
                     env=body.env,
+                    **await _asked(db, actor=actor, body=body),
                     secret_env=placing.seal_env(launch.vault, body.secret_env),
                     hub_managed=actor.is_service,
                     **times,
@@ -114,6 +118,27 @@ async def _insert(
         raise
     assert environment is not None
     return environment
+
+
+async def _asked(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> dict[str, Any]:
+    """The columns of what a request asks for, and of its place in the queue."""
+    await priorities.require(db, actor=actor, priority=body.priority)
+    return {
+        "gpus": body.gpus,
+        "gpu_models": body.gpu_models,
+        "gpu_memory_bytes": body.gpu_memory_bytes,
+        "min_gpu_memory_bytes": body.min_gpu_memory_bytes or None,
+        "max_gpu_memory_bytes": body.max_gpu_memory_bytes or None,
+        "mig_profile": body.mig_profile,
+        "host_labels": body.host_labels,
+        "cpus": body.cpus,
+        "memory_bytes": body.memory_bytes,
+        "priority": body.priority,
+        "preemptible": body.preemptible,
+        "min_run_s": body.min_run_s,
+        "start_at": body.start_at,
+        "queued_at": func.greatest(func.now(), body.start_at),
+    }
 
 
 async def start_environment(
@@ -176,7 +201,12 @@ async def _again(
         "memory_bytes": body.memory_bytes,
         "host_labels": body.host_labels,
         "env": body.env,
+        "priority": body.priority,
+        "preemptible": body.preemptible,
+        "min_run_s": body.min_run_s,
     }
+    if body.priority is not None:
+        await priorities.require(db, actor=actor, priority=body.priority)
     changes = {column: value for column, value in changes.items() if value is not None}
     for column in ("gpu_memory_bytes", "min_gpu_memory_bytes", "max_gpu_memory_bytes", "mig_profile"):
         value = getattr(body, column)
@@ -201,7 +231,10 @@ async def _again(
         desired="running",
         observed="absent",
         generation=environment.generation + 1,
-        queued_at=func.now(),
+        queued_at=func.greatest(func.now(), body.start_at),
+        start_at=body.start_at,
+        preempt_at=None,
+        outlook=None,
         started_at=None,
         stopped_at=None,
         exit_code=None,
@@ -237,33 +270,63 @@ async def _begin(
     actor: Actor,
 ) -> None:
     """Place the pending environment, or let it wait, or refuse the request."""
-    ahead = await placing.waiting_ahead(db, of=environment)
-    refusal = await placing.place(
-        db, environment=environment, image=image, ahead=ahead, launch=launch, actor=actor
-    )
-    if refusal is not None and not refusal.satisfiable:
-        raise Unsatisfiable(refusal.detail, hint=refusal.hint, data=refusal.data)
-    if refusal is not None and not queue:
-        raise NoCapacity(
-            refusal.detail,
-            hint=refusal.hint or "Ask for less, or queue the request.",
-            data=refusal.data | {"reason": str(refusal.reason), "ahead": len(ahead)},
+    if later := await _later(db, environment=environment):
+        reason, message = Reason.START_LATER, later
+    else:
+        ahead = await snapshots.ahead_of(db, environment_id=environment.id)
+        refusal = await placing.place(
+            db, environment=environment, image=image, ahead=ahead, launch=launch, actor=actor
         )
-    if environment.generation == 1:
-        await _record_created(db, environment=environment, actor=actor)
-    if refusal is None:
-        return
+        if refusal is None:
+            await _record_created(db, environment=environment, actor=actor)
+            return
+        if not refusal.satisfiable:
+            raise Unsatisfiable(refusal.detail, hint=refusal.hint, data=refusal.data)
+        if not queue:
+            raise await _no_capacity(db, environment=environment, refusal=refusal)
+        reason, message = refusal.reason, refusal.detail
+    await _record_created(db, environment=environment, actor=actor)
     await lifecycle.move(
         db,
         environment=environment,
         to=EnvironmentStatus.PENDING,
-        reason=refusal.reason,
-        message=refusal.detail,
+        reason=reason,
+        message=message,
         actor=actor,
+    )
+    await waits.refresh(db, only=frozenset({environment.id}))
+
+
+async def _later(db: AsyncSession, *, environment: tables.Environment) -> str | None:
+    """The words of a request that waits for its own start time."""
+    if environment.start_at is None:
+        return None
+    row = tables.Environment
+    future = await db.scalar(select(row.start_at > func.now()).where(row.id == environment.id))
+    return f"Takes its place in the queue at {environment.start_at:%Y-%m-%d %H:%M} UTC." if future else None
+
+
+async def _no_capacity(
+    db: AsyncSession, *, environment: tables.Environment, refusal: placement.Refusal
+) -> NoCapacity:
+    """The refusal of somebody who does not wait, with what waiting would be like."""
+    await waits.store_reason(
+        db, environment_id=environment.id, reason=str(refusal.reason), message=refusal.detail
+    )
+    answers = await waits.refresh(db, only=frozenset({environment.id}))
+    wait = answers.get(environment.id)
+    offers = [offer.message for offer in wait.counter_offers] if wait else []
+    return NoCapacity(
+        refusal.detail,
+        hint=refusal.hint or " ".join([*offers, "Or queue the request."]),
+        data=refusal.data
+        | {"reason": str(refusal.reason), "wait": wait.model_dump(mode="json") if wait else None},
     )
 
 
 async def _record_created(db: AsyncSession, *, environment: tables.Environment, actor: Actor) -> None:
+    if environment.generation > 1:
+        return
     await events.record(
         db,
         kind="environment.created",
@@ -288,21 +351,35 @@ async def explain(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> P
     lines = await quotas.lines(db, subjects=subjects)
     image = await images.allowed(db, image=body.image)
     workspace = await workspaces.to_use(db, actor=actor, workspace=body.workspace)
-    draft = tables.Environment(
-        owner_id=actor.user_id,
-        customer_id=workspace.customer_id,
-        workspace_id=workspace.id,
-        **_sizes(body),
-    )
+    async with db.begin_nested() as trial:
+        explained = await _explained(
+            db, actor=actor, body=body, image=image, workspace=workspace, subjects=subjects
+        )
+        await trial.rollback()
+    return explained.model_copy(update={"quota": lines})
+
+
+async def _explained(
+    db: AsyncSession,
+    *,
+    actor: Actor,
+    body: EnvironmentSpec,
+    image: tables.Image,
+    workspace: tables.Workspace,
+    subjects: Sequence[quotas.Subject],
+) -> PlacementExplanation:
+    """The answer by a real request in the real queue, which the caller takes back."""
+    draft = await _draft(db, actor=actor, body=body, image=image, workspace=workspace)
     known: dict[str, Any] = {
         "error": None,
         "reason": None,
         "queue_position": None,
         "host_name": None,
         "home_note": None,
-        "quota": lines,
+        "wait": None,
+        "quota": [],
     }
-    ahead = await placing.waiting_ahead(db, of=None)
+    ahead = await snapshots.ahead_of(db, environment_id=draft.id)
     request = await placing.request_for(db, environment=draft, image=image)
     fleet = await capacity.fleet(db)
     found = placement.choose(request, fleet, ahead=ahead)
@@ -311,12 +388,13 @@ async def explain(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> P
         return PlacementExplanation(outcome=PlacementOutcome.REFUSED, message=_sentence(found), **known)
     wanted = placing.adding(draft, gpu_fraction=fleet.least_fraction(request))
     try:
-        await quotas.check(db, subjects=subjects, adding=wanted, lock=False)
+        await quotas.check(db, subjects=subjects, adding=wanted, environment_id=draft.id, lock=False)
     except QuotaExceeded as refused:
         known |= {"error": refused.error}
         return PlacementExplanation(outcome=PlacementOutcome.REFUSED, message=str(refused), **known)
     if isinstance(found, placement.Refusal):
-        known |= {"reason": found.reason, "queue_position": await queries.count_pending(db) + 1}
+        wait = await _would_wait(db, draft=draft, refusal=found)
+        known |= {"reason": found.reason, "wait": wait, "queue_position": wait.position if wait else None}
         return PlacementExplanation(outcome=PlacementOutcome.WAITS, message=_sentence(found), **known)
     known |= {"host_name": found.host.name, "home_note": found.home_note}
     return PlacementExplanation(
@@ -324,19 +402,41 @@ async def explain(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> P
     )
 
 
-def _sizes(body: EnvironmentSpec) -> dict[str, Any]:
-    """What the environment takes, as columns."""
-    return {
-        "gpus": body.gpus,
-        "gpu_models": body.gpu_models,
-        "gpu_memory_bytes": body.gpu_memory_bytes,
-        "min_gpu_memory_bytes": body.min_gpu_memory_bytes or None,
-        "max_gpu_memory_bytes": body.max_gpu_memory_bytes or None,
-        "mig_profile": body.mig_profile,
-        "host_labels": body.host_labels,
-        "cpus": body.cpus,
-        "memory_bytes": body.memory_bytes,
-    }
+async def _draft(
+    db: AsyncSession,
+    *,
+    actor: Actor,
+    body: EnvironmentSpec,
+    image: tables.Image,
+    workspace: tables.Workspace,
+) -> tables.Environment:
+    drafted: tables.Environment | None = await db.scalar(
+        insert(tables.Environment)
+        .values(
+            id=(draft_id := tables.new_id("env")),
+            owner_id=actor.user_id,
+            customer_id=workspace.customer_id,
+            workspace_id=workspace.id,
+            name=draft_id,
+            display_name="",
+            image_id=image.id,
+            desired="running",
+            status=str(EnvironmentStatus.PENDING),
+            reason=str(Reason.REQUESTED),
+            message="",
+            **await _asked(db, actor=actor, body=body),
+        )
+        .returning(tables.Environment)
+    )
+    assert drafted is not None
+    return drafted
+
+
+async def _would_wait(
+    db: AsyncSession, *, draft: tables.Environment, refusal: placement.Refusal
+) -> Wait | None:
+    await waits.store_reason(db, environment_id=draft.id, reason=str(refusal.reason), message=refusal.detail)
+    return (await waits.refresh(db, only=frozenset({draft.id}))).get(draft.id)
 
 
 def _check_parts(*, gpus: int, share: int | None, profile: str | None) -> None:

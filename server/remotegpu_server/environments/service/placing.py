@@ -53,12 +53,13 @@ async def request_for(
         .where(volume.owner_id == environment.owner_id)
         .order_by(volume.last_used_at.desc(), volume.id)
     )
-    return _request(environment, image, tuple(placement.Home(*home) for home in homes))
+    return request_of(environment, image, tuple(placement.Home(*home) for home in homes))
 
 
-def _request(
+def request_of(
     environment: tables.Environment, image: tables.Image, homes: tuple[placement.Home, ...] = ()
 ) -> placement.Request:
+    """The environment as placement sees it."""
     return placement.Request(
         gpus=environment.gpus,
         gpu_models=tuple(environment.gpu_models),
@@ -75,25 +76,6 @@ def _request(
         customer_id=environment.customer_id,
         workspace_id=environment.workspace_id,
     )
-
-
-async def waiting_ahead(db: AsyncSession, *, of: tables.Environment | None) -> list[placement.Request]:
-    """Requests that wait for capacity and came before ``of`` (``None``: before a request made now).
-
-    Those that wait for their own quota wait for nobody else's GPU, so they hold nobody up.
-    """
-    wanted = tables.Environment
-    found = (
-        select(wanted, tables.Image)
-        .join(tables.Image, tables.Image.id == wanted.image_id)
-        .where(wanted.status == "pending", wanted.reason.not_in([str(Reason.QUOTA), str(Reason.REQUESTED)]))
-        .order_by(wanted.queued_at, wanted.id)
-    )
-    if of is not None:
-        found = found.where(
-            (wanted.queued_at < of.queued_at) | ((wanted.queued_at == of.queued_at) & (wanted.id < of.id))
-        )
-    return [_request(environment, image) for environment, image in await db.execute(found)]
 
 
 def fraction(request: placement.Request, gpu: placement.GpuInventory) -> float:

@@ -1,0 +1,1 @@
+"""Who is next, when that will be, and what is promised for later."""

@@ -1,0 +1,244 @@
+"""What the queue is decided on: everybody who waits, what is free, and what is known about later."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.types.environments import Reason
+from remotegpu_server import placement
+from remotegpu_server.capacity import service as capacity
+from remotegpu_server.db import tables
+from remotegpu_server.environments.service.placing import request_of
+from remotegpu_server.placement import rules
+from remotegpu_server.platform_settings import service as platform_settings
+from remotegpu_server.platform_settings.registry import ENVIRONMENT_START_SILENCE_S
+from remotegpu_server.queue import order, simulation
+
+FORESEEN = 100
+"""Requests at the front of the queue whose start is estimated."""
+STOP_MARGIN_S = 120.0
+"""From a stop time until the proof that the GPUs are free: the agent's grace, and a heartbeat or two."""
+REMEMBERED_RUNS = 5000
+_HOLDS_NOBODY_UP = frozenset({Reason.QUOTA, Reason.REQUESTED, Reason.START_LATER})
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request in the queue."""
+
+    environment: tables.Environment
+    image: tables.Image
+    active: bool
+    """False: its owner or customer is suspended."""
+    kept: str | None
+    """State of the place that is kept for a hub server."""
+    request: placement.Request
+    runs_for_s: float | None
+    """From now until its GPUs would be free again, when it starts now; ``None``: nobody knows."""
+
+    @property
+    def holds_up(self) -> bool:
+        """Whether those behind must leave alone what it waits for. Who waits for an own quota waits for
+        nobody else's GPU."""
+        return Reason(self.environment.reason) not in _HOLDS_NOBODY_UP
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The queue in its order, at one moment of the database."""
+
+    now: datetime
+    waiting: tuple[Waiting, ...]
+    fleet: placement.Fleet
+    machines: tuple[simulation.Machine, ...]
+
+    def front(self) -> list[simulation.Wanted]:
+        """The requests that wait for room, as many as are foreseen."""
+        holding = [one for one in self.waiting if one.holds_up][:FORESEEN]
+        places = {one.request: _places(one.request, self.fleet) for one in holding}
+        return [_wanted(one, places[one.request]) for one in holding]
+
+    def before(self, environment_id: str) -> list[Waiting]:
+        """Those ahead of this request; all when it is not in the queue."""
+        for place, one in enumerate(self.waiting):
+            if one.environment.id == environment_id:
+                return list(self.waiting[:place])
+        return list(self.waiting)
+
+
+def _places(request: placement.Request, fleet: placement.Fleet) -> dict[int, tuple[simulation.Kind, ...]]:
+    found: dict[int, tuple[simulation.Kind, ...]] = {}
+    for number in np.flatnonzero(rules.fits_unoccupied(request, fleet)):
+        row = fleet.rows[int(number)]
+        found[row.host] = found.get(row.host, ()) + ((row.kind,) if row.kind else ())
+    return found
+
+
+def _wanted(one: Waiting, places: dict[int, tuple[simulation.Kind, ...]]) -> simulation.Wanted:
+    row = one.environment
+    return simulation.Wanted(
+        id=row.id,
+        gpus=row.gpus,
+        cpus=row.cpus,
+        memory_bytes=row.memory_bytes,
+        customer_id=row.customer_id,
+        places=places,
+        runs_for_s=one.runs_for_s,
+    )
+
+
+def blockers(one: Waiting, ahead: Iterable[Waiting], certain_s: dict[str, float]) -> list[placement.Request]:
+    """What those ahead wait for, where a start of ``one`` could delay them.
+
+    ``certain_s`` says by when each surely starts. Work that is surely gone by then is in nobody's way.
+    """
+    return [
+        other.request
+        for other in ahead
+        if other.holds_up
+        and (one.runs_for_s is None or one.runs_for_s > certain_s.get(other.environment.id, 0.0))
+    ]
+
+
+def certain_starts_s(snapshot: Snapshot) -> dict[str, float]:
+    """By request at the front of the queue, in how many seconds it starts at the latest, by known ends."""
+    front = snapshot.front()
+    return {
+        key: start_s
+        for key, start_s in simulation.certain_starts_s(front, snapshot.machines).items()
+        if start_s != float("inf")
+    }
+
+
+async def take(db: AsyncSession) -> Snapshot:
+    """Everything at once: a constant number of statements."""
+    moment = (await db.execute(select(func.now()))).scalar_one()
+    waiting = await _waiting(db, ids=await order.waiting_ids(db), now=moment)
+    hosts = await capacity.inventory(db)
+    holders = await _holders(db)
+    return Snapshot(
+        now=moment,
+        waiting=tuple(waiting),
+        fleet=placement.Fleet(hosts),
+        machines=tuple(_machine(host, holders.get(host.id, ())) for host in hosts),
+    )
+
+
+async def ahead_of(db: AsyncSession, *, environment_id: str) -> list[placement.Request]:
+    """What must be left to those ahead of a request that was just made."""
+    ids = await order.waiting_ids(db)
+    if environment_id not in ids or ids[0] == environment_id:
+        return []
+    snapshot = await take(db)
+    one = next(one for one in snapshot.waiting if one.environment.id == environment_id)
+    certain_s = {} if one.runs_for_s is None else certain_starts_s(snapshot)
+    return blockers(one, snapshot.before(environment_id), certain_s)
+
+
+async def _waiting(db: AsyncSession, *, ids: list[str], now: datetime) -> list[Waiting]:
+    row, user, customer, hub = tables.Environment, tables.User, tables.Customer, tables.HubStart
+    found = await db.execute(
+        select(row, tables.Image, (user.status == "active") & (customer.status == "active"), hub.state)
+        .join(tables.Image, tables.Image.id == row.image_id)
+        .join(user, user.id == row.owner_id)
+        .join(customer, customer.id == row.customer_id)
+        .outerjoin(hub, hub.environment_id == row.id)
+        .where(row.id.in_(ids))
+        .execution_options(populate_existing=True)
+    )
+    starting_s = await platform_settings.value(db, ENVIRONMENT_START_SILENCE_S)
+    by_id = {
+        environment.id: Waiting(
+            environment=environment,
+            image=image,
+            active=active,
+            kept=kept,
+            request=request_of(environment, image).bare(lent=True),
+            runs_for_s=_runs_for_s(environment, now=now, starting_s=starting_s),
+        )
+        for environment, image, active, kept in found
+    }
+    return [by_id[one] for one in ids if one in by_id]
+
+
+def _runs_for_s(environment: tables.Environment, *, now: datetime, starting_s: float) -> float | None:
+    """A lifetime counts from readiness, which a start that is not given up reaches within ``starting_s``."""
+    known = []
+    if environment.stop_at is not None:
+        known.append((environment.stop_at - now).total_seconds())
+    if environment.max_lifetime_s is not None:
+        known.append(starting_s + environment.max_lifetime_s)
+    return max(min(known), 0.0) + STOP_MARGIN_S if known else None
+
+
+async def _holders(db: AsyncSession) -> dict[str, list[simulation.Holder]]:
+    held, row, promised, gpu = tables.Placement, tables.Environment, tables.Allocation, tables.Gpu
+    found = await db.execute(
+        select(
+            held.host_id,
+            held.cpus,
+            held.memory_bytes,
+            held.customer_id,
+            func.extract("epoch", func.now() - held.placed_at),
+            func.extract("epoch", row.deadline_at - func.now()),
+            row.desired,
+            func.max(gpu.model),
+            func.max(gpu.memory_total_bytes),
+            func.max(gpu.mig_profile),
+            func.count(gpu.id).filter(promised.memory_bytes.is_(None)),
+        )
+        .join(row, row.id == held.environment_id)
+        .outerjoin(promised, (promised.placement_id == held.id) & promised.released_at.is_(None))
+        .outerjoin(gpu, gpu.id == promised.gpu_id)
+        .where(held.released_at.is_(None))
+        .group_by(held.id, row.id)
+    )
+    result: dict[str, list[simulation.Holder]] = defaultdict(list)
+    for host_id, cpus, memory, customer_id, age_s, left_s, desired, *kind, gpus in found:
+        ends_in_s = None if left_s is None else max(float(left_s), 0.0) + STOP_MARGIN_S
+        if desired != "running":
+            ends_in_s = STOP_MARGIN_S
+        # What a share gives back adds up to a whole GPU only by chance: it counts as nothing.
+        amount = simulation.Amount(cpus, memory, gpus, tuple(kind) if gpus else None)
+        result[host_id].append(simulation.Holder(amount, customer_id, float(age_s), ends_in_s))
+    return result
+
+
+def _machine(host: placement.HostInventory, holders: Iterable[simulation.Holder]) -> simulation.Machine:
+    free = Counter((gpu.model, gpu.memory_total_bytes, gpu.mig_profile) for gpu in host.gpus if gpu.free)
+    return simulation.Machine(
+        cpus_free=host.cpus_free,
+        memory_free_bytes=host.memory_free_bytes,
+        gpus_free=free,
+        holders=tuple(holders),
+    )
+
+
+async def past_runs(db: AsyncSession) -> simulation.PastRuns:
+    """How long work held its GPUs, the newest runs of the last 30 days."""
+    held, promised, gpu = tables.Placement, tables.Allocation, tables.Gpu
+    newest = (
+        select(
+            held.customer_id,
+            select(func.max(gpu.model))
+            .join(promised, promised.gpu_id == gpu.id)
+            .where(promised.placement_id == held.id)
+            .scalar_subquery()
+            .label("model"),
+            func.extract("epoch", held.released_at - held.placed_at).label("length_s"),
+        )
+        .where(held.released_at > func.now() - timedelta(days=30))
+        .order_by(held.released_at.desc())
+        .limit(REMEMBERED_RUNS)
+    )
+    runs: dict[tuple[str, str | None], list[float]] = defaultdict(list)
+    for customer_id, model, length_s in await db.execute(newest):
+        runs[customer_id, model].append(float(length_s))
+    return simulation.PastRuns(runs)

@@ -1,0 +1,140 @@
+"""Keeping what waiting requests are told, and comparing it with what came true."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.types.queue import EstimateAccuracy, Wait
+from remotegpu_server import authz, observability
+from remotegpu_server.authz import Action, Actor
+from remotegpu_server.db import tables
+from remotegpu_server.queue import outlook
+from remotegpu_server.queue import snapshot as snapshots
+
+JUDGED = timedelta(days=30)
+
+
+async def store_messages(db: AsyncSession, *, messages: Mapping[str, str]) -> None:
+    """New words of the same reason, in one statement. No event: nothing was decided."""
+    await db.execute(
+        text(
+            """
+            UPDATE environments SET message = new.value FROM jsonb_each_text(CAST(:new AS jsonb)) AS new
+            WHERE id = new.key AND status = 'pending'
+            """
+        ),
+        {"new": json.dumps(dict(messages))},
+    )
+
+
+async def store_reason(db: AsyncSession, *, environment_id: str, reason: str, message: str) -> None:
+    """Let a request that is only asked about, or about to be refused, wait like a real one."""
+    row = tables.Environment
+    await db.execute(
+        update(row)
+        .where(row.id == environment_id)
+        .values(reason=reason, message=message)
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def refresh(db: AsyncSession, *, only: frozenset[str] | None = None) -> dict[str, Wait]:
+    """Work out the answers anew and keep them, of all waiting requests or of ``only`` these."""
+    snapshot = await snapshots.take(db)
+    if not snapshot.waiting:
+        return {}
+    past = await snapshots.past_runs(db)
+    answers = outlook.outlooks(snapshot, past, snapshots.certain_starts_s(snapshot), only=only)
+    generations = {one.environment.id: one.environment.generation for one in snapshot.waiting}
+    await _store(db, answers, generations=generations)
+    return answers
+
+
+async def _store(db: AsyncSession, answers: Mapping[str, Wait], *, generations: Mapping[str, int]) -> None:
+    if not answers:
+        return
+    new = {key: wait.model_dump(mode="json") for key, wait in answers.items()}
+    await db.execute(
+        text(
+            """
+            UPDATE environments SET outlook = new.value FROM jsonb_each(CAST(:new AS jsonb)) AS new
+            WHERE id = new.key AND status = 'pending'
+            """
+        ),
+        {"new": json.dumps(new)},
+    )
+    first = [
+        {
+            "environment_id": key,
+            "generation": generations[key],
+            "p50_at": wait.estimate.p50_at,
+            "p90_at": wait.estimate.p90_at,
+            "basis": str(wait.estimate.basis),
+        }
+        for key, wait in answers.items()
+        if wait.estimate is not None
+    ]
+    if first:
+        await db.execute(upsert(tables.StartEstimate).on_conflict_do_nothing(), first)
+
+
+async def compare(db: AsyncSession) -> int:
+    """Set the first estimates beside the real starts; answers how many started. Who gave up is forgotten."""
+    started = await db.execute(
+        text(
+            """
+            UPDATE start_estimates s SET started_at = p.placed_at FROM placements p
+            WHERE p.environment_id = s.environment_id AND p.generation = s.generation AND s.started_at IS NULL
+            RETURNING extract(epoch FROM s.p50_at - p.placed_at)
+            """
+        )
+    )
+    errors_s = [abs(float(error_s)) for error_s in started.scalars()]
+    for error_s in errors_s:
+        observability.ESTIMATE_ERROR_SECONDS.observe(error_s)
+    await db.execute(
+        text(
+            """
+            DELETE FROM start_estimates s USING environments e
+            WHERE e.id = s.environment_id AND s.started_at IS NULL
+              AND (e.generation <> s.generation OR e.status <> 'pending')
+            """
+        )
+    )
+    if errors_s:
+        observability.ESTIMATE_MEDIAN_ERROR_SECONDS.set((await _accuracy(db)).median_error_s or 0.0)
+    return len(errors_s)
+
+
+async def get_accuracy(db: AsyncSession, *, actor: Actor) -> EstimateAccuracy:
+    """How good the estimates of the last 30 days were."""
+    authz.require(actor, Action.QUEUE_ACCURACY)
+    return await _accuracy(db)
+
+
+async def _accuracy(db: AsyncSession) -> EstimateAccuracy:
+    row = tables.StartEstimate
+    error_s = func.abs(func.extract("epoch", row.p50_at - row.started_at))
+    found = await db.execute(
+        select(
+            func.now() - JUDGED,
+            func.count(),
+            func.percentile_cont(0.5).within_group(error_s),
+            func.percentile_cont(0.9).within_group(error_s),
+            100.0 * func.count().filter(row.started_at <= row.p90_at) / func.nullif(func.count(), 0),
+        ).where(row.started_at > func.now() - JUDGED)
+    )
+    since, starts, median_s, p90_s, before = found.one()
+    return EstimateAccuracy(
+        since=since,
+        starts=starts,
+        median_error_s=median_s,
+        p90_error_s=p90_s,
+        before_p90_percent=None if before is None else float(before),
+    )
