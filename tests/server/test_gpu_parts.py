@@ -271,3 +271,24 @@ async def test_fleet_of_a_process_follows_every_change_and_forgets_what_was_roll
         assert host.cpus_free == 7, "a transaction sees its own changes"
         await db.rollback()
     assert await free(cpus=True) == 32
+
+
+async def test_dedicated_host_takes_the_work_of_those_it_is_lent_to(
+    fleet: Fleet, actors: Actors, app: FastAPI
+) -> None:
+    agent = await fleet.host("h1", gpus=2)
+    ada, eve = await actors.user("ada"), await actors.user("eve", customer="other")
+    assert (await fleet.create(eve.headers, "before", gpus=1)).json()["status"] == "starting"
+    async with app.state.database.sessions() as db:
+        await db.execute(
+            sa.text(
+                "INSERT INTO dedications (id, host_id, customer_id, status, starts_at, ends_at, created_by)"
+                " VALUES ('ded-1', :host, :customer, 'active', now(), now() + interval '1 day', 'test')"
+            ),
+            {"host": agent.host_id, "customer": ada.customer_id},
+        )
+        await db.commit()
+    waiting = (await fleet.create(eve.headers, "after", gpus=1)).json()
+    assert waiting["status"] == "pending"
+    assert "lent to others" in waiting["message"]
+    assert (await fleet.create(ada.headers, gpus=1)).json()["status"] == "starting"

@@ -19,6 +19,7 @@ _TRAILS = {
     "placements": "AFTER INSERT OR UPDATE OR DELETE",
     "allocations": "AFTER INSERT OR UPDATE OR DELETE",
     "gpus": "AFTER INSERT OR UPDATE OR DELETE",
+    "dedications": "AFTER INSERT OR UPDATE OR DELETE",
 }
 
 

@@ -65,7 +65,11 @@ async def inventory(db: AsyncSession, *, host_ids: Sequence[str] | None = None) 
     ids = [host.id for host in hosts]
     gpus = await _gpus_by_host(db, host_ids=ids)
     used = await _used_by_host(db, host_ids=ids)
-    return [_host_inventory(host, gpus[host.id], used.get(host.id, (0.0, 0, 0))) for host in hosts]
+    lent = await _dedications(db, host_ids=ids)
+    return [
+        _host_inventory(host, gpus[host.id], used.get(host.id, (0.0, 0, 0)), lent.get(host.id))
+        for host in hosts
+    ]
 
 
 async def fleet(db: AsyncSession) -> Fleet:
@@ -78,10 +82,15 @@ async def _load(db: AsyncSession, host_ids: Sequence[str] | None) -> list[HostIn
 
 
 def _host_inventory(
-    host: tables.Host, gpus: list[GpuInventory], used: tuple[float, int, int]
+    host: tables.Host,
+    gpus: list[GpuInventory],
+    used: tuple[float, int, int],
+    lent: tables.Dedication | None,
 ) -> HostInventory:
     cpus_used, memory_used, placements = used
     reason = not_ready_reason(host)
+    if reason is None and lent is not None and lent.status != "active":
+        reason = "its dedication has ended and it is being cleaned up"
     images = host.inventory.get("images", []) if host.inventory else []
     return HostInventory(
         id=host.id,
@@ -98,7 +107,16 @@ def _host_inventory(
         images=frozenset(images),
         labels=host.labels,
         live_placements=placements,
+        dedicated_customer_id=lent.customer_id if lent else None,
+        dedicated_workspace_id=lent.workspace_id if lent else None,
     )
+
+
+async def _dedications(db: AsyncSession, *, host_ids: Sequence[str]) -> dict[str, tables.Dedication]:
+    """The live dedication of each host; an index lets a host have one."""
+    row = tables.Dedication
+    found = select(row).where(row.host_id.in_(host_ids), row.status.in_(["active", "grace", "cleaning"]))
+    return {one.host_id: one for one in await db.scalars(found.execution_options(populate_existing=True))}
 
 
 async def _gpus_by_host(db: AsyncSession, *, host_ids: Sequence[str]) -> dict[str, list[GpuInventory]]:
