@@ -147,6 +147,19 @@ CHECKS: dict[str, str] = {
         SELECT t.id FROM tokens t JOIN users u ON u.id = t.user_id JOIN customers c ON c.id = u.customer_id
         WHERE t.kind = 'user' AND t.revoked_at IS NULL AND (u.status <> 'active' OR c.status <> 'active')
     """,
+    "an ended environment has no stop time, no idle time and nothing that it offers": """
+        SELECT id FROM environments
+        WHERE status IN ('stopped', 'failed', 'deleted')
+          AND (deadline_at IS NOT NULL OR idle_since IS NOT NULL OR endpoints <> '{}')
+    """,
+    "a row is in its table or in the history, never in both": """
+        SELECT id FROM environments JOIN environments_history USING (id)
+        UNION ALL SELECT id FROM placements JOIN placements_history USING (id)
+        UNION ALL SELECT id FROM allocations JOIN allocations_history USING (id)
+    """,
+    "I27 SSH keys are one line of type and key": """
+        SELECT id FROM ssh_keys WHERE public_key !~ '^[a-z0-9@.-]+ [A-Za-z0-9+/]+=*$'
+    """,
     "I25 a workload's token ends with its generation": """
         SELECT t.id FROM tokens t JOIN environments e ON e.id = t.environment_id
         WHERE t.kind = 'workload' AND t.revoked_at IS NULL

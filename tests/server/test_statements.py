@@ -6,6 +6,7 @@ One whose path names something that ``_Rows`` does not make, or whose list stays
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import re
 from collections.abc import Iterator
@@ -71,6 +72,15 @@ class _Rows:
         await self.actors.customer(f"customer-{number}")
         person = await self.actors.user(f"user-{number}")
         await self._post("/v1/tokens", {"name": f"token-{number}"}, self.admin.headers)
+        workspace = await self._post("/v1/workspaces", {"name": f"team {number}"}, self.admin.headers)
+        self.named.setdefault("workspace", workspace["id"])
+        members = f"/v1/workspaces/{self.named['workspace']}/members"
+        await self._post(members, {"user": person.username}, self.admin.headers)
+        key = await self._post(
+            "/v1/ssh-keys",
+            {"name": "key", "public_key": f"ssh-ed25519 {_public_key(number)}"},
+            self.admin.headers,
+        )
         running = (await self.fleet.create(self.admin.headers, f"env-{number}", gpus=1)).json()["id"]
         await self.fleet.create(self.admin.headers, f"waits-{number}", gpus=2, gpu_models=["A100-80GB"])
         await agent.obey()
@@ -80,7 +90,8 @@ class _Rows:
             "user": person.id,
             "host": agent.host_id,
             "image": "base",
-            "environment_id": running,
+            "key_id": key["id"],
+            "environment_id": self.named.get("environment_id", running),
             "subject": "user",
             "subject_id": person.id,
         }
@@ -90,6 +101,11 @@ class _Rows:
         assert answer.status_code == 201, answer.text
         found: dict[str, Any] = answer.json()
         return found
+
+
+def _public_key(number: int) -> str:
+    fields = (b"ssh-ed25519", number.to_bytes(32))
+    return base64.b64encode(b"".join(len(one).to_bytes(4) + one for one in fields)).decode()
 
 
 def _gets(app: FastAPI) -> list[tuple[str, list[str]]]:

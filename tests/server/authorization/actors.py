@@ -94,6 +94,17 @@ async def build(app: FastAPI, actors: Actors) -> World:
         token_id = await db.scalar(
             sa.select(tables.Token.id).where(tables.Token.user_id == own.id, tables.Token.name == "test")
         )
+        ssh_key = tables.new_id("key")
+        await db.execute(
+            sa.insert(tables.SshKey).values(
+                id=ssh_key,
+                user_id=own.id,
+                name="laptop",
+                key_type="ssh-ed25519",
+                public_key="ssh-ed25519 AAAA",
+                fingerprint="SHA256:none",
+            )
+        )
         await db.commit()
     world.ids |= {
         "customer": own.customer_id,
@@ -106,6 +117,7 @@ async def build(app: FastAPI, actors: Actors) -> World:
         "subject": "user",
         "subject_id": own.id,
         "request_id": "log-none",
+        "key_id": ssh_key,
         "/v1/workspaces/{workspace}/members/{user} user": people["ws_viewer"].id,
     }
     assert set(world.headers) == set(ACTORS)

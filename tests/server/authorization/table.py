@@ -84,6 +84,12 @@ _ENVIRONMENT = {"workload": ("3", _OWN_ENVIRONMENT)}
 _SEES_NO_CUSTOMER = ("4", "a notebook sees its own environment, and no customer")
 _NO_CUSTOMER = dict.fromkeys(("workload", "foreign_workload"), _SEES_NO_CUSTOMER)
 
+_OWN_KEYS = {
+    actor: ("4", "keys are their user's alone; nobody else has a use for them, not even an admin")
+    for actor in _PEOPLE
+    if actor not in ("self", "hub_self")
+}
+
 ROUTES: dict[str, Row] = {
     "GET /healthz": Row(PUBLIC),
     "GET /readyz": Row(PUBLIC),
@@ -187,6 +193,10 @@ ROUTES: dict[str, Row] = {
     "DELETE /v1/environments/{environment_id}": Row(ROW_WRITE, _ENVIRONMENT),
     "POST /v1/environments/{environment_id}:start": Row(ROW_WRITE, _ENVIRONMENT),
     "POST /v1/environments/{environment_id}:stop": Row(ROW_WRITE, _ENVIRONMENT),
+    "PATCH /v1/environments/{environment_id}": Row(ROW_WRITE, _ENVIRONMENT),
+    "POST /v1/environments/{environment_id}:restart": Row(ROW_WRITE, _ENVIRONMENT),
+    "POST /v1/environments/{environment_id}:extend": Row(ROW_WRITE, _ENVIRONMENT),
+    "GET /v1/environments/{environment_id}/access": Row(ROW_READ, _ENVIRONMENT),
     "POST /v1/environments/{environment_id}:release": Row(
         ROW_READ,
         {
@@ -197,6 +207,11 @@ ROUTES: dict[str, Row] = {
     ),
     "GET /v1/environments/{environment_id}/logs": Row(ROW_READ, _ENVIRONMENT),
     "GET /v1/environments/{environment_id}/usage": Row(ROW_READ_OR_WORKLOAD),
+    # SSH keys
+    "GET /v1/ssh-keys": Row(PERSON),
+    "POST /v1/ssh-keys": Row(PERSON),
+    "GET /v1/ssh-keys/{key_id}": Row(PERSON, _OWN_KEYS),
+    "DELETE /v1/ssh-keys/{key_id}": Row(PERSON, _OWN_KEYS),
     # Events
     "GET /v1/events": Row(PERSON_OR_WORKLOAD),
     # Agent protocol
