@@ -22,10 +22,12 @@ MIB = 2**20
 NEARLY_FULL = 0.8
 QUOTA_LABELS = {
     QuotaResource.GPUS: "GPUs",
+    QuotaResource.GPU_HOURS: "GPU-hours",
     QuotaResource.ENVIRONMENTS: "Environments",
     QuotaResource.CPUS: "CPUs",
     QuotaResource.MEMORY_BYTES: "Memory",
 }
+_SCOPES = {QuotaSubject.USER: "yours", QuotaSubject.WORKSPACE: "this workspace"}
 
 
 class Meter(TypedDict):
@@ -189,36 +191,38 @@ def _history(samples: list[GpuSample], *, memory_total_bytes: int) -> list[Point
 def quota_meters(quota: Quota) -> list[QuotaMeter]:
     """The caller's own limits, and those above them that bind at all."""
     return [
-        _quota_meter(line)
+        _quota_meter(line, line.used)
         for line in quota.lines
-        if line.resource in QUOTA_LABELS and (line.limit is not None or line.subject is QuotaSubject.USER)
+        if line.resource in QUOTA_LABELS
+        and line.used is not None
+        and (line.limit is not None or line.subject is QuotaSubject.USER)
     ]
 
 
-def _quota_meter(line: QuotaLine) -> QuotaMeter:
-    fraction = None if line.limit is None else _share(line.used, line.limit)
-    if line.limit is not None and line.used >= line.limit:
+def _quota_meter(line: QuotaLine, used: float) -> QuotaMeter:
+    fraction = None if line.limit is None else _share(used, line.limit)
+    if line.limit is not None and used >= line.limit:
         tone = "full"
     else:
         tone = "near" if fraction is not None and fraction >= NEARLY_FULL else "ok"
     return QuotaMeter(
         label=QUOTA_LABELS[line.resource],
-        text=_quota_text(line),
+        text=_quota_text(line, used),
         fraction=1.0 if line.limit == 0 else fraction,
-        scope="yours" if line.subject is QuotaSubject.USER else "whole team",
+        scope=_SCOPES.get(line.subject, "whole team"),
         tone=tone,
     )
 
 
-def _quota_text(line: QuotaLine) -> str:
+def _quota_text(line: QuotaLine, used: float) -> str:
     amount = size if line.resource is QuotaResource.MEMORY_BYTES else number
     if line.limit is None:
-        return f"{amount(line.used)}, unlimited"
+        return f"{amount(used)}, unlimited"
     if line.limit == 0:
-        return "none allowed" if line.used == 0 else f"{amount(line.used)} used, none allowed"
+        return "none allowed" if used == 0 else f"{amount(used)} used, none allowed"
     if line.resource is QuotaResource.MEMORY_BYTES:
-        return size_of(line.used, line.limit)
-    return f"{number(line.used)} of {number(line.limit)}"
+        return size_of(used, line.limit)
+    return f"{number(used)} of {number(line.limit)}"
 
 
 def clean(text: str) -> str:

@@ -39,6 +39,19 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "Customer": ("name", "status", "display_name"),
     "Token": ("name", "kind", "scopes", "expires_at", "last_used_at"),
     "Event": ("at", "kind", "subject_type", "subject_id", "actor", "message"),
+    "QuotaRequest": (
+        "id",
+        "requested_by",
+        "subject",
+        "subject_name",
+        "resource",
+        "amount",
+        "until",
+        "status",
+        "why",
+    ),
+    "Setting": ("key", "value", "default", "type", "description"),
+    "QuotaPolicy": ("name", "description", "subjects"),
     "QuotaLine": ("subject", "resource", "used", "limit", "available"),
 }
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")

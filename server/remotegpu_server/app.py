@@ -27,8 +27,10 @@ from remotegpu_server.hosts import routes as hosts_routes
 from remotegpu_server.images import routes as images_routes
 from remotegpu_server.loops import Loop, LoopRunner
 from remotegpu_server.middleware import RequestEnvelope
+from remotegpu_server.platform_settings import routes as settings_routes
 from remotegpu_server.queue import loop as queue_loop
 from remotegpu_server.queue import routes as queue_routes
+from remotegpu_server.quotas import loop as quotas_loop
 from remotegpu_server.quotas import routes as quotas_routes
 from remotegpu_server.settings import Settings
 from remotegpu_server.ssh_keys import loop as ssh_keys_loop
@@ -51,6 +53,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     images_routes.router,
     quotas_routes.router,
     ssh_keys_routes.router,
+    settings_routes.router,
     environments_routes.router,
     queue_routes.router,
     agents_routes.router,
@@ -69,6 +72,9 @@ LOOPS: tuple[Loop, ...] = (
     queue_loop.OUTLOOK,
     hosts_loop.LIVENESS,
     hosts_loop.DRAINS,
+    quotas_loop.GPU_HOURS,
+    quotas_loop.REQUESTS,
+    quotas_loop.POLICIES,
     retention.LOOP,
     invariants.LOOP,
 )

@@ -78,10 +78,23 @@ class Action(StrEnum):
     QUOTA_READ = "quota:read"
     """The own limits."""
     QUOTA_READ_OF = "quota:of:read"
-    """The limits of a given user or customer."""
+    """The limits of a given user, workspace or customer."""
     QUOTA_WRITE = "quota:write"
     SSH_KEY_READ = "ssh_key:read"
     SSH_KEY_WRITE = "ssh_key:write"
+    QUOTA_REQUEST_LIST = "quota_request:list:read"
+    QUOTA_REQUEST_READ = "quota_request:read"
+    QUOTA_REQUEST_CREATE = "quota_request:create"
+    """For the user, workspace or customer that the row is."""
+    QUOTA_REQUEST_DECIDE = "quota_request:decide"
+    QUOTA_REQUEST_WITHDRAW = "quota_request:withdraw"
+    SETTING_READ = "setting:read"
+    SETTING_WRITE = "setting:write"
+    USAGE_READ = "usage:read"
+    """Of a customer, or of all."""
+    USAGE_READ_OWN = "usage:own:read"
+    QUOTA_POLICY_READ = "quota:policy:read"
+    QUOTA_POLICY_WRITE = "quota:policy:write"
     PLACEMENT_EXPLAIN = "placement:explain:read"
     QUEUE_ACCURACY = "queue:accuracy:read"
     WORKSPACE_LIST = "workspace:list:read"
@@ -165,10 +178,21 @@ _RULES: dict[Action, _Who] = {
     Action.IMAGE_READ: _Who.PERSON,
     Action.IMAGE_WRITE: _Who.ADMIN,
     Action.QUOTA_READ: _Who.PERSON_OR_WORKLOAD,
-    Action.QUOTA_READ_OF: _Who.ROW_OWNER,
+    Action.QUOTA_READ_OF: _Who.ROW_READER,
     Action.QUOTA_WRITE: _Who.ADMIN,
     Action.SSH_KEY_READ: _Who.PERSON,
     Action.SSH_KEY_WRITE: _Who.PERSON,
+    Action.QUOTA_REQUEST_LIST: _Who.PERSON,
+    Action.QUOTA_REQUEST_READ: _Who.ROW_OWNER,
+    Action.QUOTA_REQUEST_CREATE: _Who.ROW_WRITER,
+    Action.QUOTA_REQUEST_DECIDE: _Who.CUSTOMER_OWNER,
+    Action.QUOTA_REQUEST_WITHDRAW: _Who.ROW_OWNER,
+    Action.SETTING_READ: _Who.PERSON,
+    Action.SETTING_WRITE: _Who.ADMIN,
+    Action.USAGE_READ: _Who.CUSTOMER_OWNER,
+    Action.USAGE_READ_OWN: _Who.PERSON_OR_WORKLOAD,
+    Action.QUOTA_POLICY_READ: _Who.ADMIN,
+    Action.QUOTA_POLICY_WRITE: _Who.ADMIN,
     Action.PLACEMENT_EXPLAIN: _Who.PERSON,
     Action.QUEUE_ACCURACY: _Who.ADMIN,
     Action.ENVIRONMENT_LIST: _Who.PERSON,

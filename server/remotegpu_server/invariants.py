@@ -17,6 +17,12 @@ from remotegpu_server.loops import Loop, Work
 
 _log = structlog.get_logger(__name__)
 _EDGES = ", ".join(f"('{before}', '{after}')" for before in TRANSITIONS for after in TRANSITIONS[before])
+_HOLDER = """CASE q.subject_type WHEN 'user' THEN user_id WHEN 'workspace' THEN workspace_id
+              ELSE customer_id END"""
+_LIMIT = """CASE WHEN q.granted_until > now() THEN greatest(q.limit_value, q.granted_value)
+              ELSE q.limit_value END"""
+_LIMITED_SINCE = """greatest(q.changed_at, CASE WHEN q.granted_until <= now() THEN q.granted_until END)"""
+"""A limit that was lowered, or whose raise lapsed, says nothing about what was granted before."""
 
 CHECKS: dict[str, str] = {
     "I1 one live allocation per GPU, or shares within its memory": """
@@ -34,32 +40,37 @@ CHECKS: dict[str, str] = {
         SELECT environment_id FROM placements WHERE released_at IS NULL
         GROUP BY environment_id HAVING count(*) > 1
     """,
-    "I2 GPUs within the limit at the last grant": """
+    "I2 GPUs within the limit at the last grant": f"""
         SELECT q.id FROM quotas q JOIN LATERAL (
             SELECT sum(gpu_fraction) AS used, max(allocated_at) AS granted FROM allocations
-            WHERE released_at IS NULL
-              AND CASE q.subject_type WHEN 'user' THEN user_id ELSE customer_id END = q.subject_id
+            WHERE released_at IS NULL AND {_HOLDER} = q.subject_id
         ) live ON true
-        WHERE q.resource = 'gpus' AND live.used > q.limit_value AND live.granted > q.changed_at
-    """,
-    "I2 CPUs and memory within the limit at the last grant": """
+        WHERE q.resource = 'gpus' AND live.used > {_LIMIT} + 1e-6 AND live.granted > {_LIMITED_SINCE}
+    """,  # noqa: S608  the parts are ours
+    "I2 CPUs and memory within the limit at the last grant": f"""
         SELECT q.id FROM quotas q JOIN LATERAL (
             SELECT sum(cpus) AS cpus, sum(memory_bytes) AS memory_bytes, max(placed_at) AS granted
             FROM placements
-            WHERE released_at IS NULL
-              AND CASE q.subject_type WHEN 'user' THEN user_id ELSE customer_id END = q.subject_id
+            WHERE released_at IS NULL AND {_HOLDER} = q.subject_id
         ) live ON true
-        WHERE live.granted > q.changed_at
-          AND (q.resource = 'cpus' AND live.cpus > q.limit_value
-            OR q.resource = 'memory_bytes' AND live.memory_bytes > q.limit_value)
-    """,
-    "I2 environments within the limit at the last request": """
+        WHERE live.granted > {_LIMITED_SINCE}
+          AND (q.resource = 'cpus' AND live.cpus > {_LIMIT}
+            OR q.resource = 'memory_bytes' AND live.memory_bytes > {_LIMIT})
+    """,  # noqa: S608  the parts are ours
+    "I2 environments within the limit at the last request": f"""
         SELECT q.id FROM quotas q JOIN LATERAL (
             SELECT count(*) AS used, max(queued_at) AS granted FROM environments
             WHERE status NOT IN ('stopped', 'failed', 'deleted')
-              AND CASE q.subject_type WHEN 'user' THEN owner_id ELSE customer_id END = q.subject_id
+              AND CASE q.subject_type WHEN 'user' THEN owner_id WHEN 'workspace' THEN workspace_id
+                  ELSE customer_id END = q.subject_id
         ) live ON true
-        WHERE q.resource = 'environments' AND live.used > q.limit_value AND live.granted > q.changed_at
+        WHERE q.resource = 'environments' AND live.used > {_LIMIT} AND live.granted > {_LIMITED_SINCE}
+    """,  # noqa: S608  the parts are ours
+    "I2 a limit of a policy is what the policy says": """
+        SELECT q.id FROM quotas q
+        LEFT JOIN quota_policy_limits l ON (l.policy_id, l.resource) = (q.policy_id, q.resource)
+        WHERE q.policy_id IS NOT NULL
+          AND (q.limit_value, q.window_s) IS DISTINCT FROM (l.limit_value, l.window_s)
     """,
     "I3 no host is over-booked by a grant": """
         SELECT h.id FROM hosts h JOIN placements p ON p.host_id = h.id AND p.released_at IS NULL

@@ -24,7 +24,16 @@ _templates = Environment(
     loader=PackageLoader("remotegpu_spawner"), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
 
-_RESOURCES = {"gpus": "GPUs", "environments": "Servers", "cpus": "CPUs", "memory_bytes": "Memory (GiB)"}
+_RESOURCES = {
+    "gpus": "GPUs",
+    "gpu_hours": "GPU-hours",
+    "environments": "Servers",
+    "cpus": "CPUs",
+    "memory_bytes": "Memory (GiB)",
+    "storage_bytes": "Storage (GiB)",
+    "tasks": "Tasks",
+}
+_WHOSE = {"user": "yours", "workspace": "your workspace's", "customer": "your organisation's"}
 _NEARLY_USED_PERCENT = 80
 
 
@@ -111,16 +120,19 @@ def describe(model: ModelCapacity) -> str:
 
 
 def quota_bars(lines: list[QuotaLine]) -> list[dict[str, Any]]:
-    """One bar for each limit that binds."""
-    return [_bar(line) for line in lines if line.limit is not None]
+    """One bar for each limit that binds and is measured."""
+    return [
+        _bar(line, line.limit, line.used)
+        for line in lines
+        if line.limit is not None and line.used is not None
+    ]
 
 
-def _bar(line: QuotaLine) -> dict[str, Any]:
-    scale = GIB if line.resource == "memory_bytes" else 1
-    limit = (line.limit or 0) / scale
-    used = line.used / scale
+def _bar(line: QuotaLine, limit: float, used: float) -> dict[str, Any]:
+    scale = GIB if str(line.resource).endswith("_bytes") else 1
+    limit, used = limit / scale, round(used / scale, 2)
     percent = min(100, round(100 * used / limit)) if limit else 100
-    whose = "yours" if line.subject == "user" else "your organisation's"
+    whose = _WHOSE.get(str(line.subject), "your organisation's")
     colour = "bg-danger" if percent >= 100 else "bg-warning" if percent >= _NEARLY_USED_PERCENT else ""
     return {
         "key": f"{line.subject}-{line.resource}",

@@ -15,6 +15,7 @@ import journey_hosts
 import journey_images
 import journey_queue
 import journey_quotas
+import journey_settings
 import journey_ssh_keys
 import journey_tokens
 import journey_users
@@ -36,6 +37,7 @@ JOURNEYS = (
     journey_hosts.drive,
     journey_quotas.drive,
     journey_ssh_keys.drive,
+    journey_settings.drive,
     journey_environments.drive,
     journey_queue.drive,
     journey_hosts.drive_last,

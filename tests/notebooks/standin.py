@@ -75,10 +75,14 @@ def line(resource: str, used: float, limit: int | None, subject: str = "user") -
     return QuotaLine(
         subject=QuotaSubject(subject),
         subject_id="s",
+        subject_name="s",
         resource=QuotaResource(resource),
         limit=limit,
         used=used,
         available=None if limit is None else max(0.0, limit - used),
+        window_s=None,
+        policy=None,
+        raised_until=None,
     )
 
 

@@ -67,7 +67,7 @@ def test_limits_of_the_team_are_shown_only_where_they_bind() -> None:
 
 
 def test_resource_of_a_newer_server_is_left_out() -> None:
-    assert formatting.quota_meters(Quota(lines=[line("gpu_hours", 1, 2)])) == []
+    assert formatting.quota_meters(Quota(lines=[line("storage_bytes", 1, 2)])) == []
 
 
 def test_host_clock_behind_the_server_gives_no_negative_uptime() -> None:

@@ -197,18 +197,45 @@ def test_quota_set_reads_limits(signed_in: ScriptedServer, capsys: pytest.Captur
     line = {
         "subject": "user",
         "subject_id": "u1",
+        "subject_name": "ada",
         "resource": "gpus",
         "limit": None,
         "used": 1.0,
         "available": None,
+        "window_s": None,
+        "policy": None,
+        "raised_until": None,
     }
-    signed_in.play(answers({"lines": [line]}))
+    signed_in.play(answers({"lines": [line], "over": []}))
     assert main(["quota", "set", "user", "ada", "gpus=unlimited", "memory_bytes=64G", "cpus=0"]) == 0
     assert signed_in.seen[0].path == "/v1/quotas/user/ada"
     assert json.loads(signed_in.seen[0].body) == {
         "limits": {"gpus": None, "memory_bytes": 64 * 2**30, "cpus": 0}
     }
     assert "unlimited" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"), [("90", 90), ("true", True), ("1.5", 1.5), ("Lab", "Lab"), ('{"a": 1}', '{"a": 1}')]
+)
+def test_setting_set_sends_the_type_that_was_meant(
+    signed_in: ScriptedServer, text: str, sent: object
+) -> None:
+    setting = {
+        "key": "group.name",
+        "type": "string" if isinstance(sent, str) else "number",
+        "value": sent,
+        "default": sent,
+        "minimum": None,
+        "maximum": None,
+        "description": "What it means.",
+        "public": True,
+        "changed_by": None,
+        "changed_at": None,
+    }
+    signed_in.play(answers(setting), answers(setting))
+    assert main(["setting", "set", "group.name", text]) == 0
+    assert json.loads(signed_in.seen[1].body) == {"value": sent}
 
 
 def test_open_prints_the_hub_url_where_it_is_known(

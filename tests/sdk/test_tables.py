@@ -69,8 +69,12 @@ def test_one_item_in_a_notebook_is_an_escaped_table_without_empty_rows() -> None
 
 def test_answer_that_is_a_table_is_shown_as_one() -> None:
     line = {
-        "subject": "user", "subject_id": "u1", "resource": "gpus", "limit": None, "used": 1,
+        "subject": "user", "subject_id": "u1", "subject_name": "ada",
+        "resource": "gpus", "limit": None, "used": 1,
         "available": None,
+        "window_s": None,
+        "policy": None,
+        "raised_until": None,
     }  # fmt: skip
     quota = Quota.model_validate({"lines": [line]})
     assert repr(quota) == "Quota(lines=<1 x QuotaLine>)"

@@ -85,6 +85,9 @@ class _Rows:
         await self.fleet.create(self.admin.headers, f"waits-{number}", gpus=2, gpu_models=["A100-80GB"])
         await agent.obey()
         await self.fleet.limit("user", person.id, gpus=1)
+        more = {"resource": "gpus", "amount": 2, "why": "work", "subject_id": person.id}
+        asked = await self._post("/v1/quota-requests", more, self.admin.headers)
+        await self._post("/v1/quota-policies", {"name": f"policy-{number}"}, self.admin.headers)
         self.named |= {
             "customer": "default",
             "user": person.id,
@@ -94,6 +97,9 @@ class _Rows:
             "environment_id": self.named.get("environment_id", running),
             "subject": "user",
             "subject_id": person.id,
+            "policy": "basic",
+            "quota_request": asked["id"],
+            "key": "system.name",
         }
 
     async def _post(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:

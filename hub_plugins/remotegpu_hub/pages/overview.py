@@ -18,6 +18,7 @@ LONGEST_LIST = 200
 class View:
     """Everything on the page."""
 
+    system_name: str
     capacity: Capacity
     quota: list[QuotaLine]
     environments: list[Environment]
@@ -33,15 +34,24 @@ class View:
 
 async def load(client: AsyncClient, *, username: str, admin: bool, host: str | None) -> View:
     """`client` acts for `username`. :raises RemoteGPUError: the server refuses, or does not answer."""
-    capacity, quota, environments = await asyncio.gather(
+    system_name, capacity, quota, environments = await asyncio.gather(
+        client.settings.get("system.name"),
         client.capacity.get(),
         client.quotas.mine(),
         client.environments.list(owner=username, limit=LONGEST_LIST),
     )
     own = [one for one in environments.items if one.owner == username]
     if not admin:
-        return View(capacity, quota.lines, own)
+        return View(str(system_name.value), capacity, quota.lines, own)
     hosts, gpus = await asyncio.gather(
         client.hosts.list(limit=LONGEST_LIST), client.gpus.list(host=host, limit=LONGEST_LIST)
     )
-    return View(capacity, quota.lines, own, hosts.items, gpus.items, gpus.next_cursor is not None)
+    return View(
+        str(system_name.value),
+        capacity,
+        quota.lines,
+        own,
+        hosts.items,
+        gpus.items,
+        gpus.next_cursor is not None,
+    )

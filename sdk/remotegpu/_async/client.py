@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from remotegpu._async.resources.me import AsyncMe
     from remotegpu._async.resources.placements import AsyncPlacements
     from remotegpu._async.resources.queue import AsyncQueue
+    from remotegpu._async.resources.quota_requests import AsyncQuotaRequests
     from remotegpu._async.resources.quotas import AsyncQuotas
+    from remotegpu._async.resources.settings import AsyncSettings
     from remotegpu._async.resources.ssh_keys import AsyncSshKeys
     from remotegpu._async.resources.tokens import AsyncTokens
     from remotegpu._async.resources.users import AsyncUsers
@@ -184,6 +186,20 @@ class AsyncClient:
         from remotegpu._async.resources.ssh_keys import AsyncSshKeys
 
         return AsyncSshKeys(self._transport)
+
+    @cached_property
+    def quota_requests(self) -> AsyncQuotaRequests:
+        """Asking for a higher limit."""
+        from remotegpu._async.resources.quota_requests import AsyncQuotaRequests
+
+        return AsyncQuotaRequests(self._transport)
+
+    @cached_property
+    def settings(self) -> AsyncSettings:
+        """What admins change while the server runs."""
+        from remotegpu._async.resources.settings import AsyncSettings
+
+        return AsyncSettings(self._transport)
 
     @cached_property
     def placements(self) -> AsyncPlacements:

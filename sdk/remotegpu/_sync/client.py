@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from remotegpu._sync.resources.me import SyncMe
     from remotegpu._sync.resources.placements import SyncPlacements
     from remotegpu._sync.resources.queue import SyncQueue
+    from remotegpu._sync.resources.quota_requests import SyncQuotaRequests
     from remotegpu._sync.resources.quotas import SyncQuotas
+    from remotegpu._sync.resources.settings import SyncSettings
     from remotegpu._sync.resources.ssh_keys import SyncSshKeys
     from remotegpu._sync.resources.tokens import SyncTokens
     from remotegpu._sync.resources.users import SyncUsers
@@ -185,6 +187,20 @@ class Client:
         from remotegpu._sync.resources.ssh_keys import SyncSshKeys
 
         return SyncSshKeys(self._transport)
+
+    @cached_property
+    def quota_requests(self) -> SyncQuotaRequests:
+        """Asking for a higher limit."""
+        from remotegpu._sync.resources.quota_requests import SyncQuotaRequests
+
+        return SyncQuotaRequests(self._transport)
+
+    @cached_property
+    def settings(self) -> SyncSettings:
+        """What admins change while the server runs."""
+        from remotegpu._sync.resources.settings import SyncSettings
+
+        return SyncSettings(self._transport)
 
     @cached_property
     def placements(self) -> SyncPlacements:

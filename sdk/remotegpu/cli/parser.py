@@ -6,7 +6,7 @@ import argparse
 import re
 import shlex
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 
 from remotegpu import __version__
@@ -22,7 +22,17 @@ _HOST_VERBS = {
     "activate": "back into service",
     "retire": "out of service for good; it must be empty",
 }
-_QUOTA_RESOURCES = ("gpus", "environments", "cpus", "memory_bytes")
+_QUOTA_SUBJECTS = ("user", "workspace", "customer")
+_QUOTA_RESOURCES = (
+    "gpus",
+    "gpu_hours",
+    "cpus",
+    "memory_bytes",
+    "storage_bytes",
+    "environments",
+    "tasks",
+)
+_LIMIT_HELP = f"{', '.join(_QUOTA_RESOURCES)}; a number (0: none allowed) or unlimited"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     _ssh_keys(commands)
     _hosts_and_gpus(commands)
     _quota(commands)
+    _settings(commands)
     _images_and_users(commands)
     return parser
 
@@ -222,20 +233,46 @@ def _hosts_and_gpus(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _quota(commands: Commands[argparse.ArgumentParser]) -> None:
-    quota = _add(commands, "quota", "platform.show_quota", "your limits and what is used of them")
-    verbs = quota.add_subparsers(metavar="COMMAND", title="for admins")
-    get = _add(verbs, "get", "platform.get_quota", "the limits of a user or customer")
-    set_ = _add(verbs, "set", "platform.set_quota", "change limits of a user or customer")
+    quota = _add(commands, "quota", "quotas.show", "your limits and what is used of them")
+    verbs = quota.add_subparsers(metavar="COMMAND", title="commands")
+    get = _add(verbs, "get", "quotas.get", "the limits of a user, workspace or customer")
+    set_ = _add(verbs, "set", "quotas.set_", "change limits (admins)")
     for parser in (get, set_):
-        parser.add_argument("subject", choices=["user", "customer"])
-        parser.add_argument("name", help="id or name")
-    set_.add_argument(
-        "limit",
-        type=_limit,
-        nargs="+",
-        metavar="RESOURCE=LIMIT",
-        help=f"{', '.join(_QUOTA_RESOURCES)}; a number (0: none allowed) or unlimited",
-    )
+        parser.add_argument("subject", choices=_QUOTA_SUBJECTS)
+        parser.add_argument("name", help="id or name; of a workspace the id")
+    set_.add_argument("limit", type=_limit, nargs="+", metavar="RESOURCE=LIMIT", help=_LIMIT_HELP)
+
+    check = _add(verbs, "check", "quotas.check", "would the limits allow this")
+    check.add_argument("amount", type=_limit, nargs="+", metavar="RESOURCE=AMOUNT")
+    check.add_argument("--workspace", help="id; left out: the personal one")
+
+    request = _add(verbs, "request", "quotas.request", "ask for a higher limit")
+    request.add_argument("limit", type=_limit, metavar="RESOURCE=LIMIT", help="the limit that you want")
+    request.add_argument("--why", required=True)
+    request.add_argument("--until", type=_until, metavar="TIME", help="3d, 12h, or 2026-12-31")
+    request.add_argument("--subject", choices=_QUOTA_SUBJECTS, help="whose limit; left out: yours")
+    request.add_argument("--name", help="id or name of the subject; left out: your own")
+    requests = _add(verbs, "requests", "quotas.requests", "requests for more: yours, or those you decide")
+    requests.add_argument("--status", choices=["open", "approved", "refused", "withdrawn", "lapsed"])
+    approve = _add(verbs, "approve", "quotas.approve", "grant a request (owners, admins)")
+    approve.add_argument("request", help="id")
+    approve.add_argument("--amount", type=int, help="left out: as asked")
+    approve.add_argument("--until", type=_until, metavar="TIME", help="3d, 12h, or 2026-12-31")
+    approve.add_argument("--note")
+    refuse = _add(verbs, "refuse", "quotas.refuse", "refuse a request (owners, admins)")
+    refuse.add_argument("request", help="id")
+    refuse.add_argument("note", help="why")
+
+
+def _settings(commands: Commands[argparse.ArgumentParser]) -> None:
+    setting = _group(commands, "setting", "platform settings: what admins change while it runs")
+    _add(setting, "list", "settings.list_", "list settings")
+    get = _add(setting, "get", "settings.get", "one setting and what it means")
+    set_ = _add(setting, "set", "settings.set_", "change a setting (admins)")
+    reset = _add(setting, "reset", "settings.reset", "set it back to its default (admins)")
+    for parser in (get, set_, reset):
+        parser.add_argument("key", help="such as system.name")
+    set_.add_argument("value")
 
 
 def _images_and_users(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -294,8 +331,19 @@ def _limit(text: str) -> tuple[str, int | None]:
         raise argparse.ArgumentTypeError(f"not one of {', '.join(_QUOTA_RESOURCES)}: {resource!r}")
     if value == "unlimited":
         return resource, None
-    if resource == "memory_bytes":
+    if resource.endswith("_bytes"):
         return resource, _bytes(value)
     if not value.isdecimal():
         raise argparse.ArgumentTypeError(f"neither a whole number nor unlimited: {value!r}")
     return resource, int(value)
+
+
+def _until(text: str) -> datetime:
+    """A time: so many days or hours from now, or a date with or without a clock time, of this machine."""
+    match = re.fullmatch(r"(\d+)([dh])", text.strip())
+    if match is not None:
+        return datetime.now(UTC) + timedelta(**{"days" if match[2] == "d" else "hours": int(match[1])})
+    try:
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a time like 3d, 12h or 2026-12-31: {text!r}") from None

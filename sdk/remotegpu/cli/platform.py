@@ -1,4 +1,4 @@
-"""``remotegpu gpu|quota|image|user``."""
+"""``remotegpu gpu|image|user``."""
 
 from __future__ import annotations
 
@@ -13,22 +13,6 @@ def list_gpus(arguments: argparse.Namespace) -> None:
         free = True if arguments.free else None
         found = client.gpus.list(host=arguments.host, model=arguments.model, free=free)
         output.show_list(arguments, "Gpu", found)
-
-
-def show_quota(arguments: argparse.Namespace) -> None:
-    with connect(arguments) as client:
-        output.show_list(arguments, "QuotaLine", client.quotas.mine().lines)
-
-
-def get_quota(arguments: argparse.Namespace) -> None:
-    with connect(arguments) as client:
-        output.show_list(arguments, "QuotaLine", client.quotas.get(arguments.subject, arguments.name).lines)
-
-
-def set_quota(arguments: argparse.Namespace) -> None:
-    with connect(arguments) as client:
-        quota = client.quotas.set(arguments.subject, arguments.name, limits=dict(arguments.limit))
-        output.show_list(arguments, "QuotaLine", quota.lines)
 
 
 def list_images(arguments: argparse.Namespace) -> None:

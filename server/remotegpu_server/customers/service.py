@@ -19,6 +19,7 @@ from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
 from remotegpu_server.db.session import violated_constraint
 from remotegpu_server.events import service as events
+from remotegpu_server.quotas import policies
 from remotegpu_server.tokens import service as tokens
 
 
@@ -54,6 +55,7 @@ async def create_customer(db: AsyncSession, actor: Actor, body: CustomerCreate) 
         raise _taken(error, body.name, body.code) from error
     assert row is not None
     audit.note(db, resource_id=row.id, new=values)
+    await policies.apply(db, subject_id=row.id)
     await _record(db, actor, row, "customer.created", f"{actor.name} made the customer {row.name}.")
     return await _answer(db, row.id)
 

@@ -26,7 +26,9 @@ class Setting(Generic[T]):
     """True: everybody signed in may read it."""
 
 
-REGISTRY: dict[str, Setting[int] | Setting[float] | Setting[bool] | Setting[str]] = {}
+AnySetting = Setting[int] | Setting[float] | Setting[bool] | Setting[str]
+
+REGISTRY: dict[str, AnySetting] = {}
 
 
 def _declare(setting: Setting[T]) -> Setting[T]:
@@ -164,5 +166,55 @@ QUEUE_PREEMPTION_NOTICE_S = _declare(
         maximum=86400.0,
         doc="Time between the announcement that a preemptible environment is stopped and its stop.",
         public=True,
+    )
+)
+
+
+QUOTA_GPU_HOURS_WINDOW_S = _declare(
+    Setting(
+        key="quotas.gpu_hours_window_s",
+        default=7 * 86400,
+        minimum=3600,
+        maximum=366 * 86400,
+        public=True,
+        doc="The window over which GPU-hours are summed, where a limit names none.",
+    )
+)
+
+QUOTA_GPU_HOURS_WARN_PERCENT = _declare(
+    Setting(
+        key="quotas.gpu_hours_warn_percent",
+        default=90.0,
+        minimum=1.0,
+        maximum=100.0,
+        doc="Holders of GPUs are warned when this much of a limit of GPU-hours is used.",
+    )
+)
+
+QUOTA_GPU_HOURS_GRACE_S = _declare(
+    Setting(
+        key="quotas.gpu_hours_grace_s",
+        default=900.0,
+        minimum=0.0,
+        maximum=7 * 86400.0,
+        doc="How long an environment with GPUs may go on after its GPU-hours are used up.",
+    )
+)
+
+QUOTA_DEFAULT_POLICY = _declare(
+    Setting(
+        key="quotas.default_user_policy",
+        default="",
+        doc="The quota policy of every user to whom no policy applies; empty: none, so no limit. "
+        "`free`, `basic` and `pro` are there from the start.",
+    )
+)
+
+SYSTEM_NAME = _declare(
+    Setting(
+        key="system.name",
+        default="RemoteGPU",
+        public=True,
+        doc="What people call this installation: the title of the hub's pages.",
     )
 )

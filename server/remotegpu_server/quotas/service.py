@@ -2,72 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from remotegpu.errors import Invalid, NotFound, QuotaExceeded
-from remotegpu.types.quotas import Quota, QuotaLine, QuotaResource, QuotaSubject, QuotaUpdate
+from remotegpu.errors import Invalid, NotFound
+from remotegpu.types.quotas import (
+    Quota,
+    QuotaChange,
+    QuotaLine,
+    QuotaOverrun,
+    QuotaResource,
+    QuotaSubject,
+    QuotaUpdate,
+)
 from remotegpu_server import authz
+from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
 from remotegpu_server.events import service as events
-from remotegpu_server.placement import gib
+from remotegpu_server.platform_settings import service as platform_settings
+from remotegpu_server.platform_settings.registry import QUOTA_GPU_HOURS_WINDOW_S
+from remotegpu_server.quotas import policies, queries, refusals
+from remotegpu_server.quotas.queries import RESOURCES, UNBOUND, Bound, Subject
+from remotegpu_server.quotas.refusals import Excess
 
-RESOURCES = (QuotaResource.GPUS, QuotaResource.ENVIRONMENTS, QuotaResource.CPUS, QuotaResource.MEMORY_BYTES)
-ENDED = ("stopped", "failed", "deleted")
+_ROUNDING = 1e-6
+"""Thirds of a GPU add up to a little more than one."""
 
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """Whom a limit binds."""
-
-    kind: QuotaSubject
-    id: str
-    name: str
-
-
-def _environment_of(subject: Subject) -> ColumnElement[bool]:
-    column = (
-        tables.Environment.owner_id if subject.kind is QuotaSubject.USER else tables.Environment.customer_id
-    )
-    return column == subject.id
-
-
-async def _used(
-    db: AsyncSession, *, subject: Subject, without_environment: str | None
-) -> dict[QuotaResource, float]:
-    """What the subject holds: sums over live rows, never a counter."""
-    of_user = subject.kind is QuotaSubject.USER
-    held, promised, wanted = tables.Placement, tables.Allocation, tables.Environment
-    placed = (
-        await db.execute(
-            select(
-                func.coalesce(func.sum(held.cpus), 0.0), func.coalesce(func.sum(held.memory_bytes), 0)
-            ).where(held.released_at.is_(None), (held.user_id if of_user else held.customer_id) == subject.id)
-        )
-    ).one()
-    gpus = await db.scalar(
-        select(func.sum(promised.gpu_fraction)).where(
-            promised.released_at.is_(None),
-            (promised.user_id if of_user else promised.customer_id) == subject.id,
-        )
-    )
-    live = (
-        select(func.count()).select_from(wanted).where(_environment_of(subject), wanted.status.not_in(ENDED))
-    )
-    if without_environment is not None:
-        live = live.where(wanted.id != without_environment)
-    return {
-        QuotaResource.GPUS: float(gpus or 0),
-        QuotaResource.ENVIRONMENTS: float(await db.scalar(live) or 0),
-        QuotaResource.CPUS: float(placed[0]),
-        QuotaResource.MEMORY_BYTES: float(placed[1]),
-    }
+__all__ = ["Subject", "check", "excess", "get_quota", "get_quota_of", "lines", "set_quota", "subjects_of"]
 
 
 async def check(
@@ -80,225 +48,283 @@ async def check(
 ) -> None:
     """Lock the limits and raise :class:`QuotaExceeded` for the first that ``adding`` would pass.
 
-    ``environment_id`` is the environment that asks: it is not counted among the ones in use.
+    ``subjects`` begins with the user who asks. ``environment_id`` is the environment that asks: it is not
+    counted among the ones in use.
     """
-    for subject, limits in await _limits(db, subjects=subjects, lock=lock):
-        bound = {resource: limit for resource, limit in limits.items() if limit is not None}
-        if not bound:
-            continue
-        used = await _used(db, subject=subject, without_environment=environment_id)
-        for resource, limit in bound.items():
-            wanted = adding.get(resource, 0)
-            if wanted and used[resource] + wanted > limit:
-                own = await _holders(
-                    db, owner_id=subjects[0].id, resource=resource, without_environment=environment_id
-                )
-                raise _exceeded(subject, resource, limit, used[resource], wanted, own)
-
-
-async def _limits(
-    db: AsyncSession, *, subjects: Sequence[Subject], lock: bool
-) -> list[tuple[Subject, dict[QuotaResource, int | None]]]:
-    row = tables.Quota
-    wanted = or_(*(and_(row.subject_type == str(one.kind), row.subject_id == one.id) for one in subjects))
-    found = select(row).where(wanted).order_by(row.id).execution_options(populate_existing=True)
-    if lock:
-        found = found.with_for_update()
-    rows = (await db.scalars(found)).all()
-    return [
-        (
-            one,
-            {
-                resource: next(
-                    (
-                        limit.limit_value
-                        for limit in rows
-                        if (limit.subject_type, limit.subject_id, limit.resource)
-                        == (str(one.kind), one.id, str(resource))
-                    ),
-                    None,
-                )
-                for resource in RESOURCES
-            },
+    found = await excess(db, subjects=subjects, adding=adding, environment_id=environment_id, lock=lock)
+    if found is not None:
+        own = await queries.holders(
+            db, owner_id=subjects[0].id, resource=found.resource, without_environment=environment_id
         )
-        for one in subjects
+        raise refusals.exceeded(found, own=own)
+
+
+async def excess(
+    db: AsyncSession,
+    *,
+    subjects: Sequence[Subject],
+    adding: Mapping[QuotaResource, float],
+    environment_id: str | None = None,
+    lock: bool = False,
+) -> Excess | None:
+    """The first limit that ``adding`` would pass, in the order of ``subjects``."""
+    bounds = await queries.limits(db, subjects=subjects, lock=lock)
+    asked = {resource for resource, amount in adding.items() if amount}
+    if QuotaResource.GPUS in asked:
+        asked.add(QuotaResource.GPU_HOURS)
+    binding = [
+        (subject, resource, bounds[key])
+        for subject in subjects
+        for resource in RESOURCES
+        if resource in asked and (key := _key(subject, resource)) in bounds and bounds[key].limit is not None
     ]
-
-
-def _exceeded(
-    subject: Subject,
-    resource: QuotaResource,
-    limit: int,
-    used: float,
-    requested: float,
-    own: Sequence[tables.Environment],
-) -> QuotaExceeded:
-    who = f"User {subject.name}" if subject.kind is QuotaSubject.USER else f"Customer {subject.name}"
-    detail = (
-        f"{who} may hold {_amount(resource, limit)} at once; {_plain(resource, used)} "
-        f"{'is' if used == 1 else 'are'} in use and this request needs {_plain(resource, requested)} more."
+    if not binding:
+        return None
+    used = await queries.used(
+        db,
+        wanted={_key(subject, resource): bound.window_s for subject, resource, bound in binding},
+        without_environment=environment_id,
     )
-    return QuotaExceeded(
-        detail,
-        hint=_hint(resource, limit, requested, own),
-        data={
-            "subject": str(subject.kind),
-            "subject_id": subject.id,
-            "subject_name": subject.name,
-            "resource": str(resource),
-            "limit": limit,
-            "used": used,
-            "requested": requested,
-            "available": max(limit - used, 0),
-            "environments": [
-                {"id": one.id, "name": one.name, "status": one.status, "gpus": one.gpus} for one in own
-            ],
-        },
+    for subject, resource, bound in binding:
+        found = Excess(
+            subject, resource, bound, used[_key(subject, resource)] or 0.0, adding.get(resource, 0.0)
+        )
+        if found.used + found.requested > found.limit + _ROUNDING or _is_used_up(found):
+            return await _with_retry(db, found)
+    return None
+
+
+def _key(subject: Subject, resource: QuotaResource) -> queries.Key:
+    return (str(subject.kind), subject.id, str(resource))
+
+
+def _is_used_up(found: Excess) -> bool:
+    """Hours are not asked for beforehand: something that holds GPUs may start while any are left."""
+    return found.resource is QuotaResource.GPU_HOURS and found.used >= found.limit
+
+
+async def _with_retry(db: AsyncSession, found: Excess) -> Excess:
+    if found.resource is not QuotaResource.GPU_HOURS or found.bound.window_s is None:
+        return found
+    now, spans = await queries.gpu_spans(db, subject=found.subject, window_s=found.bound.window_s)
+    retry_at = refusals.free_again_at(
+        now=now,
+        spans=spans,
+        window_s=found.bound.window_s,
+        limit_hours=found.limit - found.requested,
     )
+    return replace(found, retry_at=retry_at)
 
 
-async def _holders(
-    db: AsyncSession, *, owner_id: str, resource: QuotaResource, without_environment: str | None
-) -> Sequence[tables.Environment]:
-    """The owner's environments that give some of the resource back when stopped."""
-    wanted, held = tables.Environment, tables.Placement
-    found = select(wanted).where(wanted.owner_id == owner_id).order_by(wanted.queued_at).limit(5)
-    if resource is QuotaResource.ENVIRONMENTS:
-        found = found.where(wanted.status.not_in(ENDED))
-    else:
-        found = found.join(held, (held.environment_id == wanted.id) & held.released_at.is_(None))
-    if resource is QuotaResource.GPUS:
-        found = found.where(wanted.gpus > 0)
-    if without_environment is not None:
-        found = found.where(wanted.id != without_environment)
-    return (await db.scalars(found)).all()
-
-
-def _hint(resource: QuotaResource, limit: int, requested: float, own: Sequence[tables.Environment]) -> str:
-    if requested > limit:
-        return f"Ask for at most {_amount(resource, limit)}, or ask an admin for a higher limit."
-    if not own:
-        return "Others of your customer hold it; wait, or ask an admin for a higher limit."
-    names = ", ".join(f"{one.name} ({one.status}, {_amount(QuotaResource.GPUS, one.gpus)})" for one in own)
-    return f"Stop one of yours first: {names}."
-
-
-_UNITS = {QuotaResource.GPUS: "GPU", QuotaResource.ENVIRONMENTS: "environment", QuotaResource.CPUS: "CPU"}
-
-
-def _plain(resource: QuotaResource, value: float) -> str:
-    return f"{gib(int(value))} of memory" if resource is QuotaResource.MEMORY_BYTES else f"{value:g}"
-
-
-def _amount(resource: QuotaResource, value: float) -> str:
-    if resource is QuotaResource.MEMORY_BYTES:
-        return _plain(resource, value)
-    return f"{value:g} {_UNITS[resource]}{'' if value == 1 else 's'}"
-
-
-async def subjects_of_user(db: AsyncSession, *, user_id: str) -> tuple[Subject, Subject]:
-    """The user and its customer, in the order in which refusals name them."""
-    user, customer = tables.User, tables.Customer
+async def subjects_of(
+    db: AsyncSession, *, user_id: str, workspace_id: str | None = None
+) -> tuple[Subject, Subject, Subject]:
+    """The user, the workspace (left out: the personal one) and its customer, as refusals name them."""
+    user, workspace, customer = tables.User, tables.Workspace, tables.Customer
+    which = workspace.personal_of == user.id if workspace_id is None else workspace.id == workspace_id
     found = await db.execute(
-        select(user.username, customer.id, customer.name)
-        .join(customer, customer.id == user.customer_id)
+        select(user.username, workspace.id, workspace.name, customer.id, customer.name)
+        .select_from(user)
+        .join(workspace, which)
+        .join(customer, customer.id == workspace.customer_id)
         .where(user.id == user_id)
     )
-    username, customer_id, customer_name = found.one()
+    username, found_workspace_id, workspace_name, customer_id, customer_name = found.one()
     return (
         Subject(QuotaSubject.USER, user_id, username),
+        Subject(QuotaSubject.WORKSPACE, found_workspace_id, workspace_name),
         Subject(QuotaSubject.CUSTOMER, customer_id, customer_name),
     )
 
 
 async def lines(db: AsyncSession, *, subjects: Sequence[Subject]) -> list[QuotaLine]:
-    """Every limit of the subjects with its use, unlimited ones included."""
-    result = []
-    for subject, limits in await _limits(db, subjects=subjects, lock=False):
-        used = await _used(db, subject=subject, without_environment=None)
-        result += [
-            QuotaLine(
-                subject=subject.kind,
-                subject_id=subject.id,
-                resource=resource,
-                limit=limit,
-                used=used[resource],
-                available=None if limit is None else max(limit - used[resource], 0.0),
-            )
-            for resource, limit in limits.items()
-        ]
-    return result
+    """Every limit of the subjects with its use, unlimited ones included: two statements."""
+    bounds = await queries.limits(db, subjects=subjects, lock=False)
+    default_window_s = await platform_settings.value(db, QUOTA_GPU_HOURS_WINDOW_S)
+    keys = {
+        _key(subject, resource): (subject, resource)
+        for subject in subjects
+        for resource in sorted(RESOURCES, key=list(QuotaResource).index)
+    }
+    windows = {
+        key: bounds.get(key, UNBOUND).window_s or default_window_s
+        if resource is QuotaResource.GPU_HOURS
+        else None
+        for key, (_, resource) in keys.items()
+    }
+    used = await queries.used(db, wanted=windows)
+    return [
+        line(subject, resource, replace(bounds.get(key, UNBOUND), window_s=windows[key]), used[key])
+        for key, (subject, resource) in keys.items()
+    ]
 
 
-async def get_quota(db: AsyncSession, *, actor: Actor) -> Quota:
-    """The limits that bind the caller: its own and its customer's."""
+def line(subject: Subject, resource: QuotaResource, bound: Bound, used: float | None) -> QuotaLine:
+    """One limit as people see it."""
+    known = bound.limit is not None and used is not None
+    return QuotaLine(
+        subject=subject.kind,
+        subject_id=subject.id,
+        subject_name=subject.name,
+        resource=resource,
+        limit=bound.limit,
+        used=used,
+        available=max((bound.limit or 0) - (used or 0.0), 0.0) if known else None,
+        window_s=bound.window_s,
+        policy=bound.policy,
+        raised_until=bound.raised_until,
+    )
+
+
+async def get_quota(db: AsyncSession, *, actor: Actor, workspace: str | None) -> Quota:
+    """The limits that bind the caller: its own, those of a workspace of its, and of the customer."""
     authz.require(actor, Action.QUOTA_READ)
     assert actor.user_id is not None, "people and workloads have a user"
-    return Quota(lines=await lines(db, subjects=await subjects_of_user(db, user_id=actor.user_id)))
+    if actor.environment_id is not None:
+        row = tables.Environment
+        workspace = await db.scalar(select(row.workspace_id).where(row.id == actor.environment_id))
+    elif workspace is not None and workspace not in actor.workspaces:
+        raise NotFound("There is no such workspace.")
+    subjects = await subjects_of(db, user_id=actor.user_id, workspace_id=workspace)
+    return Quota(lines=await lines(db, subjects=subjects))
 
 
 async def get_quota_of(db: AsyncSession, *, actor: Actor, subject: QuotaSubject, subject_id: str) -> Quota:
-    """The limits of a user (with its customer's) or of a customer."""
-    found = await _readable(db, actor=actor, action=Action.QUOTA_READ_OF, kind=subject, given=subject_id)
+    """The limits of a user (with its personal workspace and customer), a workspace, or a customer."""
+    found = await readable(db, actor=actor, action=Action.QUOTA_READ_OF, kind=subject, given=subject_id)
     return Quota(lines=await lines(db, subjects=await _with_those_above(db, found)))
 
 
 async def set_quota(
     db: AsyncSession, *, actor: Actor, subject: QuotaSubject, subject_id: str, body: QuotaUpdate
-) -> Quota:
-    """Set the limits that ``body`` names. One below the present use only refuses what is new."""
-    found = await _readable(db, actor=actor, action=Action.QUOTA_WRITE, kind=subject, given=subject_id)
-    if QuotaResource.UNKNOWN in body.limits:
-        raise Invalid("This is not a resource.", hint=f"Resources: {', '.join(RESOURCES)}.")
-    row = tables.Quota
+) -> QuotaChange:
+    """Set own limits of a subject. One below the present use only refuses what is new."""
+    found = await readable(db, actor=actor, action=Action.QUOTA_WRITE, kind=subject, given=subject_id)
+    refuse_unknown([*body.limits, *body.reset])
+    old = await queries.limits(db, subjects=[found], lock=True)
+    for resource in body.reset:
+        await policies.forget_own(db, subject=found, resource=resource)
     for resource, limit in sorted(body.limits.items()):
-        made = insert(row).values(
-            subject_type=str(found.kind), subject_id=found.id, resource=str(resource), limit_value=limit
+        before = old.get(_key(found, resource), UNBOUND)
+        await set_own(
+            db, subject=found, resource=resource, limit=limit, window_s=body.window_s or before.window_s
         )
-        await db.execute(
-            made.on_conflict_do_update(
-                index_elements=["subject_type", "subject_id", "resource"],
-                set_={"limit_value": limit, "changed_at": func.now()},
-            )
+    if body.reset:
+        await policies.apply(db, subject_id=found.id)
+    new = await queries.limits(db, subjects=[found], lock=False)
+    audit.note(db, resource_id=found.id, old=_plain_limits(old), new=_plain_limits(new))
+    await record_change(db, actor=actor, subject=found, limits=_plain_limits(new))
+    shown = await lines(db, subjects=await _with_those_above(db, found))
+    return QuotaChange(lines=shown, over=overruns(one for one in shown if one.subject_id == found.id))
+
+
+def refuse_unknown(resources: Sequence[QuotaResource]) -> None:
+    """Raise :class:`Invalid` for a resource that this server does not know."""
+    if QuotaResource.UNKNOWN in resources:
+        raise Invalid("This is not a resource.", hint=f"Resources: {', '.join(RESOURCES)}.")
+
+
+async def set_own(
+    db: AsyncSession, *, subject: Subject, resource: QuotaResource, limit: int | None, window_s: int | None
+) -> None:
+    """Write a limit of the subject's own, which no policy changes."""
+    row = tables.Quota
+    if resource is not QuotaResource.GPU_HOURS:
+        window_s = None
+    elif window_s is None:
+        window_s = await platform_settings.value(db, QUOTA_GPU_HOURS_WINDOW_S)
+    values: dict[str, Any] = {"limit_value": limit, "window_s": window_s, "policy_id": None}
+    made = insert(row).values(
+        subject_type=str(subject.kind), subject_id=subject.id, resource=str(resource), **values
+    )
+    await db.execute(
+        made.on_conflict_do_update(
+            index_elements=["subject_type", "subject_id", "resource"],
+            set_={**values, "granted_value": None, "granted_until": None, "changed_at": func.now()},
         )
+    )
+
+
+async def record_change(
+    db: AsyncSession, *, actor: Actor, subject: Subject, limits: Mapping[str, int | None]
+) -> None:
+    """The event of changed limits; the queue looks again."""
     await events.record(
         db,
         kind="quota.changed",
         subject_type="quota",
-        subject_id=found.id,
+        subject_id=subject.id,
         actor=actor,
-        message=f"Limits of {found.kind} {found.name} were changed.",
-        data={
-            "subject": str(found.kind),
-            "limits": {str(name): limit for name, limit in body.limits.items()},
-        },
-        customer_id=found.id if found.kind is QuotaSubject.CUSTOMER else None,
-        user_id=found.id if found.kind is QuotaSubject.USER else None,
+        message=f"Limits of {subject.kind} {subject.name} were changed.",
+        data={"subject": str(subject.kind), "limits": dict(limits)},
+        customer_id=subject.id if subject.kind is QuotaSubject.CUSTOMER else None,
+        user_id=subject.id if subject.kind is QuotaSubject.USER else None,
+        workspace_id=subject.id if subject.kind is QuotaSubject.WORKSPACE else None,
     )
     notify(db, "queue")
-    return Quota(lines=await lines(db, subjects=await _with_those_above(db, found)))
+
+
+def overruns(shown: Iterable[QuotaLine]) -> list[QuotaOverrun]:
+    """Who holds more than allowed, and what that means."""
+    return [
+        QuotaOverrun(
+            subject=one.subject,
+            subject_id=one.subject_id,
+            subject_name=one.subject_name,
+            resource=one.resource,
+            limit=one.limit,
+            used=one.used,
+            over_by=one.used - one.limit,
+            message=refusals.overrun(one, limit=one.limit, used=one.used),
+        )
+        for one in shown
+        if one.limit is not None and one.used is not None and one.used > one.limit
+    ]
+
+
+def _plain_limits(bounds: Mapping[queries.Key, Bound]) -> dict[str, int | None]:
+    return {resource: bound.limit for (_, _, resource), bound in bounds.items()}
 
 
 async def _with_those_above(db: AsyncSession, subject: Subject) -> Sequence[Subject]:
-    return await subjects_of_user(db, user_id=subject.id) if subject.kind is QuotaSubject.USER else [subject]
+    if subject.kind is QuotaSubject.USER:
+        return await subjects_of(db, user_id=subject.id)
+    if subject.kind is QuotaSubject.CUSTOMER:
+        return [subject]
+    workspace, customer = tables.Workspace, tables.Customer
+    found = await db.execute(
+        select(customer.id, customer.name)
+        .select_from(customer)
+        .join(workspace, workspace.customer_id == customer.id)
+        .where(workspace.id == subject.id)
+    )
+    return [subject, Subject(QuotaSubject.CUSTOMER, *found.one())]
 
 
-async def _readable(
+async def readable(
     db: AsyncSession, *, actor: Actor, action: Action, kind: QuotaSubject, given: str
 ) -> Subject:
-    """The user or customer of that id or name, if the actor may."""
+    """The user, workspace or customer of that id or name, if the actor may.
+
+    Names of workspaces are unique within a customer only: those are named by id.
+    """
+    row: Any
     if kind is QuotaSubject.USER:
         user = tables.User
-        user_row = await db.scalar(select(user).where((user.id == given) | (user.username == given)))
-        found = Subject(kind, user_row.id, user_row.username) if user_row else None
-        owner = {"user_id": user_row.id, "customer_id": user_row.customer_id} if user_row else {}
+        row = await db.scalar(select(user).where((user.id == given) | (user.username == given)))
+        found = Subject(kind, row.id, row.username) if row else None
+        owner = {"user_id": row.id, "customer_id": row.customer_id} if row else {}
+    elif kind is QuotaSubject.WORKSPACE:
+        row = await db.scalar(select(tables.Workspace).where(tables.Workspace.id == given))
+        found = Subject(kind, row.id, row.name) if row else None
+        owner = {"workspace_id": row.id, "customer_id": row.customer_id} if row else {}
     elif kind is QuotaSubject.CUSTOMER:
         customer = tables.Customer
         row = await db.scalar(select(customer).where((customer.id == given) | (customer.name == given)))
         found = Subject(kind, row.id, row.name) if row else None
         owner = {"customer_id": row.id} if row else {}
     else:
-        raise Invalid("Quotas bind a user or a customer.")
+        raise Invalid("Quotas bind a user, a workspace or a customer.")
     if found is None:
         raise NotFound(f"There is no such {kind}.")
     authz.require(actor, action, noun=str(kind), **owner)

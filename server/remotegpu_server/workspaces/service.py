@@ -16,6 +16,7 @@ from remotegpu_server.db import tables
 from remotegpu_server.db.session import violated_constraint
 from remotegpu_server.events import service as events
 from remotegpu_server.notifications import service as notifications
+from remotegpu_server.quotas import policies
 from remotegpu_server.workspaces import convert, queries
 
 
@@ -28,6 +29,8 @@ async def make_personal(db: AsyncSession, *, user_id: str, customer_id: str, use
         )
     )
     await _make_owner(db, workspace_id=workspace_id, user_id=user_id)
+    for subject_id in (user_id, workspace_id):
+        await policies.apply(db, subject_id=subject_id)
 
 
 async def to_use(db: AsyncSession, *, actor: Actor, workspace: str | None) -> tables.Workspace:
@@ -127,6 +130,7 @@ async def create_workspace(db: AsyncSession, *, actor: Actor, body: WorkspaceCre
     assert row is not None
     assert actor.user_id is not None
     await _make_owner(db, workspace_id=workspace_id, user_id=actor.user_id)
+    await policies.apply(db, subject_id=workspace_id)
     audit.note(db, resource_id=workspace_id, new={"name": body.name, "description": body.description})
     await record(db, actor, row, "workspace.created", f"{actor.name} made the workspace {row.name}.")
     return await _answer(db, actor, workspace_id)
@@ -250,6 +254,8 @@ async def _make_owner(db: AsyncSession, *, workspace_id: str, user_id: str) -> N
             workspace_id=workspace_id, user_id=user_id, role="owner", joined_at=func.now()
         )
     )
+    for subject_id in (user_id, workspace_id):
+        await policies.apply(db, subject_id=subject_id)
 
 
 async def _answer(db: AsyncSession, actor: Actor, workspace_id: str) -> Workspace:

@@ -80,6 +80,7 @@ async def build(app: FastAPI, actors: Actors) -> World:
                 runtime="docker",
             )
         )
+        quota_request = await _quota_request(db, own.id, own.customer_id)
         mine = await _environment(db, own.id, own.customer_id, workspace, image)
         theirs = await _environment(db, foreign.id, foreign.customer_id, elsewhere, image)
         for name, environment, user in (("workload", mine, own), ("foreign_workload", theirs, foreign)):
@@ -116,6 +117,9 @@ async def build(app: FastAPI, actors: Actors) -> World:
         "token_id": token_id or "",
         "subject": "user",
         "subject_id": own.id,
+        "policy": "basic",
+        "quota_request": quota_request,
+        "key": "system.name",
         "request_id": "log-none",
         "key_id": ssh_key,
         "/v1/workspaces/{workspace}/members/{user} user": people["ws_viewer"].id,
@@ -165,6 +169,25 @@ async def _environment(
         )
     )
     return environment
+
+
+async def _quota_request(db: sa.ext.asyncio.AsyncSession, user: str, customer_id: str) -> str:
+    quota_request = tables.new_id("qrq")
+    await db.execute(
+        sa.insert(tables.QuotaRequest).values(
+            id=quota_request,
+            subject_type="user",
+            subject_id=user,
+            subject_name="self",
+            customer_id=customer_id,
+            resource="gpus",
+            amount=3,
+            why="work",
+            limit_before=1,
+            requested_by=user,
+        )
+    )
+    return quota_request
 
 
 async def _token(

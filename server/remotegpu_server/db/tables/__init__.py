@@ -26,7 +26,7 @@ from remotegpu_server.db.tables.identity import (
     Workspace,
     WorkspaceMember,
 )
-from remotegpu_server.db.tables.images import Image
+from remotegpu_server.db.tables.images import Image, WorkspaceImage
 from remotegpu_server.db.tables.operations import (
     AuditRecord,
     Event,
@@ -36,7 +36,13 @@ from remotegpu_server.db.tables.operations import (
     PlatformSetting,
 )
 from remotegpu_server.db.tables.queue import HubStart, Reservation, StartEstimate
-from remotegpu_server.db.tables.quotas import Quota
+from remotegpu_server.db.tables.quotas import (
+    Quota,
+    QuotaPolicy,
+    QuotaPolicyLimit,
+    QuotaPolicyTarget,
+    QuotaRequest,
+)
 from remotegpu_server.db.tables.ssh_keys import SshKey
 
 __all__ = [
@@ -65,6 +71,10 @@ __all__ = [
     "Placement",
     "PlatformSetting",
     "Quota",
+    "QuotaPolicy",
+    "QuotaPolicyLimit",
+    "QuotaPolicyTarget",
+    "QuotaRequest",
     "Reservation",
     "SshKey",
     "StartEstimate",
@@ -73,6 +83,7 @@ __all__ = [
     "Volume",
     "VolumeRemoval",
     "Workspace",
+    "WorkspaceImage",
     "WorkspaceMember",
     "Xid8",
     "allocations_history",

@@ -53,6 +53,8 @@ class Placement(Base):
     volume_id: Mapped[str] = mapped_column(ForeignKey("volumes.id", ondelete="RESTRICT"))
     cpus: Mapped[float]
     memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    queued_at: Mapped[datetime | None]
+    """When the start was asked for; ``NULL`` in rows older than this column."""
     placed_at: Mapped[datetime] = mapped_column(server_default=now)
     released_at: Mapped[datetime | None]
     release_proof: Mapped[str | None]

@@ -347,10 +347,10 @@ async def explain(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> P
     _check_env(actor, body.env, {})
     _check_parts(gpus=body.gpus, share=body.gpu_memory_bytes, profile=body.mig_profile)
     assert actor.user_id is not None
-    subjects = await quotas.subjects_of_user(db, user_id=actor.user_id)
-    lines = await quotas.lines(db, subjects=subjects)
     image = await images.allowed(db, image=body.image)
     workspace = await workspaces.to_use(db, actor=actor, workspace=body.workspace)
+    subjects = await quotas.subjects_of(db, user_id=actor.user_id, workspace_id=workspace.id)
+    lines = await quotas.lines(db, subjects=subjects)
     async with db.begin_nested() as trial:
         explained = await _explained(
             db, actor=actor, body=body, image=image, workspace=workspace, subjects=subjects

@@ -159,7 +159,9 @@ async def _take(
     ahead: Sequence[placement.Request],
 ) -> placement.Choice | placement.Refusal:
     """Lock quotas, choose, lock the host, look again, insert. Lock order: quotas, host, GPUs."""
-    subjects = await quotas.subjects_of_user(db, user_id=environment.owner_id)
+    subjects = await quotas.subjects_of(
+        db, user_id=environment.owner_id, workspace_id=environment.workspace_id
+    )
     request = await request_for(db, environment=environment, image=image)
     least = (await capacity.fleet(db)).least_fraction(request)
     wanted = adding(environment, gpu_fraction=least)
@@ -225,6 +227,7 @@ async def _take_on(
             volume_id=await _home(db, owner_id=environment.owner_id, host=host),
             cpus=environment.cpus,
             memory_bytes=environment.memory_bytes,
+            queued_at=environment.queued_at,
             **held,
         )
     )

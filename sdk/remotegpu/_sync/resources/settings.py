@@ -1,0 +1,36 @@
+# Generated from remotegpu/_async by sdk/generate_sync.py. Change that and run it again.
+"""Platform settings: what admins change while the server runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from remotegpu._protocol import segment
+from remotegpu._sync.resource import SyncResource
+from remotegpu.types.settings import Setting, Settings
+
+
+class SyncSettings(SyncResource):
+    """Platform settings: what admins change while the server runs."""
+
+    def list(self) -> Settings:
+        """All that the caller may read."""
+        return self._transport.call(Settings, "GET", "/v1/settings")
+
+    def get(self, key: str) -> Setting:
+        """One setting, such as ``system.name``."""
+        return self._transport.call(Setting, "GET", f"/v1/settings/{segment(key)}")
+
+    def set(self, key: str, value: bool | int | float | str) -> Setting:
+        """Change one; it counts without a restart."""
+        path = f"/v1/settings/{segment(key)}"
+        return self._transport.call(Setting, "PATCH", path, body={"value": value})
+
+    def set_many(self, values: Mapping[str, bool | int | float | str]) -> Settings:
+        """Change several: all of them, or none when one is wrong."""
+        body = {"values": dict(values)}
+        return self._transport.call(Settings, "PATCH", "/v1/settings", body=body)
+
+    def reset(self, key: str) -> Setting:
+        """Back to the default."""
+        return self._transport.put_in_state(Setting, f"/v1/settings/{segment(key)}:reset")
