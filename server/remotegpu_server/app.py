@@ -37,6 +37,7 @@ from remotegpu_server.ssh_keys import loop as ssh_keys_loop
 from remotegpu_server.ssh_keys import routes as ssh_keys_routes
 from remotegpu_server.tokens import routes as tokens_routes
 from remotegpu_server.tokens.use import TokenUse
+from remotegpu_server.usage import routes as usage_routes
 from remotegpu_server.users import routes as users_routes
 from remotegpu_server.workspaces import routes as workspaces_routes
 
@@ -54,6 +55,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     quotas_routes.router,
     ssh_keys_routes.router,
     settings_routes.router,
+    usage_routes.router,
     environments_routes.router,
     queue_routes.router,
     agents_routes.router,

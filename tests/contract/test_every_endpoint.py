@@ -18,6 +18,7 @@ import journey_quotas
 import journey_settings
 import journey_ssh_keys
 import journey_tokens
+import journey_usage
 import journey_users
 import journey_workspaces
 import pytest
@@ -39,6 +40,7 @@ JOURNEYS = (
     journey_ssh_keys.drive,
     journey_settings.drive,
     journey_environments.drive,
+    journey_usage.drive,
     journey_queue.drive,
     journey_hosts.drive_last,
     journey_events.drive,

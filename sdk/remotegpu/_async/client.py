@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from remotegpu._async.resources.settings import AsyncSettings
     from remotegpu._async.resources.ssh_keys import AsyncSshKeys
     from remotegpu._async.resources.tokens import AsyncTokens
+    from remotegpu._async.resources.usage import AsyncUsage
     from remotegpu._async.resources.users import AsyncUsers
     from remotegpu._async.resources.workspaces import AsyncWorkspaces
 
@@ -200,6 +201,13 @@ class AsyncClient:
         from remotegpu._async.resources.settings import AsyncSettings
 
         return AsyncSettings(self._transport)
+
+    @cached_property
+    def usage(self) -> AsyncUsage:
+        """What was used."""
+        from remotegpu._async.resources.usage import AsyncUsage
+
+        return AsyncUsage(self._transport)
 
     @cached_property
     def placements(self) -> AsyncPlacements:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from remotegpu._sync.resources.settings import SyncSettings
     from remotegpu._sync.resources.ssh_keys import SyncSshKeys
     from remotegpu._sync.resources.tokens import SyncTokens
+    from remotegpu._sync.resources.usage import SyncUsage
     from remotegpu._sync.resources.users import SyncUsers
     from remotegpu._sync.resources.workspaces import SyncWorkspaces
 
@@ -201,6 +202,13 @@ class Client:
         from remotegpu._sync.resources.settings import SyncSettings
 
         return SyncSettings(self._transport)
+
+    @cached_property
+    def usage(self) -> SyncUsage:
+        """What was used."""
+        from remotegpu._sync.resources.usage import SyncUsage
+
+        return SyncUsage(self._transport)
 
     @cached_property
     def placements(self) -> SyncPlacements:

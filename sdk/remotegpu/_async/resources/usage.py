@@ -1,0 +1,57 @@
+"""Usage statistics: GPU-hours, allocations and waits. ``to_pandas()`` makes a report a DataFrame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from remotegpu._async.resource import AsyncResource
+from remotegpu._protocol import given
+from remotegpu.types.usage import UsageReport
+
+
+class AsyncUsage(AsyncResource):
+    """Usage statistics: GPU-hours, allocations and waits. ``to_pandas()`` makes a report a DataFrame."""
+
+    async def report(
+        self,
+        *,
+        group_by: Sequence[str] | None = None,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        customer: str | None = None,
+    ) -> UsageReport:
+        """For owners their customer's, for admins everybody's. By ``day`` unless `group_by` says otherwise:
+        ``day``, ``customer``, ``workspace``, ``user``, ``gpu_model``. Without times: the last 30 days."""
+        params = _params(group_by, begin, end) | given(customer=customer)
+        return await self._transport.call(UsageReport, "GET", "/v1/usage", params=params)
+
+    async def csv(
+        self,
+        *,
+        group_by: Sequence[str] | None = None,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        customer: str | None = None,
+    ) -> str:
+        """The same as CSV text."""
+        params = _params(group_by, begin, end) | given(customer=customer)
+        return (await self._transport.send("GET", "/v1/usage.csv", params=params)).text
+
+    async def mine(
+        self,
+        *,
+        group_by: Sequence[str] | None = None,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+    ) -> UsageReport:
+        """What the caller used, in every workspace."""
+        params = _params(group_by, begin, end)
+        return await self._transport.call(UsageReport, "GET", "/v1/usage/mine", params=params)
+
+
+def _params(
+    group_by: Sequence[str] | None, begin: datetime | None, end: datetime | None
+) -> dict[str, object]:
+    times = {name: when.isoformat() for name, when in (("from", begin), ("to", end)) if when is not None}
+    return given(group_by=None if group_by is None else [*group_by]) | times
