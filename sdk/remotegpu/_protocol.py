@@ -101,7 +101,7 @@ def decode_json(kind: type[WireT], content: bytes, *, where: str) -> WireT:
     try:
         return kind.model_validate_json(content, extra="ignore")
     except ValueError as error:
-        raise _unexpected(where, f"not a {kind.__name__}") from error
+        raise _unexpected(where, f"not a {kind.__name__}{_first_problem(error)}") from error
 
 
 def decode_page(kind: type[WireT], response: _http.Response) -> tuple[list[WireT], str | None]:
@@ -112,8 +112,18 @@ def decode_page(kind: type[WireT], response: _http.Response) -> tuple[list[WireT
         items = [kind.model_validate(item, extra="ignore") for item in body["items"]]
         cursor = body["next_cursor"]
     except (ValueError, KeyError, TypeError) as error:
-        raise _unexpected(where, f"not a list of {kind.__name__}") from error
+        raise _unexpected(where, f"not a list of {kind.__name__}{_first_problem(error)}") from error
     return items, None if cursor is None else str(cursor)
+
+
+def _first_problem(error: Exception) -> str:
+    """Which field of the answer did not fit; never its value."""
+    problems = getattr(error, "errors", None)
+    if problems is None:
+        return ""
+    first = problems(include_url=False, include_input=False, include_context=False)[0]
+    place = ".".join(str(step) for step in first["loc"])
+    return f" ({place + ': ' if place else ''}{first['msg']})"
 
 
 def _unexpected(where: str, what: str) -> UnexpectedAnswer:

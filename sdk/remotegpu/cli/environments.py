@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import remotegpu
 from remotegpu import _progress
-from remotegpu.cli import output
+from remotegpu.cli import output, watching
 from remotegpu.cli.connection import connect, find_environment
 from remotegpu.types.environments import Environment
 
@@ -142,15 +142,15 @@ def remove(arguments: argparse.Namespace) -> None:
 
 def logs(arguments: argparse.Namespace) -> None:
     """Its newest output."""
+    if arguments.follow:
+        watching.follow_logs(arguments)
+        return
     with connect(arguments) as client:
         known = find_environment(client, arguments.environment, owner=arguments.owner)
         found = client.environments.logs(known.id, tail_lines=arguments.tail)
-    if arguments.json:
-        output.show_item(arguments, found, "")
-        return
-    if not found.live:
+    if not found.live and not arguments.json:
         print("(the container is gone; this is what was kept)", file=sys.stderr)
-    sys.stdout.write(found.text if found.text.endswith("\n") or not found.text else found.text + "\n")
+    output.show_text(arguments, found.text, **found.model_dump(mode="json"))
 
 
 def open_(arguments: argparse.Namespace) -> None:

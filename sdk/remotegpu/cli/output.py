@@ -37,6 +37,33 @@ def show_item(arguments: argparse.Namespace, item: Wire, sentence: str) -> None:
         print("\n".join(_tables.printable(line) for line in sentence.splitlines()))
 
 
+def show_text(arguments: argparse.Namespace, text: str, **facts: object) -> None:
+    """Print text that is not ours to change: a script, a container's output."""
+    if arguments.json:
+        _print_json(facts)
+    else:
+        sys.stdout.write(text if text.endswith("\n") or not text else text + "\n")
+
+
+def stream_rows(arguments: argparse.Namespace, kind: str, items: Iterable[Wire]) -> None:
+    """Print items as they come: a row each, or a JSON object on a line of its own."""
+    for item in items:
+        if arguments.json:
+            print(json.dumps(item.model_dump(mode="json"), ensure_ascii=False), flush=True)
+        else:
+            print("  ".join(_tables.row(kind, item)), flush=True)
+
+
+def stream_text(arguments: argparse.Namespace, pieces: Iterable[str]) -> None:
+    """Print text as it comes: as it is, or in JSON objects on lines of their own."""
+    for piece in pieces:
+        if arguments.json:
+            print(json.dumps({"text": piece}, ensure_ascii=False), flush=True)
+        else:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+
 def say(arguments: argparse.Namespace, sentence: str, **facts: object) -> None:
     """Print what happened where the server answers with nothing."""
     if arguments.json:

@@ -53,6 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
     _quota(commands)
     _settings(commands)
     _images_and_users(commands)
+    _events(commands)
+    completion = _add(commands, "completion", "completion.show", "print a script that completes commands")
+    completion.add_argument("shell", choices=["bash", "zsh", "fish"])
     return parser
 
 
@@ -125,6 +128,8 @@ def _environments(commands: Commands[argparse.ArgumentParser]) -> None:
     _with_environment(_add(env, "rm", "environments.remove", "stop and remove it; files stay"))
     logs = _with_environment(_add(env, "logs", "environments.logs", "print its newest output"))
     logs.add_argument("--tail", type=int, metavar="N", help="lines")
+    logs.add_argument("--follow", "-f", action="store_true", help="go on until it stops")
+    _with_environment(_add(env, "watch", "watching.watch_environment", "print its state at every change"))
     restart = _with_environment(
         _add(env, "restart", "environments.restart", "start it anew on the same host with the same GPUs")
     )
@@ -301,6 +306,16 @@ def _images_and_users(commands: Commands[argparse.ArgumentParser]) -> None:
     new.add_argument("--role", choices=["admin", "owner", "member"])
     for verb, what in (("suspend", "keep a user out; what runs is kept"), ("resume", "end a suspension")):
         _add(user, verb, f"platform.{verb}_user", what).add_argument("user", help="id or user name")
+
+
+def _events(commands: Commands[argparse.ArgumentParser]) -> None:
+    event = _group(commands, "event", "events: what happened")
+    list_ = _add(event, "list", "watching.list_events", "list events, oldest first")
+    watch = _add(event, "watch", "watching.watch_events", "print events as they happen")
+    for parser in (list_, watch):
+        parser.add_argument("--subject-type", metavar="TYPE", help="such as environment")
+        parser.add_argument("--subject-id", metavar="ID")
+        parser.add_argument("--after", metavar="ID", help="only those after this event; 0 is the beginning")
 
 
 def _bytes(text: str) -> int:
