@@ -1,0 +1,89 @@
+"""Every example of the SDK's pages runs as it stands there, in order, against a real server and agent.
+
+A ``text`` block behind a ``python`` block is what that prints; ``...`` in it stands for anything.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import doctest
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import remotegpu
+
+from .conftest import Platform
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = [DOCS / "sdk.md", *sorted(page for page in DOCS.glob("sdk/*.md") if page.name != "reference.md")]
+INTERNAL = {"agent", "health"}
+"""Resources that only our own programs use."""
+
+BLOCK = re.compile(
+    r"^```python\n(?P<code>.*?)^```\n(?:```text\n(?P<printed>.*?)^```\n)?", re.DOTALL | re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One block of code, and what it prints."""
+
+    code: str
+    printed: str
+    line: int
+
+
+def examples(page: Path) -> Iterator[Example]:
+    text = page.read_text()
+    for found in BLOCK.finditer(text):
+        line = text.count("\n", 0, found.start("code"))
+        yield Example(found["code"], found["printed"] or "", line)
+
+
+def run(example: Example, names: dict[str, object], page: Path) -> None:
+    """Also code with ``await`` outside of functions, as notebooks allow it."""
+    source = "\n" * example.line + example.code  # so that a traceback names the line of the page
+    code = compile(source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if code.co_flags & inspect.CO_COROUTINE:
+        asyncio.run(eval(code, names))  # noqa: S307 the examples are ours
+    else:
+        exec(code, names)  # noqa: S102
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_examples_of_a_page_run_and_print_what_it_says(
+    page: Path, platform: Platform, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REMOTEGPU_URL", platform.url)
+    monkeypatch.setenv("REMOTEGPU_TOKEN", platform.token)
+    names: dict[str, object] = {"__name__": "__main__"}
+    found = list(examples(page))
+    assert found
+    for example in found:
+        run(example, names, page)
+        printed = capsys.readouterr().out
+        if example.printed or printed:
+            same = doctest.OutputChecker().check_output(example.printed, printed, doctest.ELLIPSIS)
+            assert same, f"{page.name}:{example.line}: printed {printed!r}, not {example.printed!r}"
+    client = names.get("client")
+    if isinstance(client, remotegpu.Client):
+        client.close()
+
+
+def test_every_resource_has_examples() -> None:
+    resources = {
+        name for name, value in vars(remotegpu.Client).items() if type(value).__name__ == "cached_property"
+    }
+    shown = {
+        name
+        for page in PAGES
+        for example in examples(page)
+        for name in re.findall(r"\b(?:client|nobody|waiting)\.(\w+)\.", example.code)
+    }
+    assert resources - INTERNAL <= shown
