@@ -32,12 +32,12 @@ def queue(arguments: argparse.Namespace) -> None:
     if arguments.json:
         output.show_list(arguments, "Environment", found)
         return
+    lines: list[str] = []
     for environment in found:
-        print(_progress.describe(environment))
+        lines.append(_progress.describe(environment))
         if environment.wait is not None:
-            print(*(f"    {line}" for line in _progress.wait_lines(environment.wait)), sep="\n")
-    if not found:
-        print("Nothing waits.")
+            lines += [f"    {line}" for line in _progress.wait_lines(environment.wait)]
+    output.show_text(arguments, "\n".join(lines or ["Nothing waits."]))
 
 
 def create(arguments: argparse.Namespace) -> None:
