@@ -25,6 +25,8 @@ class GpuSample:
     memory_clock_mhz: float | None = None
     ecc_corrected: int | None = None
     ecc_uncorrected: int | None = None
+    remapped_rows: int | None = None
+    """Rows of memory that were replaced after uncorrectable errors."""
     xid: int | None = None
     unhealthy_reason: str | None = None
     processes: tuple[tuple[int, int | None], ...] = ()
@@ -48,6 +50,10 @@ class GpuProvider(Protocol):
 
     def sample(self, *, held: frozenset[str], processes: bool) -> list[GpuSample]:
         """``held``: UUIDs that a workload has. ``processes``: also ask for process lists."""
+        ...
+
+    def check(self, uuid: str) -> str | None:
+        """Test one GPU anew: ``None`` when it works, which ends what was held against it; else why not."""
         ...
 
     def close(self) -> None: ...

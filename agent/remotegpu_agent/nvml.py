@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pynvml
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 REOPEN_EVERY_S = 30.0
 """After the driver went away, NVML is opened again at this pace."""
 
-FATAL_XIDS = frozenset({46, 48, 62, 64, 74, 79, 92, 95, 119, 120})
+FATAL_XIDS = frozenset({46, 48, 62, 63, 64, 74, 79, 92, 94, 95, 119, 120})
 """The device needs a reset or a person: no new work. All other XIDs (13, 31, 43, 45, 68, 109, ...) are the
 application's fault and are only reported."""
 
@@ -65,6 +65,20 @@ class Nvml:
             return [GpuSample(uuid=uuid, unhealthy_reason=self.reason) for uuid in self._devices]
         self._collect_xids()
         return [self._sample(uuid, handle, processes=processes) for uuid, handle in self._devices.items()]
+
+    def check(self, uuid: str) -> str | None:
+        self._open()
+        if not self._opened:
+            return self.reason
+        self._collect_xids()
+        handle = self._devices.get(uuid)
+        if handle is None:
+            return "the driver does not know this GPU"
+        remembered = self._fatal.pop(uuid, None)
+        found = self._sample(uuid, handle, processes=False).unhealthy_reason
+        if found is not None and remembered is not None:
+            self._fatal[uuid] = remembered
+        return found
 
     def close(self) -> None:
         if self._opened:
@@ -141,6 +155,7 @@ class Nvml:
             memory_used = None
         rates = _ask(pynvml.nvmlDeviceGetUtilizationRates, handle)
         ecc_uncorrected = _ecc(handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED)
+        remapped = _ask(pynvml.nvmlDeviceGetRemappedRows, handle)
         return GpuSample(
             uuid=uuid,
             utilization_percent=float(rates.gpu) if rates is not None else None,
@@ -153,16 +168,23 @@ class Nvml:
             memory_clock_mhz=_number(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
             ecc_corrected=_ecc(handle, pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),
             ecc_uncorrected=ecc_uncorrected,
+            remapped_rows=remapped[1] if remapped else None,
             xid=self._xids.get(uuid),
-            unhealthy_reason=self._unhealthy(uuid, ecc_uncorrected),
+            unhealthy_reason=self._unhealthy(uuid, handle, ecc_uncorrected, remapped),
             processes=_processes(handle) if processes else (),
         )
 
-    def _unhealthy(self, uuid: str, ecc_uncorrected: int | None) -> str | None:
+    def _unhealthy(
+        self, uuid: str, handle: Any, ecc_uncorrected: int | None, remapped: Sequence[int] | None
+    ) -> str | None:
         if uuid in self._fatal:
             return f"fatal XID {self._fatal[uuid]}: the device needs a reset"
         if ecc_uncorrected:
             return f"{ecc_uncorrected} uncorrected ECC errors since the driver was loaded"
+        if remapped and remapped[3]:
+            return "rows of its memory could not be replaced"
+        if (remapped and remapped[2]) or _ask(pynvml.nvmlDeviceGetRetiredPagesPendingStatus, handle):
+            return "broken memory is replaced only by a reset of the device"
         return None
 
 

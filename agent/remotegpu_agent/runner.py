@@ -90,7 +90,8 @@ def choose_gpus(settings: Settings, host_id: str) -> GpuProvider:
     if settings.simulate_gpus is not None:
         from remotegpu_agent.simulated_gpus import SimulatedGpus
 
-        return SimulatedGpus(settings.simulate_gpus, host_id=host_id)
+        failures = settings.state_dir / "simulated-gpu-failures"
+        return SimulatedGpus(settings.simulate_gpus, host_id=host_id, failures=failures)
     from remotegpu_agent.nvml import Nvml  # a host with simulated GPUs needs no NVML
 
     return Nvml()
@@ -120,6 +121,8 @@ class Agent:
         )
         self._host = HostMeter(settings.home_root)
         self._kernels = Kernels()
+        epoch = status.read(settings.state_dir).get("epoch")
+        self._previous_epoch = epoch if isinstance(epoch, int) else None
 
     async def serve(self, stopping: asyncio.Event) -> Exit:
         """Returns when it is told to stop or when a task ended; workloads run on in every case."""
@@ -145,6 +148,7 @@ class Agent:
             "desired": self._sync.follow_desired(self._converger.set_desired),
             "reports": self._sync.push(),
             "logs": self._sync.answer_logs(self._converger.log_of),
+            "gpu-checks": self._sync.answer_gpu_checks(self._sampler.check),
             "observer": self._converger.run(),
         }
         await _guard(tasks)
@@ -165,6 +169,7 @@ class Agent:
         return SessionCreate(
             boot_id=inventory.boot_id(),
             agent_version=__version__,
+            previous_epoch=self._previous_epoch,
             labels=self._settings.labels,
             inventory=await inventory.take_inventory(
                 self._settings,

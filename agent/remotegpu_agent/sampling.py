@@ -71,6 +71,12 @@ class Sampler:
             if processes:
                 self._processes[sample.uuid] = sample.processes
 
+    async def check(self, uuid: str) -> str | None:
+        """A self-test of one GPU: ``None`` when it works, else why not."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: self.provider.check(uuid)
+        )
+
     def take(self) -> list[HeartbeatGpu]:
         """Mean and highest load since the last call, and the newest of everything else."""
         windows, self._windows = self._windows, {}
@@ -109,6 +115,7 @@ def _heartbeat(uuid: str, window: _Window) -> HeartbeatGpu:
             memory_clock_mhz=last.memory_clock_mhz,
             ecc_corrected=last.ecc_corrected,
             ecc_uncorrected=last.ecc_uncorrected,
+            remapped_rows=last.remapped_rows,
             xid=last.xid,
         ),
         unhealthy_reason=last.unhealthy_reason,

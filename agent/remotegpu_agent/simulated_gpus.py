@@ -7,7 +7,8 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from remotegpu.types.agent import InventoryGpu
 from remotegpu_agent.gpus import GIB, GpuInventory, GpuSample
@@ -25,8 +26,11 @@ _PERIOD_S = 90.0
 class SimulatedGpus:
     """The same UUIDs for the same host on every start; load follows whether a workload holds the GPU."""
 
-    def __init__(self, spec: str, *, host_id: str, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, spec: str, *, host_id: str, failures: Path | None = None, wall: Callable[[], float] = time.time
+    ) -> None:
         self._wall = wall
+        self._failures = failures
         self._gpus: list[InventoryGpu] = []
         for index, kind in enumerate(parse_spec(spec)):
             name = str(uuid.uuid5(_NAMESPACE, f"{host_id}/{index}"))
@@ -49,11 +53,25 @@ class SimulatedGpus:
         return GpuInventory(gpus=self._gpus)
 
     def sample(self, *, held: frozenset[str], processes: bool) -> list[GpuSample]:
-        now = self._wall()
-        return [self._sample(gpu, busy=gpu.uuid in held, now=now) for gpu in self._gpus]
+        now, broken = self._wall(), self._broken()
+        return [
+            replace(self._sample(gpu, busy=gpu.uuid in held, now=now), unhealthy_reason=broken.get(gpu.uuid))
+            for gpu in self._gpus
+        ]
+
+    def check(self, uuid: str) -> str | None:
+        return next((why for name, why in self._broken().items() if name == uuid), None)
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def _broken(self) -> dict[str, str]:
+        """By UUID, why a GPU pretends to be sick: lines ``INDEX REASON`` of the file, where there is one."""
+        if self._failures is None or not self._failures.exists():
+            return {}
+        lines = (line.partition(" ") for line in self._failures.read_text().splitlines())
+        told = {index: why.strip() for index, _, why in lines}
+        return {gpu.uuid: told[str(gpu.index)] for gpu in self._gpus if str(gpu.index) in told}
 
     def _sample(self, gpu: InventoryGpu, *, busy: bool, now: float) -> GpuSample:
         wave = 0.5 + 0.5 * math.sin(2 * math.pi * (now / _PERIOD_S + gpu.index / 7))

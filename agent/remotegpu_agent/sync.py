@@ -17,6 +17,8 @@ from typing import Protocol, TypeVar
 from remotegpu import errors
 from remotegpu.types.agent import (
     DesiredWorkloads,
+    GpuCheckAnswer,
+    GpuCheckRequest,
     Heartbeat,
     HeartbeatReply,
     LogAnswer,
@@ -59,6 +61,8 @@ class AgentApi(Protocol):
 
     async def answer_logs(self, request_id: str, body: LogAnswer) -> None: ...
 
+    async def answer_gpu_check(self, check_id: str, body: GpuCheckAnswer) -> None: ...
+
 
 class Backoff:
     """Full jitter: 0 to a bound that doubles from 1 to 60 s. ``Retry-After`` wins."""
@@ -90,6 +94,8 @@ class Sync:
         self._fetch = asyncio.Event()
         self._log_requests: asyncio.Queue[LogRequest] = asyncio.Queue()
         self._logs_seen: set[str] = set()
+        self._checks: asyncio.Queue[GpuCheckRequest] = asyncio.Queue()
+        self._checks_seen: set[str] = set()
         self._revision: int | None = None
         self._next_in_s = 10.0
         self.epoch = 0
@@ -146,6 +152,7 @@ class Sync:
             self._revision = answer.revision
             apply(answer.workloads)
             self._queue_logs(answer.log_requests)
+            self._queue_checks(answer.gpu_checks)
 
     async def push(self) -> None:
         """Deliver reports one by one, the oldest first."""
@@ -172,6 +179,21 @@ class Sync:
                 truncated=truncated or len(text) > LOG_CHARACTERS,
             )
             await self._until_accepted("log answer", partial(self._api.answer_logs, request.id, answer))
+
+    async def answer_gpu_checks(self, check: Callable[[str], Awaitable[str | None]]) -> None:
+        while True:
+            request = await self._checks.get()
+            failure = await check(request.gpu_uuid)
+            log.info("check of GPU %s: %s", request.gpu_uuid, failure or "passed")
+            answer = GpuCheckAnswer(epoch=self.epoch, passed=failure is None, detail=failure or "")
+            await self._until_accepted("GPU check", partial(self._api.answer_gpu_check, request.id, answer))
+
+    def _queue_checks(self, requests: list[GpuCheckRequest]) -> None:
+        self._checks_seen &= {request.id for request in requests}
+        for request in requests:
+            if request.id not in self._checks_seen:
+                self._checks_seen.add(request.id)
+                self._checks.put_nowait(request)
 
     async def _poll(self) -> DesiredWorkloads | None:
         """``None``: a heartbeat asked for a fresh look."""

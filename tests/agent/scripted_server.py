@@ -157,7 +157,7 @@ class ScriptedServer:
         if int(query["epoch"]) != self.epoch:
             return _stale()
         return 200, DesiredWorkloads(
-            revision=self._revision, workloads=self._workloads, log_requests=self._log_requests
+            revision=self._revision, workloads=self._workloads, log_requests=self._log_requests, gpu_checks=[]
         )
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

@@ -29,6 +29,15 @@ async def drive_last(world: World) -> None:
     assert (await admin.hosts.uncordon("one")).operational == "available"
     assert (await admin.hosts.drain("one", deadline_s=3600, message="Soon.")).drain_deadline is not None
     assert (await admin.hosts.uncordon("one")).drain_deadline is None
+    gpu = next(iter((await admin.gpus.list(host="one")).items))
+    check = await admin.gpus.check(gpu.id)
+    assert world.agent is not None
+    assert [one.id for one in (await world.agent.desired()).gpu_checks] == [check.id]
+    answer = wire.GpuCheckAnswer(epoch=world.agent.epoch, passed=False, detail="a bad sector")
+    await world.agent.client.agent.answer_gpu_check(check.id, answer)
+    assert (await admin.gpus.restore(gpu.id, reason="it is fine")).health == "healthy"
+    assert (await admin.hosts.rotate_credential("one", overlap_s=60)).old_ends_in_s == 60
+    assert (await admin.hosts.revoke_credential("one")).name == "one"
     await admin.hosts.create(name="never-used", hostname="never.example.org", ip_address="192.0.2.77")
     await admin.hosts.cordon("never-used")
     assert (await admin.hosts.maintenance("never-used")).operational == "maintenance"

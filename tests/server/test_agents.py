@@ -76,7 +76,7 @@ async def test_report_of_a_foreign_host_changes_nothing(fleet: Fleet, actors: Ac
     key = (await fleet.create(ada.headers, gpus=1)).json()["id"]
     for seen in ("absent", "running", "failed"):
         answer = await other.observe(key, seen)
-        assert (answer.status_code, answer.json()["error"]) == (409, "generation_stale")
+        assert (answer.status_code, answer.json()["error"]) == (403, "forbidden")
     await other.heartbeat(observed=[{"workload_id": key, "generation": 1, "observed": "absent"}])
     assert (await fleet.get(ada.headers, key))["status"] == "starting"
     assert (await owner.observe(key, "running", address="http://192.0.2.1:1")).status_code == 204
@@ -185,7 +185,7 @@ async def test_gpu_that_is_gone_is_missing_and_comes_back(fleet: Fleet, client: 
     assert sorted((one["health"], one["free"]) for one in listed) == [("healthy", True), ("missing", False)]
     agent.gpus = both
     await agent.register()
-    assert await fleet.gpus_free() == 2
+    assert await fleet.gpus_free() == 1, "it was gone once: a check or an admin puts it back"
 
 
 async def test_gpu_of_another_host_is_refused(fleet: Fleet) -> None:
@@ -204,7 +204,7 @@ async def test_unhealthy_gpu_takes_no_new_work(fleet: Fleet, actors: Actors) -> 
     ada = await actors.user("ada")
     assert (await fleet.create(ada.headers, gpus=1)).json()["reason"] == "no_free_gpu"
     await agent.heartbeat()
-    assert await fleet.gpus_free() == 1
+    assert await fleet.gpus_free() == 0
 
 
 async def test_long_poll_wakes_on_change_and_ends_with_the_credential(fleet: Fleet, actors: Actors) -> None:

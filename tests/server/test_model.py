@@ -327,8 +327,8 @@ class Walk(RuleBasedStateMachine):
         self.model.back(host)
         health = self.model.hosts[host].health
         for index, one in enumerate(agent.gpus):
-            if health[one["uuid"]] != "missing":
-                health[one["uuid"]] = "unhealthy" if index in sick else "healthy"
+            if health[one["uuid"]] == "healthy" and index in sick:
+                health[one["uuid"]] = "unhealthy"  # and nothing but a check or an admin puts it back
         self._settle()
 
     @rule(
@@ -354,7 +354,7 @@ class Walk(RuleBasedStateMachine):
             if uuid not in there:
                 health[uuid] = "missing"
             elif known == "missing":
-                health[uuid] = "healthy"
+                health[uuid] = "unhealthy"
         self._settle()
 
     # Steps of admins, and of the server itself.

@@ -83,6 +83,8 @@ class SessionCreate(Wire):
     agent_version: Line
     labels: dict[str, str] = {}
     inventory: Inventory
+    previous_epoch: int | None = None
+    """Of the session of this host that the same agent had before: a restart, and no second agent."""
     workloads: list[ObservedWorkload]
     """What was found running, so that nothing is placed on a GPU in use."""
 
@@ -246,12 +248,29 @@ class LogRequest(Wire):
     tail_lines: int
 
 
+class GpuCheckRequest(Wire):
+    """An admin wants to know whether a GPU works."""
+
+    id: str
+    gpu_uuid: str
+
+
+class GpuCheckAnswer(Wire):
+    """What the self-test of a GPU found."""
+
+    epoch: int
+    passed: bool
+    detail: Annotated[str, StringConstraints(max_length=1024)] = ""
+    """Why it failed."""
+
+
 class DesiredWorkloads(Wire):
     """The full desired set of a host at a revision: levels, not commands."""
 
     revision: int
     workloads: list[Workload]
     log_requests: list[LogRequest]
+    gpu_checks: list[GpuCheckRequest]
 
 
 class LogAnswer(Wire):

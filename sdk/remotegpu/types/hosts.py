@@ -126,6 +126,21 @@ class HostDrain(Wire):
     """For the users who are told."""
 
 
+class CredentialRotate(Wire):
+    """How a host's credential is renewed."""
+
+    overlap_s: Annotated[int, Field(ge=0, le=7 * 86400)] = 3600
+    """How long the old one still works."""
+
+
+class HostCredential(Wire):
+    """A new credential of a host's agent, shown this once."""
+
+    host_id: str
+    secret: str
+    old_ends_in_s: int
+
+
 class HostBatch(Wire):
     """One verb for many hosts."""
 
@@ -154,6 +169,8 @@ class GpuMetrics(Wire):
     ecc_corrected: int | None = None
     """Since the driver was loaded (volatile counter)."""
     ecc_uncorrected: int | None = None
+    remapped_rows: int | None = None
+    """Rows of memory that were replaced after uncorrectable errors."""
     xid: int | None = None
     """The last XID seen since the agent started."""
 
@@ -186,6 +203,7 @@ class Gpu(Wire):
     simulated: bool
     health: GpuHealth
     health_reason: str | None
+    health_since: UtcTime
     free: bool
     """No live allocation, healthy, and its host takes new work."""
     allocation_id: str | None
@@ -196,6 +214,20 @@ class Gpu(Wire):
     metrics: GpuMetrics | None
     """``null`` until the first heartbeat, and while the host is silent."""
     sampled_at: UtcTime | None
+
+
+class GpuCheck(Wire):
+    """A self-test that the GPU's agent was asked for; the event ``gpu.health`` tells the result."""
+
+    id: str
+    gpu_id: str
+    requested_at: UtcTime
+
+
+class GpuRestore(Wire):
+    """An admin's word that a GPU takes work again."""
+
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
 class HostMetrics(Wire):

@@ -15,6 +15,7 @@ from remotegpu.types.agent import (
     DesiredWorkloads,
     Enroll,
     Enrolled,
+    GpuCheckAnswer,
     Heartbeat,
     HeartbeatReply,
     LogAnswer,
@@ -120,6 +121,12 @@ async def _current_revision(sessions: async_sessionmaker[AsyncSession], *, calle
 async def put_observed(workload_id: str, body: Observation, db: Db, caller: Caller) -> None:
     """`absent` is the proof that releases its GPUs. 409 for a past epoch or generation."""
     await service.record_observation(db, actor=caller, workload_id=workload_id, body=body)
+
+
+@router.put("/v1/agent/gpu-checks/{check_id}", status_code=204, summary="Answer a GPU check")
+async def put_gpu_check(check_id: str, body: GpuCheckAnswer, db: Db, caller: Caller) -> None:
+    """Passed, it puts an unhealthy GPU back into placement."""
+    await service.answer_gpu_check(db, actor=caller, check_id=check_id, body=body)
 
 
 @router.put("/v1/agent/log-requests/{request_id}", status_code=204, summary="Answer a log request")

@@ -10,13 +10,20 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import Text
 
-from remotegpu.errors import EnrollmentTokenUsed, EpochStale, GenerationStale, NotFound, StateConflict
+from remotegpu.errors import (
+    EnrollmentTokenUsed,
+    EpochStale,
+    Forbidden,
+    GenerationStale,
+    NotFound,
+    StateConflict,
+)
 from remotegpu.types.agent import (
     DesiredWorkloads,
     Enroll,
     Enrolled,
+    GpuCheckAnswer,
     Heartbeat,
-    HeartbeatGpu,
     HeartbeatReply,
     Inventory,
     InventoryGpu,
@@ -28,6 +35,7 @@ from remotegpu.types.agent import (
     Session,
     SessionCreate,
 )
+from remotegpu.types.hosts import HostMetrics
 from remotegpu.types.identity import Scope, TokenKind
 from remotegpu_server import authz
 from remotegpu_server.authz import Action, Actor
@@ -36,7 +44,13 @@ from remotegpu_server.db.notify import notify
 from remotegpu_server.environments.service import observe
 from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.events import service as events
+from remotegpu_server.gpus import checks
+from remotegpu_server.gpus import health as gpu_health
+from remotegpu_server.hosts.service import credentials
+from remotegpu_server.hosts.service import health as host_health
 from remotegpu_server.hosts.service import joining as hosts
+from remotegpu_server.platform_settings import service as platform_settings
+from remotegpu_server.platform_settings.registry import HOST_DISK_FULL_PERCENT
 from remotegpu_server.settings import Settings
 from remotegpu_server.tokens import service as tokens
 
@@ -59,7 +73,7 @@ async def enroll(db: AsyncSession, *, actor: Actor, body: Enroll) -> Enrolled:
     await db.execute(
         update(tables.Host)
         .where(tables.Host.id == host.id)
-        .values(machine_id=body.machine_id, agent_version=body.agent_version)
+        .values(machine_id=body.machine_id, agent_version=body.agent_version, epoch=tables.Host.epoch + 1)
         .execution_options(synchronize_session=False)
     )
     how = "joined again; the credential it had is revoked" if again else "joined"
@@ -72,6 +86,7 @@ async def enroll(db: AsyncSession, *, actor: Actor, body: Enroll) -> Enrolled:
         message=f"The agent of host {host.name} {how}.",
         data={"hostname": body.hostname, "agent_version": body.agent_version},
     )
+    await credentials.forgive(db, host=host, actor=actor)
     notify(db, f"host:{host.id}")
     return Enrolled(host_id=host.id, host_name=host.name, credential=minted.secret)
 
@@ -116,12 +131,15 @@ async def create_session(
     assert actor.host_id is not None, "agent credentials are bound to a host"
     before = await _host(db, host_id=actor.host_id)
     rebooted = before.boot_id is not None and before.boot_id != body.boot_id
-    superseded = before.connection == "online" and not rebooted
+    superseded, before_epoch = before.connection == "online" and not rebooted, before.epoch
     if before.operational == "retired":
         raise StateConflict(f"Host {before.name} is retired.", hint="An admin activates it again.")
     host = await _take_inventory(db, host_id=before.id, body=body)
     host = await hosts.joined(db, host=host, actor=actor)
-    await _upsert_gpus(db, host=host, inventory=body.inventory)
+    await _upsert_gpus(db, host=host, inventory=body.inventory, actor=actor)
+    if superseded and body.previous_epoch != before_epoch:
+        await credentials.watch_for_copies(db, host=host, actor=actor)
+    await host_health.refresh(db, host_id=host.id, actor=actor)
     await observe.host_back(db, host=host, actor=actor)
     if rebooted:
         there = {one.workload_id for one in body.workloads if one.observed is not Observed.ABSENT}
@@ -172,8 +190,10 @@ async def _take_inventory(db: AsyncSession, *, host_id: str, body: SessionCreate
     return host
 
 
-async def _upsert_gpus(db: AsyncSession, *, host: tables.Host, inventory: Inventory) -> None:
-    """GPUs by UUID. One that is another host's is refused; one that is gone becomes ``missing``."""
+async def _upsert_gpus(db: AsyncSession, *, host: tables.Host, inventory: Inventory, actor: Actor) -> None:
+    """GPUs by UUID. One that is another host's is refused; one that is gone becomes ``missing``, and needs a
+    check when it is back.
+    """
     uuids = [gpu.uuid for gpu in inventory.gpus]
     row = tables.Gpu
     known = {
@@ -192,6 +212,7 @@ async def _upsert_gpus(db: AsyncSession, *, host: tables.Host, inventory: Invent
             hint="A moved card: delete the old host first. A copied machine: enrol it as a host of its own.",
             data={"uuids": [gpu.uuid for gpu in foreign]},
         )
+    returned: list[str] = []
     for gpu in inventory.gpus:
         facts = {
             "index": gpu.index,
@@ -212,21 +233,17 @@ async def _upsert_gpus(db: AsyncSession, *, host: tables.Host, inventory: Invent
             made = {"id": tables.new_id("gpu"), "host_id": host.id, "uuid": gpu.uuid}
             await db.execute(insert(row).values(**made, **facts))
         else:
-            health = {"health": "healthy", "health_reason": None} if present.health == "missing" else {}
             await db.execute(
                 update(row)
                 .where(row.id == present.id)
-                .values(**facts, **health)
+                .values(**facts)
                 .execution_options(synchronize_session=False)
             )
+            if present.health == "missing":
+                returned.append(present.id)
     gone = [gpu.id for gpu in known.values() if gpu.health != "missing"]
-    if gone:
-        await db.execute(
-            update(row)
-            .where(row.id.in_(gone))
-            .values(health="missing", health_reason="not in the last inventory")
-            .execution_options(synchronize_session=False)
-        )
+    await gpu_health.mark(db, gpu_ids=returned, health="unhealthy", reason=gpu_health.RETURNED, actor=actor)
+    await gpu_health.mark(db, gpu_ids=gone, health="missing", reason=gpu_health.MISSING, actor=actor)
 
 
 def _fraction(gpu: InventoryGpu, inventory: Inventory) -> float:
@@ -239,13 +256,13 @@ def _fraction(gpu: InventoryGpu, inventory: Inventory) -> float:
 
 _BEAT = text("""
     WITH before AS (
-        SELECT id, connection, runtime_healthy FROM hosts WHERE id = :host_id AND epoch = :epoch
+        SELECT id, connection, runtime_healthy, disk_full FROM hosts WHERE id = :host_id AND epoch = :epoch
         FOR NO KEY UPDATE
     )
     UPDATE hosts SET connection = 'online', last_heartbeat_at = now(), runtime_healthy = :healthy,
-        runtime_detail = :detail, quarantined = :quarantined
+        runtime_detail = :detail, quarantined = :quarantined, disk_full = :disk_full
     FROM before WHERE hosts.id = before.id
-    RETURNING hosts.revision, before.connection, before.runtime_healthy
+    RETURNING hosts.revision, before.connection, before.runtime_healthy, before.disk_full
 """).bindparams(bindparam("quarantined", type_=ARRAY(Text)))
 
 _SAMPLE = text("""
@@ -254,20 +271,12 @@ _SAMPLE = text("""
         CAST(:host AS jsonb), CAST(:gpus AS jsonb), CAST(:workloads AS jsonb))
 """)
 
-_GPU_HEALTH = text("""
-    UPDATE gpus SET health = seen.health, health_reason = seen.reason
-    FROM unnest(CAST(:uuids AS text[]), CAST(:healths AS text[]), CAST(:reasons AS text[]))
-        AS seen (uuid, health, reason)
-    WHERE gpus.host_id = :host_id AND gpus.uuid = seen.uuid AND gpus.health <> 'missing'
-      AND (gpus.health, gpus.health_reason) IS DISTINCT FROM (seen.health, seen.reason)
-    RETURNING gpus.id, gpus.uuid, gpus.health, gpus.health_reason
-""")
-
 
 async def heartbeat(db: AsyncSession, *, actor: Actor, body: Heartbeat, settings: Settings) -> HeartbeatReply:
     """Alive, and measured: one UPDATE, one INSERT; the rest only where something differs."""
     authz.require(actor, Action.AGENT_REPORT)
     assert actor.host_id is not None, "agent credentials are bound to a host"
+    disk_full = await _disk_is_full(db, body.host)
     beat = (
         await db.execute(
             _BEAT,
@@ -277,12 +286,13 @@ async def heartbeat(db: AsyncSession, *, actor: Actor, body: Heartbeat, settings
                 "healthy": body.runtime_healthy,
                 "detail": body.runtime_detail,
                 "quarantined": body.quarantined,
+                "disk_full": disk_full,
             },
         )
     ).one_or_none()
     if beat is None:
         raise stale(await db.scalar(select(tables.Host.epoch).where(tables.Host.id == actor.host_id)) or 0)
-    revision, connection, was_healthy = beat
+    revision, connection, was_healthy, was_full = beat
     await db.execute(
         _SAMPLE,
         {
@@ -292,42 +302,25 @@ async def heartbeat(db: AsyncSession, *, actor: Actor, body: Heartbeat, settings
             "workloads": json.dumps({one.workload_id: one.model_dump(mode="json") for one in body.workloads}),
         },
     )
-    await _apply_gpu_health(db, actor=actor, host_id=actor.host_id, gpus=body.gpus)
+    sick = await gpu_health.take_out(db, actor=actor, host_id=actor.host_id, gpus=body.gpus)
     if connection != "online" or was_healthy != body.runtime_healthy:
         await _changed(
             db, actor=actor, host_id=actor.host_id, connection=connection, healthy=body.runtime_healthy
         )
+    if sick or was_full != disk_full or was_healthy != body.runtime_healthy:
+        await host_health.refresh(db, host_id=actor.host_id, actor=actor)
     for report in await _news(db, host_id=actor.host_id, reports=body.observed):
         await observe.apply_report(db, host_id=actor.host_id, report=report, actor=actor)
     return HeartbeatReply(next_in_s=settings.heartbeat_s, revision=revision)
 
 
-async def _apply_gpu_health(
-    db: AsyncSession, *, actor: Actor, host_id: str, gpus: Sequence[HeartbeatGpu]
-) -> None:
-    if not gpus:
-        return
-    changed = await db.execute(
-        _GPU_HEALTH,
-        {
-            "host_id": host_id,
-            "uuids": [gpu.uuid for gpu in gpus],
-            "healths": ["unhealthy" if gpu.unhealthy_reason else "healthy" for gpu in gpus],
-            "reasons": [gpu.unhealthy_reason for gpu in gpus],
-        },
-    )
-    for gpu_id, uuid, health, reason in changed.all():
-        await events.record(
-            db,
-            kind="gpu.health",
-            subject_type="gpu",
-            subject_id=gpu_id,
-            actor=actor,
-            reason=reason,
-            message=f"GPU {uuid} is {health}{': ' + reason if reason else ''}.",
-            data={"host_id": host_id, "health": health},
-        )
-        notify(db, "queue")
+async def _disk_is_full(db: AsyncSession, metrics: HostMetrics) -> bool:
+    """The setting is read only where it can matter: heartbeats are many."""
+    used, total = metrics.disk_used_bytes, metrics.disk_total_bytes
+    percent = 100 * used / total if used is not None and total else 0.0
+    if percent <= (HOST_DISK_FULL_PERCENT.minimum or 0.0):
+        return False
+    return percent > await platform_settings.value(db, HOST_DISK_FULL_PERCENT)
 
 
 async def _changed(db: AsyncSession, *, actor: Actor, host_id: str, connection: str, healthy: bool) -> None:
@@ -376,10 +369,27 @@ async def record_observation(db: AsyncSession, *, actor: Actor, workload_id: str
     if body.workload_id != workload_id:
         raise StateConflict("The workload in the path is not the one in the body.")
     if not await observe.apply_report(db, host_id=host.id, report=body, actor=actor):
+        await _require_own(db, host_id=host.id, workload_id=workload_id)
         raise GenerationStale(
             "This report is about an older start, or a workload that is not this host's.",
             data={"workload_id": workload_id, "generation": body.generation},
         )
+
+
+async def _require_own(db: AsyncSession, *, host_id: str, workload_id: str) -> None:
+    """Raise :class:`Forbidden` for a workload that was only ever placed on other hosts."""
+    held = tables.Placement
+    here = await db.scalar(
+        select(func.bool_or(held.host_id == host_id)).where(held.environment_id == workload_id)
+    )
+    if here is False:
+        raise Forbidden("This workload is another host's.")
+
+
+async def answer_gpu_check(db: AsyncSession, *, actor: Actor, check_id: str, body: GpuCheckAnswer) -> None:
+    """The result of a self-test that an admin asked for."""
+    host = await _fenced(db, actor=actor, epoch=body.epoch)
+    await checks.answer(db, actor=actor, host=host, check_id=check_id, body=body)
 
 
 async def desired_set(db: AsyncSession, *, host_id: str, launch: Launch) -> DesiredWorkloads:
@@ -404,6 +414,7 @@ async def desired_set(db: AsyncSession, *, host_id: str, launch: Launch) -> Desi
         log_requests=[
             LogRequest(id=one.id, workload_id=one.environment_id, tail_lines=one.tail_lines) for one in asked
         ],
+        gpu_checks=await checks.open_checks(db, host_id=host_id),
     )
 
 

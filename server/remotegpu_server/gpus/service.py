@@ -26,6 +26,7 @@ async def list_gpus(
     free: bool | None,
     limit: int,
     cursor: str | None,
+    gpu_id: str | None = None,
 ) -> Page[Gpu]:
     """By host and index. Holders are named only to themselves, the owners of their customer, and admins."""
     authz.require(actor, Action.GPU_READ)
@@ -49,6 +50,8 @@ async def list_gpus(
     )
     if host is not None:
         found = found.where((owner.id == host) | (owner.name == host))
+    if gpu_id is not None:
+        found = found.where(gpu.id == gpu_id)
     if model is not None:
         found = found.where(gpu.model == model)
     if free is not None:
@@ -68,6 +71,14 @@ async def list_gpus(
         items=[_to_wire(actor, *row, sample=samples.get(row[1].id)) for row in rows[:limit]],
         next_cursor=_cursor(*rows[limit - 1][:2]) if len(rows) > limit else None,
     )
+
+
+async def get_gpu(db: AsyncSession, *, actor: Actor, gpu_id: str) -> Gpu:
+    """One that is known to be there."""
+    page = await list_gpus(
+        db, actor=actor, host=None, model=None, free=None, limit=1, cursor=None, gpu_id=gpu_id
+    )
+    return page.items[0]
 
 
 def _cursor(gpu: tables.Gpu, owner: tables.Host) -> str:
@@ -121,6 +132,7 @@ def _to_wire(
         simulated=row.simulated,
         health=GpuHealth(row.health),
         health_reason=row.health_reason,
+        health_since=row.health_since,
         free=held is None
         and not shares
         and not row.mig_enabled

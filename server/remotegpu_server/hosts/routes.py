@@ -9,11 +9,13 @@ from pydantic import StringConstraints
 
 from remotegpu.types.hosts import (
     Connection,
+    CredentialRotate,
     EnrollmentToken,
     EnrollmentTokenCreate,
     Host,
     HostBatch,
     HostCreate,
+    HostCredential,
     HostDrain,
     HostHealth,
     HostReason,
@@ -23,7 +25,7 @@ from remotegpu.types.hosts import (
 )
 from remotegpu.types.wire import BatchResult, Page
 from remotegpu_server.deps import Caller, Cursor, Db, Limit
-from remotegpu_server.hosts.service import entries, operate
+from remotegpu_server.hosts.service import credentials, entries, operate
 from remotegpu_server.idempotency import IDEMPOTENT
 from remotegpu_server.routing import api_router
 
@@ -135,3 +137,17 @@ async def create_enrollment_token(
 ) -> EnrollmentToken:
     """Single use, at most one hour. A new one revokes the older ones of this host."""
     return await entries.create_enrollment_token(db, actor=caller, host=host, body=body)
+
+
+@router.post(
+    "/v1/hosts/{host}:rotate-credential", summary="A new credential (admins)", dependencies=[IDEMPOTENT]
+)
+async def rotate_credential(host: str, body: CredentialRotate, db: Db, caller: Caller) -> HostCredential:
+    """Shown once. The one in use ends after the overlap."""
+    return await credentials.rotate(db, actor=caller, host=host, body=body)
+
+
+@router.post("/v1/hosts/{host}:revoke-credential", summary="End the agent's credential (admins)")
+async def revoke_credential(host: str, db: Db, caller: Caller) -> Host:
+    """At once. Workloads run on; the agent has to enrol again."""
+    return await credentials.revoke(db, actor=caller, host=host)

@@ -47,6 +47,26 @@ ENVIRONMENT_START_SILENCE_S = _declare(
     )
 )
 
+GPU_MAX_TEMPERATURE_C = _declare(
+    Setting(
+        key="gpus.max_temperature_c",
+        default=95.0,
+        minimum=70.0,
+        maximum=120.0,
+        doc="A GPU hotter than this takes no new work until a check has passed or an admin restores it.",
+    )
+)
+
+HOST_DISK_FULL_PERCENT = _declare(
+    Setting(
+        key="hosts.disk_full_percent",
+        default=95.0,
+        minimum=80.0,
+        maximum=100.0,
+        doc="A host whose homes' disk is fuller than this is degraded.",
+    )
+)
+
 HOST_LOST_AFTER_S = _declare(
     Setting(
         key="hosts.lost_after_s",

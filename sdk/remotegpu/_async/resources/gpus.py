@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
-from remotegpu._protocol import given
-from remotegpu.types.hosts import Gpu
+from remotegpu._protocol import given, segment
+from remotegpu.types.hosts import Gpu, GpuCheck
 
 
 class AsyncGpus(AsyncResource):
@@ -23,3 +23,12 @@ class AsyncGpus(AsyncResource):
         """GPUs with their load; who holds one is shown to the holder, the owner and admins."""
         params = given(host=host, model=model, free=free, limit=limit, cursor=cursor)
         return await fetch_page(self._transport, Gpu, "/v1/gpus", params)
+
+    async def check(self, gpu: str) -> GpuCheck:
+        """Have its agent test it (admins); passed, an unhealthy GPU takes work again."""
+        return await self._transport.put_in_state(GpuCheck, f"/v1/gpus/{segment(gpu)}:check")
+
+    async def restore(self, gpu: str, *, reason: str) -> Gpu:
+        """Take an unhealthy GPU back on an admin's word."""
+        path = f"/v1/gpus/{segment(gpu)}:restore"
+        return await self._transport.call(Gpu, "POST", path, body={"reason": reason})

@@ -10,7 +10,15 @@ from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
 from remotegpu._async.stream import states
 from remotegpu._protocol import given, segment
-from remotegpu.types.hosts import Connection, EnrollmentToken, Host, HostHealth, HostVerb, Operational
+from remotegpu.types.hosts import (
+    Connection,
+    EnrollmentToken,
+    Host,
+    HostCredential,
+    HostHealth,
+    HostVerb,
+    Operational,
+)
 from remotegpu.types.wire import BatchResult
 
 SAMPLED = ("metrics", "last_heartbeat_at")
@@ -123,6 +131,21 @@ class AsyncHosts(AsyncResource):
         """Do a verb to many hosts, each by itself; the answer says which failed, and why."""
         body = given(verb=verb, hosts=[*hosts], reason=reason, deadline_s=deadline_s)
         return await self._transport.call(BatchResult, "POST", "/v1/hosts:batch", body=body)
+
+    async def rotate_credential(
+        self, host: str, *, overlap_s: int | None = None, idempotency_key: str | None = None
+    ) -> HostCredential:
+        """A second credential for its agent, shown this once; the one in use ends after the overlap."""
+        return await self._transport.create(
+            HostCredential,
+            f"/v1/hosts/{segment(host)}:rotate-credential",
+            body=given(overlap_s=overlap_s),
+            idempotency_key=idempotency_key,
+        )
+
+    async def revoke_credential(self, host: str) -> Host:
+        """End its agent's credential at once; workloads run on."""
+        return await self._transport.put_in_state(Host, f"/v1/hosts/{segment(host)}:revoke-credential")
 
     async def create_enrollment_token(
         self, host: str, *, expires_in_s: int | None = None, idempotency_key: str | None = None

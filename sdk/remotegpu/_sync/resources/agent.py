@@ -9,6 +9,7 @@ from remotegpu.types.agent import (
     DesiredWorkloads,
     Enroll,
     Enrolled,
+    GpuCheckAnswer,
     Heartbeat,
     HeartbeatReply,
     LogAnswer,
@@ -50,3 +51,7 @@ class SyncAgent(SyncResource):
     def answer_logs(self, request_id: str, body: LogAnswer) -> None:
         """Hand in the output that somebody asked for."""
         self._transport.send("PUT", f"/v1/agent/log-requests/{segment(request_id)}", body=body)
+
+    def answer_gpu_check(self, check_id: str, body: GpuCheckAnswer) -> None:
+        """Hand in the result of a self-test."""
+        self._transport.send("PUT", f"/v1/agent/gpu-checks/{segment(check_id)}", body=body)

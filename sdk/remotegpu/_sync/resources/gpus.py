@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from remotegpu._protocol import given
+from remotegpu._protocol import given, segment
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
-from remotegpu.types.hosts import Gpu
+from remotegpu.types.hosts import Gpu, GpuCheck
 
 
 class SyncGpus(SyncResource):
@@ -24,3 +24,12 @@ class SyncGpus(SyncResource):
         """GPUs with their load; who holds one is shown to the holder, the owner and admins."""
         params = given(host=host, model=model, free=free, limit=limit, cursor=cursor)
         return fetch_page(self._transport, Gpu, "/v1/gpus", params)
+
+    def check(self, gpu: str) -> GpuCheck:
+        """Have its agent test it (admins); passed, an unhealthy GPU takes work again."""
+        return self._transport.put_in_state(GpuCheck, f"/v1/gpus/{segment(gpu)}:check")
+
+    def restore(self, gpu: str, *, reason: str) -> Gpu:
+        """Take an unhealthy GPU back on an admin's word."""
+        path = f"/v1/gpus/{segment(gpu)}:restore"
+        return self._transport.call(Gpu, "POST", path, body={"reason": reason})

@@ -11,7 +11,15 @@ from remotegpu._sync import wait
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
 from remotegpu._sync.stream import states
-from remotegpu.types.hosts import Connection, EnrollmentToken, Host, HostHealth, HostVerb, Operational
+from remotegpu.types.hosts import (
+    Connection,
+    EnrollmentToken,
+    Host,
+    HostCredential,
+    HostHealth,
+    HostVerb,
+    Operational,
+)
 from remotegpu.types.wire import BatchResult
 
 SAMPLED = ("metrics", "last_heartbeat_at")
@@ -124,6 +132,21 @@ class SyncHosts(SyncResource):
         """Do a verb to many hosts, each by itself; the answer says which failed, and why."""
         body = given(verb=verb, hosts=[*hosts], reason=reason, deadline_s=deadline_s)
         return self._transport.call(BatchResult, "POST", "/v1/hosts:batch", body=body)
+
+    def rotate_credential(
+        self, host: str, *, overlap_s: int | None = None, idempotency_key: str | None = None
+    ) -> HostCredential:
+        """A second credential for its agent, shown this once; the one in use ends after the overlap."""
+        return self._transport.create(
+            HostCredential,
+            f"/v1/hosts/{segment(host)}:rotate-credential",
+            body=given(overlap_s=overlap_s),
+            idempotency_key=idempotency_key,
+        )
+
+    def revoke_credential(self, host: str) -> Host:
+        """End its agent's credential at once; workloads run on."""
+        return self._transport.put_in_state(Host, f"/v1/hosts/{segment(host)}:revoke-credential")
 
     def create_enrollment_token(
         self, host: str, *, expires_in_s: int | None = None, idempotency_key: str | None = None
