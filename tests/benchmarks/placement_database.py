@@ -26,6 +26,7 @@ from remotegpu_server.invariants import assert_invariants
 from remotegpu_server.testing import Actors
 
 REQUESTS = 2000
+USERS = 100
 GPU_BYTES = 80 * 10**9
 MIB = 2**20
 REGISTERED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -85,19 +86,21 @@ async def _place(database: Database, environment_id: str, launch: placing.Launch
 
 
 async def _fill(database: Database, nodes: Sequence[Any], tasks: Sequence[Any]) -> list[str]:
-    """The hosts as after their registration, one user, and the requests as pending environments."""
-    person = await Actors(database).user("bench")
+    """The hosts as after their registration, the users, and the requests as pending environments."""
+    for number in range(USERS):
+        await Actors(database).user(f"bench{number}")
     hosts = {node.name: tables.new_id("host") for node in nodes}
     async with database.sessions() as db:
         await db.execute(insert(tables.Host), [_host(node, hosts[node.name]) for node in nodes])
         await db.execute(insert(tables.Gpu), [gpu for node in nodes for gpu in _gpus(node, hosts[node.name])])
         image = {"id": "img-bench", "name": "bench", "reference": "bench:1", "runtime": "docker"}
         await db.execute(insert(tables.Image).values(**image, display_name="", description=""))
-        workspace = await db.scalar(
-            select(tables.Workspace.id).where(tables.Workspace.personal_of == person.id)
+        space = tables.Workspace
+        found = await db.execute(
+            select(space.personal_of, space.customer_id, space.id).order_by(space.personal_of)
         )
-        owner = {"owner_id": person.id, "customer_id": person.customer_id, "workspace_id": workspace}
-        rows = [owner | _environment(task, number) for number, task in enumerate(tasks)]
+        owners = [dict(zip(("owner_id", "customer_id", "workspace_id"), row, strict=True)) for row in found]
+        rows = [owners[number % USERS] | _environment(task, number) for number, task in enumerate(tasks)]
         await db.execute(insert(tables.Environment), rows)
         await db.commit()
     return [row["id"] for row in rows]

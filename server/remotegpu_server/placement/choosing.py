@@ -91,8 +91,13 @@ def _best(request: Request, fleet: Fleet, cost: Floats) -> int:
 
 def _at_home(request: Request, fleet: Fleet, cost: Floats) -> Floats:
     """The costs of the rows with the newest home that can be had; the others are out."""
+    newest: dict[tuple[str | None, str | None], int] = {}
+    for rank, home in enumerate(request.homes):
+        newest.setdefault((home.host_id, home.shared_home), rank)
     rows = np.flatnonzero(np.isfinite(cost))
-    kept = _least(rows, np.array([_home_rank(request, fleet.at(int(row))) for row in rows]))
+    hosts = (fleet.at(int(row)) for row in rows)
+    places = ((None, host.shared_home) if host.shared_home is not None else (host.id, None) for host in hosts)
+    kept = _least(rows, np.array([newest.get(place, len(request.homes)) for place in places]))
     result = np.full(len(cost), np.inf)
     result[kept] = cost[kept]
     return result
@@ -108,14 +113,6 @@ def _distance(request: Request, fleet: Fleet, rows: Array) -> Array:
 def _least(rows: Array, key: Array) -> Array:
     least: Array = rows[key == key.min()]
     return least
-
-
-def _home_rank(request: Request, host: HostInventory) -> int:
-    """0 for the host with the newest home; hosts without any come last."""
-    for rank, home in enumerate(request.homes):
-        if home.reachable_from(host):
-            return rank
-    return len(request.homes)
 
 
 def _bytes_to_fetch(request: Request, host: HostInventory) -> int:
