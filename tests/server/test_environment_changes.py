@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from hollow_agent import Fleet, HollowAgent
 from sqlalchemy import text
 
 from remotegpu_server.environments import stop_loop
+from remotegpu_server.invariants import assert_invariants
 from remotegpu_server.loops import Work
 from remotegpu_server.testing import Actors
 
@@ -262,3 +264,40 @@ async def test_verbs_of_others_environments_are_not_found(
         json={"by_s": 60} if verb == "extend" else None,
     )
     assert answer.status_code == 404
+
+
+async def test_two_renames_to_one_name_at_once_have_one_winner(
+    fleet: Fleet, actors: Actors, client: httpx.AsyncClient
+) -> None:
+    await fleet.host("h1", gpus=1)
+    ada = await actors.user("ada")
+    ids = [(await fleet.create(ada.headers, name)).json()["id"] for name in ("one", "two")]
+    for number in range(10):
+        answers = await asyncio.gather(
+            *(
+                client.patch(f"/v1/environments/{key}", headers=ada.headers, json={"name": f"taken-{number}"})
+                for key in ids
+            )
+        )
+        assert sorted(answer.status_code for answer in answers) == [200, 409]
+
+
+async def test_stop_against_restart_at_once_ends_in_one_of_the_two_and_holds_one_placement(
+    fleet: Fleet, actors: Actors, app: FastAPI
+) -> None:
+    agent = await fleet.host("h1", gpus=1)
+    ada = await actors.user("ada")
+    key = (await running(fleet, agent, ada.headers, gpus=1))["id"]
+    for _ in range(10):
+        restarted, stopped = await asyncio.gather(
+            fleet.act(ada.headers, key, "restart"), fleet.act(ada.headers, key, "stop")
+        )
+        assert restarted.status_code in (200, 409)
+        assert stopped.status_code == 200
+        assert (await fleet.get(ada.headers, key))["status"] == "stopping", "the stop is never lost"
+        async with app.state.database.sessions() as db:
+            await assert_invariants(db)
+        await agent.obey()
+        assert (await fleet.get(ada.headers, key))["status"] == "stopped"
+        assert (await fleet.act(ada.headers, key, "start")).status_code == 200
+        await agent.obey()

@@ -151,6 +151,7 @@ class Up:
             REMOTEGPU_DATABASE_URL=stored.url,
             REMOTEGPU_LISTEN=",".join(f"{address}:{installation.server_port}" for address in _listen(chosen)),
             REMOTEGPU_WORKLOAD_URL=f"http://{chosen.bridge or LOOPBACK}:{installation.server_port}",
+            REMOTEGPU_HUB_URL=installation.hub_url,
         )
         # `serve` prepares what `init` would, and saves a start of Python.
         argv = (
