@@ -167,7 +167,8 @@ async def _take(
     wanted = adding(environment, gpu_fraction=least)
     await quotas.check(db, subjects=subjects, adding=wanted, environment_id=environment.id)
     for _ in range(HOSTS_TRIED):
-        choice = placement.choose(request, await capacity.fleet(db), ahead=ahead)
+        fleet = await capacity.fleet(db)
+        choice = placement.choose(request, fleet, ahead=ahead)
         if isinstance(choice, placement.Refusal):
             return choice
         counts = max((fraction(request, gpu) for gpu in choice.gpus), default=least)
@@ -183,6 +184,8 @@ async def _take(
                     host_id=choice.host.id,
                     note=choice.home_note,
                     ahead=ahead,
+                    mix=fleet.mix,
+                    most=max(counts, least),
                 )
         except _Taken:
             continue
@@ -197,13 +200,16 @@ async def _take_on(
     host_id: str,
     note: str | None,
     ahead: Sequence[placement.Request],
+    mix: placement.Mix,
+    most: float,
 ) -> placement.Choice:
+    """Take what the locked host has now. ``most``: what the quota allows each GPU to count as."""
     host = await queries.lock_host(db, host_id=host_id)
     if host is None:
         raise _Taken
-    there = placement.Fleet(await capacity.inventory(db, host_ids=[host_id]))
+    there = placement.Fleet(await capacity.inventory(db, host_ids=[host_id]), mix=mix)
     choice = placement.choose(request, there, ahead=ahead)
-    if isinstance(choice, placement.Refusal):
+    if isinstance(choice, placement.Refusal) or any(fraction(request, gpu) > most for gpu in choice.gpus):
         raise _Taken
     gpu_ids = [gpu.id for gpu in choice.gpus]
     await db.execute(
