@@ -14,7 +14,7 @@ from agent_process import clean_up, docker
 from joined_host import JoinedHost, until
 
 import remotegpu
-from remotegpu_server.testing import LiveServer
+from remotegpu_server.testing import PASSWORD, LiveServer
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 IMAGE = "remotegpu/base:latest"
@@ -51,9 +51,9 @@ class Somebody:
     def __init__(self, live: LiveServer, admin: remotegpu.Client, name: str, folder: Path) -> None:
         self.key = folder / name
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
-        made = admin.users.create(username=name)
+        admin.users.create(username=name, password=PASSWORD)
         with remotegpu.Client(live.url, "") as anonymous:
-            token = anonymous.auth.login(username=name, password=made.one_time_password)
+            token = anonymous.auth.login(username=name, password=PASSWORD)
         self.client = remotegpu.Client(live.url, token.secret)
 
     def register(self) -> Any:
