@@ -102,6 +102,7 @@ class Action(StrEnum):
     WORKSPACE_CREATE = "workspace:create"
     WORKSPACE_JOIN = "workspace:join"
     """Answer an invitation."""
+    WORKSPACE_ALLOW_IMAGES = "workspace:images"
     WORKSPACE_MANAGE = "workspace:manage"
     """Rename it, and add, change and remove members."""
     WORKSPACE_OWN = "workspace:own"
@@ -201,6 +202,7 @@ _RULES: dict[Action, _Who] = {
     Action.WORKSPACE_READ: _Who.ROW_READER,
     Action.WORKSPACE_CREATE: _Who.PERSON,
     Action.WORKSPACE_JOIN: _Who.PERSON,
+    Action.WORKSPACE_ALLOW_IMAGES: _Who.CUSTOMER_OWNER,
     Action.WORKSPACE_MANAGE: _Who.WORKSPACE_MANAGER,
     Action.WORKSPACE_OWN: _Who.WORKSPACE_OWNER,
     Action.WORKSPACE_USE: _Who.WORKSPACE_WRITER,

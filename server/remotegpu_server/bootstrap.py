@@ -16,6 +16,7 @@ from remotegpu_server.authz import SYSTEM
 from remotegpu_server.db import tables
 from remotegpu_server.db.engine import Database
 from remotegpu_server.events import service as events
+from remotegpu_server.images import seed as images_seed
 from remotegpu_server.tokens import service as tokens
 from remotegpu_server.workspaces import service as workspaces
 
@@ -49,6 +50,7 @@ async def initialise(
             write_secret(admin_password_file, password)
         if hub_token is not None and hub_token_file is not None:
             write_secret(hub_token_file, hub_token)
+        await images_seed.seed(db)
         await db.commit()
     return Created(admin_password=password, hub_token=hub_token)
 

@@ -81,6 +81,7 @@ EXAMPLES: dict[str, Any] = {
     "HostUpdate": {"labels": {"rack": "b1"}},
     "ImageCreate": {"name": "base", "reference": "registry.example.org/lab/base:2026.11"},
     "ImageUpdate": {"status": "withdrawn"},
+    "WorkspaceImagesUpdate": {"images": None},
     "Login": {"username": "ada", "password": "correct horse battery", "expires_in_s": 43200},
     "PasswordChange": {"current_password": "correct horse battery", "new_password": "staple correct horse"},
     "QuotaUpdate": {"limits": {"gpus": 4, "environments": None}},

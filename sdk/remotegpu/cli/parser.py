@@ -296,6 +296,17 @@ def _images_and_users(commands: Commands[argparse.ArgumentParser]) -> None:
         help="starts the notebook server (default: the image's own; needed with --runtime process)",
     )
 
+    for verb, what in (
+        ("activate", "let new environments use it (admins)"),
+        ("deprecate", "warn whoever starts it, and refuse that from a time on (admins)"),
+        ("withdraw", "nothing new starts from it; what runs goes on (admins)"),
+    ):
+        change = _add(image, verb, f"platform.{verb}_image", what)
+        change.add_argument("image", help="id or name")
+        if verb == "deprecate":
+            change.add_argument("--until", type=_until, metavar="TIME", help="30d, or 2026-12-31")
+            change.add_argument("--note", help="such as what to use instead")
+
     user = _group(commands, "user", "users (admins, owners)")
     _add(user, "list", "platform.list_users", "list users")
     new = _add(user, "add", "platform.add_user", "make a user; prints the one-time password")

@@ -33,6 +33,29 @@ def add_image(arguments: argparse.Namespace) -> None:
         output.show_item(arguments, image, f"{image.name} ({image.reference}) may run.")
 
 
+def activate_image(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        image = client.images.update(arguments.image, status="active")
+        output.show_item(arguments, image, f"{image.name} may run.")
+
+
+def deprecate_image(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        image = client.images.update(
+            arguments.image,
+            status="deprecated",
+            starts_until=arguments.until,
+            deprecation_note=arguments.note,
+        )
+        output.show_item(arguments, image, f"{image.name} is deprecated; what runs goes on.")
+
+
+def withdraw_image(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        image = client.images.update(arguments.image, status="withdrawn")
+        output.show_item(arguments, image, f"{image.name} is withdrawn; what runs goes on.")
+
+
 def list_users(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         output.show_list(arguments, "User", client.users.list())

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from remotegpu.types.hosts import RuntimeKind
-from remotegpu.types.wire import Name, Text, UtcTime, Wire, WireEnum
+from remotegpu.types.wire import Bytes, Name, Text, UtcTime, Wire, WireEnum
 
 Reference = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._:/@-]{0,254}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -16,14 +16,32 @@ Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 class ImageStatus(WireEnum):
     """Whether new environments may use an image."""
 
+    INACTIVE = "inactive"
+    """In the catalogue; an admin has not activated it yet, and nobody else sees it."""
     ACTIVE = "active"
+    DEPRECATED = "deprecated"
+    """Still starts, with a warning; from ``starts_until`` on nothing new does."""
     WITHDRAWN = "withdrawn"
     """Running environments keep it; nothing new starts from it."""
     UNKNOWN = "unknown"
 
 
+class ImageVisibility(WireEnum):
+    """Who may see and start an image."""
+
+    PLATFORM = "platform"
+    CUSTOMER = "customer"
+    """The users of one customer."""
+    WORKSPACE = "workspace"
+    """What lives in one workspace."""
+    UNKNOWN = "unknown"
+
+
+Label = Annotated[str, StringConstraints(max_length=64)]
+
+
 class ImageCreate(Wire):
-    """A new entry of the allow-list."""
+    """A new entry of the catalogue."""
 
     name: Name
     """How people and programs ask for it, such as ``base``."""
@@ -38,6 +56,16 @@ class ImageCreate(Wire):
         Annotated[list[Annotated[str, StringConstraints(max_length=1024)]], Field(max_length=64)] | None
     ) = None
     """Starts the notebook server; left out, the image's own command."""
+    category: Label = ""
+    framework: Label | None = None
+    framework_version: Label | None = None
+    cuda_version: Label | None = None
+    python_version: Label | None = None
+    size_bytes: Bytes | None = None
+    customer: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    """Id or name: only for this customer. Left out, like ``workspace``: for everybody."""
+    workspace: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    """Id: only for this workspace."""
 
 
 class ImageUpdate(Wire):
@@ -48,10 +76,20 @@ class ImageUpdate(Wire):
     description: Text | None = None
     digest: Digest | None = None
     status: ImageStatus | None = None
+    category: Label | None = None
+    framework: Label | None = None
+    framework_version: Label | None = None
+    cuda_version: Label | None = None
+    python_version: Label | None = None
+    size_bytes: Bytes | None = None
+    starts_until: UtcTime | None = None
+    """Of a deprecated image; left out: it goes on with a warning."""
+    deprecation_note: Text | None = None
+    """Such as what to use instead."""
 
 
 class Image(Wire):
-    """An allow-listed image."""
+    """An entry of the catalogue."""
 
     id: str
     name: str
@@ -62,4 +100,29 @@ class Image(Wire):
     runtime: RuntimeKind
     command: list[str] | None
     status: ImageStatus
+    category: str
+    framework: str | None
+    framework_version: str | None
+    cuda_version: str | None
+    python_version: str | None
+    size_bytes: Bytes | None
+    visibility: ImageVisibility
+    customer_id: str | None
+    workspace_id: str | None
+    starts_until: UtcTime | None
+    deprecation_note: str
     created_at: UtcTime
+
+
+class WorkspaceImagesUpdate(Wire):
+    """The only images that a workspace may use, by id or name; ``null``: every one that it sees."""
+
+    images: Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(max_length=500)] | None
+
+
+class WorkspaceImages(Wire):
+    """The allow-list of a workspace."""
+
+    restricted: bool
+    """False: it may use every image that it sees."""
+    images: list[Image]

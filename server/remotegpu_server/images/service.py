@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import ColumnElement, func, insert, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from remotegpu.errors import ImageNotAllowed, NameTaken, NotFound
-from remotegpu.types.images import Image, ImageCreate, ImageUpdate
+from remotegpu.errors import ImageNotAllowed, Invalid, NameTaken, NotFound
+from remotegpu.types.images import Image, ImageCreate, ImageStatus, ImageUpdate
 from remotegpu.types.wire import Page
 from remotegpu_server import authz
 from remotegpu_server.authz import Action, Actor
@@ -17,29 +18,90 @@ from remotegpu_server.db import tables
 from remotegpu_server.events import service as events
 from remotegpu_server.images import convert
 
+_FACTS = {"category", "framework", "framework_version", "cuda_version", "python_version", "size_bytes"}
 
-async def allowed(db: AsyncSession, *, image: str) -> tables.Image:
-    """The active image of that id, name or reference. Raises :class:`ImageNotAllowed`."""
-    row = tables.Image
+
+@dataclass(frozen=True, slots=True)
+class ImageFilter:
+    """Which images a list holds; ``None``: whatever it is."""
+
+    status: ImageStatus | None = None
+    framework: str | None = None
+    category: str | None = None
+    search: str | None = None
+    """Part of the name, the display name, the description or the framework."""
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        row = tables.Image
+        found: list[ColumnElement[bool]] = []
+        if self.status is not None:
+            found.append(row.status == str(self.status))
+        if self.framework is not None:
+            found.append(func.lower(row.framework) == self.framework.lower())
+        if self.category is not None:
+            found.append(row.category == self.category)
+        if self.search is not None:
+            texts = (row.name, row.display_name, row.description, row.framework)
+            found.append(or_(*(one.icontains(self.search, autoescape=True) for one in texts)))
+        return found
+
+
+async def allowed(db: AsyncSession, *, image: str, workspace: tables.Workspace) -> tables.Image:
+    """The image of that id, name or reference, if it may start in the workspace.
+
+    Raises :class:`ImageNotAllowed`; for one that the workspace does not see, in the words for one that is
+    not there.
+    """
+    row, entry = tables.Image, tables.WorkspaceImage
+    listed = select(entry.image_id).where(entry.workspace_id == workspace.id)
     found = (
-        await db.scalars(
-            select(row)
-            .where((row.id == image) | (row.name == image) | (row.reference == image))
+        await db.execute(
+            select(row, row.starts_until <= func.now(), ~listed.exists() | row.id.in_(listed))
+            .where(
+                (row.id == image) | (row.name == image) | (row.reference == image),
+                (row.visibility == "platform")
+                | (row.customer_id == workspace.customer_id)
+                | (row.workspace_id == workspace.id),
+            )
             .order_by(row.status, (row.name != image), row.id)
         )
     ).first()
-    if found is None:
+    if found is None or found[0].status == "inactive":
         raise ImageNotAllowed(f"Image {image[:255]!r} is not on the allow-list.", data={"image": image})
-    if found.status != "active":
-        raise ImageNotAllowed(f"Image {found.name} was withdrawn.", data={"image": found.name})
-    return found
+    row_found, ended, listed_here = found
+    if row_found.status == "withdrawn":
+        raise ImageNotAllowed(f"Image {row_found.name} was withdrawn.", data={"image": row_found.name})
+    if row_found.status == "deprecated" and ended:
+        raise ImageNotAllowed(
+            f"Image {row_found.name} is deprecated and does not start any more.",
+            hint=row_found.deprecation_note or None,
+            data={"image": row_found.name},
+        )
+    if not listed_here:
+        raise ImageNotAllowed(
+            f"Workspace {workspace.name} may not use image {row_found.name}.",
+            hint="Its allow-list names the images that it may use.",
+            data={"image": row_found.name},
+        )
+    allowed_image: tables.Image = row_found
+    return allowed_image
 
 
-async def list_images(db: AsyncSession, *, actor: Actor, limit: int, cursor: str | None) -> Page[Image]:
-    """By name, withdrawn ones included."""
+def warning(image: tables.Image) -> str | None:
+    """What to say to somebody who starts a deprecated image."""
+    if image.status != "deprecated":
+        return None
+    until = f" and starts until {image.starts_until:%Y-%m-%d %H:%M} UTC" if image.starts_until else ""
+    return f"Image {image.name} is deprecated{until}. {image.deprecation_note}".rstrip()
+
+
+async def list_images(
+    db: AsyncSession, *, actor: Actor, which: ImageFilter, limit: int, cursor: str | None
+) -> Page[Image]:
+    """By name, withdrawn ones included; what the actor does not see is not there."""
     authz.require(actor, Action.IMAGE_READ)
     row = tables.Image
-    found = select(row).order_by(row.name).limit(limit + 1)
+    found = select(row).where(_visible(actor), *which.conditions()).order_by(row.name).limit(limit + 1)
     if cursor is not None:
         found = found.where(row.name > cursor)
     rows = (await db.scalars(found)).all()
@@ -49,15 +111,27 @@ async def list_images(db: AsyncSession, *, actor: Actor, limit: int, cursor: str
     )
 
 
+def _visible(actor: Actor) -> ColumnElement[bool]:
+    row = tables.Image
+    if actor.is_admin:
+        return true()
+    return (row.status != "inactive") & (
+        (row.visibility == "platform")
+        | (row.customer_id == actor.customer_id)
+        | row.workspace_id.in_(frozenset(actor.workspaces))
+    )
+
+
 async def get_image(db: AsyncSession, *, actor: Actor, image: str) -> Image:
-    """By id or name."""
+    """By id or name; one that the actor does not see does not exist."""
     authz.require(actor, Action.IMAGE_READ)
-    return convert.to_wire(await _found(db, image))
+    return convert.to_wire(await _found(db, image, _visible(actor)))
 
 
 async def create_image(db: AsyncSession, *, actor: Actor, body: ImageCreate) -> Image:
-    """Allow an image."""
+    """Allow an image, for everybody, a customer or a workspace."""
     authz.require(actor, Action.IMAGE_WRITE)
+    visible_to = await _visible_to(db, customer=body.customer, workspace=body.workspace)
     try:
         async with db.begin_nested():
             row = await db.scalar(
@@ -71,6 +145,8 @@ async def create_image(db: AsyncSession, *, actor: Actor, body: ImageCreate) -> 
                     digest=body.digest,
                     runtime=str(body.runtime),
                     command=body.command,
+                    **visible_to,
+                    **body.model_dump(include=_FACTS),
                 )
                 .returning(tables.Image)
             )
@@ -92,11 +168,14 @@ async def update_image(db: AsyncSession, *, actor: Actor, image: str, body: Imag
         changes["digest"] = body.digest
     elif body.reference is not None and body.reference != row.reference:
         changes["digest"] = None
+    if changes.get("status", row.status) != "deprecated" and row.status == "deprecated":
+        changes |= {"starts_until": None, "deprecation_note": ""}
     if changes:
+        values = changes | ({"starts_until": body.starts_until} if body.starts_until else {})
         changed = await db.scalar(
             update(tables.Image)
             .where(tables.Image.id == row.id)
-            .values(**changes)
+            .values(**values)
             .returning(tables.Image)
             .execution_options(populate_existing=True, synchronize_session=False)
         )
@@ -106,9 +185,29 @@ async def update_image(db: AsyncSession, *, actor: Actor, image: str, body: Imag
     return convert.to_wire(row)
 
 
-async def _found(db: AsyncSession, image: str) -> tables.Image:
+async def _visible_to(
+    db: AsyncSession, *, customer: str | None, workspace: str | None
+) -> dict[str, str | None]:
+    if customer is not None and workspace is not None:
+        raise Invalid("An image is for a customer or for a workspace, not for both.")
+    if customer is not None:
+        row = tables.Customer
+        found = await db.scalar(select(row.id).where((row.id == customer) | (row.name == customer)))
+        if found is None:
+            raise NotFound("There is no such customer.")
+        return {"visibility": "customer", "customer_id": found}
+    if workspace is not None:
+        space = tables.Workspace
+        found = await db.scalar(select(space.id).where(space.id == workspace, space.status != "deleted"))
+        if found is None:
+            raise NotFound("There is no such workspace.")
+        return {"visibility": "workspace", "workspace_id": found}
+    return {"visibility": "platform"}
+
+
+async def _found(db: AsyncSession, image: str, *which: ColumnElement[bool]) -> tables.Image:
     row = await db.scalar(
-        select(tables.Image).where((tables.Image.id == image) | (tables.Image.name == image))
+        select(tables.Image).where((tables.Image.id == image) | (tables.Image.name == image), *which)
     )
     if row is None:
         raise NotFound("There is no such image.")

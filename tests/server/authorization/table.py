@@ -183,6 +183,14 @@ ROUTES: dict[str, Row] = {
     "POST /v1/images": Row(ADMIN),
     "GET /v1/images/{image}": Row(PERSON),
     "PATCH /v1/images/{image}": Row(ADMIN),
+    "GET /v1/workspaces/{workspace}/images": Row(ROW_READ),
+    "PUT /v1/workspaces/{workspace}/images": Row(
+        ROW_READ,
+        dict.fromkeys(
+            ("self", "ws_admin", "ws_member", "ws_viewer", "hub_self"),
+            ("3", "owners of the customer and admins decide, and these see the workspace"),
+        ),
+    ),
     # Quotas
     "GET /v1/quota": Row(PERSON_OR_WORKLOAD),
     "POST /v1/quotas:check": Row(PERSON_OR_WORKLOAD),

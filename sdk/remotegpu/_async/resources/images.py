@@ -1,21 +1,39 @@
-"""Images: the allow-list of what may run."""
+"""Images: the catalogue of what may run, and for whom."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
 from remotegpu._protocol import given, segment
-from remotegpu.types.images import Image
+from remotegpu.types.images import Image, WorkspaceImages
 
 
 class AsyncImages(AsyncResource):
-    """Images: the allow-list of what may run. An image is named by id or name."""
+    """Images: the catalogue of what may run. An image is named by id or name."""
 
-    async def list(self, *, limit: int | None = None, cursor: str | None = None) -> AsyncPage[Image]:
-        """The allow-list."""
-        return await fetch_page(self._transport, Image, "/v1/images", given(limit=limit, cursor=cursor))
+    async def list(
+        self,
+        *,
+        status: str | None = None,
+        framework: str | None = None,
+        category: str | None = None,
+        search: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> AsyncPage[Image]:
+        """What the caller sees of the catalogue, by name."""
+        params = given(
+            status=status,
+            framework=framework,
+            category=category,
+            search=search,
+            limit=limit,
+            cursor=cursor,
+        )
+        return await fetch_page(self._transport, Image, "/v1/images", params)
 
     async def create(
         self,
@@ -27,9 +45,18 @@ class AsyncImages(AsyncResource):
         digest: str | None = None,
         runtime: str | None = None,
         command: Sequence[str] | None = None,
+        category: str | None = None,
+        framework: str | None = None,
+        framework_version: str | None = None,
+        cuda_version: str | None = None,
+        python_version: str | None = None,
+        size_bytes: int | None = None,
+        customer: str | None = None,
+        workspace: str | None = None,
         idempotency_key: str | None = None,
     ) -> Image:
-        """Allow an image. Without `digest`, the first agent that pulls it pins the content."""
+        """Allow an image, for everybody, or for one `customer` or `workspace`. Without `digest`, the first
+        agent that pulls it pins the content."""
         body = given(
             name=name,
             reference=reference,
@@ -38,6 +65,14 @@ class AsyncImages(AsyncResource):
             digest=digest,
             runtime=runtime,
             command=None if command is None else [*command],
+            category=category,
+            framework=framework,
+            framework_version=framework_version,
+            cuda_version=cuda_version,
+            python_version=python_version,
+            size_bytes=size_bytes,
+            customer=customer,
+            workspace=workspace,
         )
         return await self._transport.create(Image, "/v1/images", body=body, idempotency_key=idempotency_key)
 
@@ -54,13 +89,41 @@ class AsyncImages(AsyncResource):
         description: str | None = None,
         digest: str | None = None,
         status: str | None = None,
+        category: str | None = None,
+        framework: str | None = None,
+        framework_version: str | None = None,
+        cuda_version: str | None = None,
+        python_version: str | None = None,
+        size_bytes: int | None = None,
+        starts_until: datetime | None = None,
+        deprecation_note: str | None = None,
     ) -> Image:
-        """Change what is given; ``status="withdrawn"`` takes it off the list for new starts."""
+        """Change what is given. ``status``: ``active``; ``deprecated`` warns, and refuses new starts from
+        `starts_until` on; ``withdrawn`` takes it off the list for new starts."""
         body = given(
             reference=reference,
             display_name=display_name,
             description=description,
             digest=digest,
             status=status,
+            category=category,
+            framework=framework,
+            framework_version=framework_version,
+            cuda_version=cuda_version,
+            python_version=python_version,
+            size_bytes=size_bytes,
+            starts_until=None if starts_until is None else starts_until.isoformat(),
+            deprecation_note=deprecation_note,
         )
         return await self._transport.call(Image, "PATCH", f"/v1/images/{segment(image)}", body=body)
+
+    async def of_workspace(self, workspace: str) -> WorkspaceImages:
+        """The images that a workspace (by id) may use, where that is restricted."""
+        path = f"/v1/workspaces/{segment(workspace)}/images"
+        return await self._transport.call(WorkspaceImages, "GET", path)
+
+    async def restrict_workspace(self, workspace: str, images: Sequence[str] | None) -> WorkspaceImages:
+        """Let a workspace use these images only; ``None``: every one that it sees."""
+        path = f"/v1/workspaces/{segment(workspace)}/images"
+        body = {"images": None if images is None else [*images]}
+        return await self._transport.call(WorkspaceImages, "PUT", path, body=body)

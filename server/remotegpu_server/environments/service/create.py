@@ -65,10 +65,11 @@ async def create_environment(
     authz.require(actor, Action.ENVIRONMENT_CREATE)
     _check_env(actor, body.env, body.secret_env)
     _check_parts(gpus=body.gpus, share=body.gpu_memory_bytes, profile=body.mig_profile)
-    image = await images.allowed(db, image=body.image)
     workspace = await workspaces.to_use(db, actor=actor, workspace=body.workspace)
+    image = await images.allowed(db, image=body.image, workspace=workspace)
     environment = await _insert(db, actor=actor, body=body, image=image, workspace=workspace, launch=launch)
     await _begin(db, environment=environment, image=image, queue=body.queue, launch=launch, actor=actor)
+    await _warn_of_image(db, environment=environment, image=image, actor=actor)
     (bundle,) = await queries.bundles(db, ids=[environment.id])
     return convert.to_wire(bundle)
 
@@ -161,9 +162,10 @@ async def start_environment(
     _check_env(actor, body.env or {}, body.secret_env)
     if await _may_start(db, environment=environment):
         workspaces.require_active(workspace)
-        image = await images.allowed(db, image=body.image or environment.image_id)
+        image = await images.allowed(db, image=body.image or environment.image_id, workspace=workspace)
         await _again(db, environment=environment, image=image, body=body, launch=launch, actor=actor)
         await _begin(db, environment=environment, image=image, queue=body.queue, launch=launch, actor=actor)
+        await _warn_of_image(db, environment=environment, image=image, actor=actor)
     (bundle,) = await queries.bundles(db, ids=[environment.id])
     return convert.to_wire(bundle)
 
@@ -324,6 +326,24 @@ async def _no_capacity(
     )
 
 
+async def _warn_of_image(
+    db: AsyncSession, *, environment: tables.Environment, image: tables.Image, actor: Actor
+) -> None:
+    message = images.warning(image)
+    if message is not None:
+        await events.record(
+            db,
+            kind="environment.image_deprecated",
+            subject_type="environment",
+            subject_id=environment.id,
+            actor=actor,
+            message=message,
+            customer_id=environment.customer_id,
+            user_id=environment.owner_id,
+            workspace_id=environment.workspace_id,
+        )
+
+
 async def _record_created(db: AsyncSession, *, environment: tables.Environment, actor: Actor) -> None:
     if environment.generation > 1:
         return
@@ -347,8 +367,8 @@ async def explain(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> P
     _check_env(actor, body.env, {})
     _check_parts(gpus=body.gpus, share=body.gpu_memory_bytes, profile=body.mig_profile)
     assert actor.user_id is not None
-    image = await images.allowed(db, image=body.image)
     workspace = await workspaces.to_use(db, actor=actor, workspace=body.workspace)
+    image = await images.allowed(db, image=body.image, workspace=workspace)
     subjects = await quotas.subjects_of(db, user_id=actor.user_id, workspace_id=workspace.id)
     lines = await quotas.lines(db, subjects=subjects)
     async with db.begin_nested() as trial:
