@@ -189,6 +189,16 @@ class Converger:
         states = [state for state in self._states.values() if state.observed not in ended]
         return frozenset(uuid for state in states for uuid in state.gpu_uuids)
 
+    def homes_in_use(self) -> frozenset[str]:
+        """Volume ids of every workload that is wanted, or whose absence is not proven."""
+        gone = {wid for wid, state in self._states.items() if state.observed is Observed.ABSENT}
+        wanted = [(wid, case.desired) for wid, case in self._cases.items() if case.desired is not None]
+        return frozenset(
+            workload.home.volume_id
+            for workload_id, workload in wanted
+            if workload.desired is DesiredState.RUNNING or workload_id not in gone
+        )
+
     async def log_of(self, workload_id: str, tail_lines: int) -> tuple[str, bool]:
         found = await self._runtime.find(workload_id)
         for actual in sorted(found, key=lambda it: it.generation, reverse=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 from remotegpu.types.agent import HomeVolume
@@ -36,3 +37,18 @@ def prepare_home(settings: Settings, volume: HomeVolume, *, owner: int | None) -
     except OSError as error:
         raise StartRefused(Reason.START_FAILED, f"The home {home} cannot be prepared: {error}") from error
     return home
+
+
+def remove_home(settings: Settings, volume_id: str) -> str | None:
+    """Remove a home of this host's disk, not of a shared root; ``None`` when nothing of it is left."""
+    if not _VOLUME_ID.match(volume_id):
+        return "The volume id is not one: nothing was removed."
+    home = settings.home_root / volume_id
+    try:
+        if home.is_symlink():
+            return f"{home} is a link; homes are directories."
+        if home.exists():
+            shutil.rmtree(home)
+    except OSError as error:
+        return f"The home cannot be removed: {error}"
+    return None

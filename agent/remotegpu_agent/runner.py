@@ -14,7 +14,7 @@ from enum import IntEnum
 import remotegpu
 from remotegpu import errors
 from remotegpu.types.agent import Enroll, Heartbeat, SessionCreate, WorkloadMetrics
-from remotegpu_agent import __version__, inventory, status
+from remotegpu_agent import __version__, homes, inventory, status
 from remotegpu_agent.activity import Kernels
 from remotegpu_agent.converge import Converger
 from remotegpu_agent.gpus import GpuProvider
@@ -149,6 +149,7 @@ class Agent:
             "reports": self._sync.push(),
             "logs": self._sync.answer_logs(self._converger.log_of),
             "gpu-checks": self._sync.answer_gpu_checks(self._sampler.check),
+            "volume-removals": self._sync.answer_volume_removals(self._remove_home),
             "observer": self._converger.run(),
         }
         await _guard(tasks)
@@ -161,6 +162,12 @@ class Agent:
         await self._converger.close()
         self._sampler.close()
         await self._runtime.close()
+
+    async def _remove_home(self, volume_id: str) -> str | None:
+        """``None`` when it is gone; a home that a workload may use stays."""
+        if volume_id in self._converger.homes_in_use():
+            return "A workload of this host still uses it."
+        return await asyncio.to_thread(homes.remove_home, self._settings, volume_id)
 
     async def _registration(self) -> SessionCreate:
         self._health = await self._runtime.probe()

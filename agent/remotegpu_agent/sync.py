@@ -27,6 +27,8 @@ from remotegpu.types.agent import (
     ObservedWorkload,
     Session,
     SessionCreate,
+    VolumeRemoval,
+    VolumeRemovalAnswer,
     Workload,
 )
 from remotegpu_agent.runtime import RuntimeUnavailable
@@ -63,6 +65,8 @@ class AgentApi(Protocol):
 
     async def answer_gpu_check(self, check_id: str, body: GpuCheckAnswer) -> None: ...
 
+    async def answer_volume_removal(self, removal_id: str, body: VolumeRemovalAnswer) -> None: ...
+
 
 class Backoff:
     """Full jitter: 0 to a bound that doubles from 1 to 60 s. ``Retry-After`` wins."""
@@ -96,6 +100,8 @@ class Sync:
         self._logs_seen: set[str] = set()
         self._checks: asyncio.Queue[GpuCheckRequest] = asyncio.Queue()
         self._checks_seen: set[str] = set()
+        self._removals: asyncio.Queue[VolumeRemoval] = asyncio.Queue()
+        self._removals_seen: set[str] = set()
         self._revision: int | None = None
         self._next_in_s = 10.0
         self.epoch = 0
@@ -153,6 +159,7 @@ class Sync:
             apply(answer.workloads)
             self._queue_logs(answer.log_requests)
             self._queue_checks(answer.gpu_checks)
+            self._queue_removals(answer.volume_removals)
 
     async def push(self) -> None:
         """Deliver reports one by one, the oldest first."""
@@ -187,6 +194,27 @@ class Sync:
             log.info("check of GPU %s: %s", request.gpu_uuid, failure or "passed")
             answer = GpuCheckAnswer(epoch=self.epoch, passed=failure is None, detail=failure or "")
             await self._until_accepted("GPU check", partial(self._api.answer_gpu_check, request.id, answer))
+
+    async def answer_volume_removals(self, remove: Callable[[str], Awaitable[str | None]]) -> None:
+        while True:
+            request = await self._removals.get()
+            failure = await remove(request.volume_id)
+            log.info("removal of home %s: %s", request.volume_id, failure or "done")
+            answer = VolumeRemovalAnswer(
+                epoch=self.epoch, removed=failure is None, detail=(failure or "")[:1024]
+            )
+            if failure is not None:
+                self._removals_seen.discard(request.id)  # the server asks again, a bounded number of times
+            await self._until_accepted(
+                "volume removal", partial(self._api.answer_volume_removal, request.id, answer)
+            )
+
+    def _queue_removals(self, requests: list[VolumeRemoval]) -> None:
+        self._removals_seen &= {request.id for request in requests}
+        for request in requests:
+            if request.id not in self._removals_seen:
+                self._removals_seen.add(request.id)
+                self._removals.put_nowait(request)
 
     def _queue_checks(self, requests: list[GpuCheckRequest]) -> None:
         self._checks_seen &= {request.id for request in requests}

@@ -20,6 +20,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "runtime",
         "not_ready_reason",
     ),
+    "Dedication": ("id", "host_name", "customer_name", "status", "starts_at", "ends_at", "remark"),
     "Gpu": (
         "host_name",
         "index",

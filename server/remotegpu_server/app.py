@@ -16,6 +16,8 @@ from remotegpu_server.crypto import Vault
 from remotegpu_server.customers import loop as customers_loop
 from remotegpu_server.customers import routes as customers_routes
 from remotegpu_server.db.engine import Database, connect
+from remotegpu_server.dedications import loop as dedications_loop
+from remotegpu_server.dedications import routes as dedications_routes
 from remotegpu_server.environments import history, stop_loop
 from remotegpu_server.environments import loop as environments_loop
 from remotegpu_server.environments import routes as environments_routes
@@ -49,6 +51,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     users_routes.router,
     workspaces_routes.router,
     hosts_routes.router,
+    dedications_routes.router,
     gpus_routes.router,
     capacity_routes.router,
     images_routes.router,
@@ -77,6 +80,7 @@ LOOPS: tuple[Loop, ...] = (
     quotas_loop.GPU_HOURS,
     quotas_loop.REQUESTS,
     quotas_loop.POLICIES,
+    dedications_loop.LOOP,
     retention.LOOP,
     invariants.LOOP,
 )

@@ -71,6 +71,8 @@ class Action(StrEnum):
     USER_WRITE = "user:write"
     HOST_READ = "host:read"
     HOST_WRITE = "host:write"
+    DEDICATION_READ = "dedication:read"
+    DEDICATION_WRITE = "dedication:write"
     GPU_READ = "gpu:read"
     CAPACITY_READ = "capacity:read"
     IMAGE_READ = "image:read"
@@ -174,6 +176,8 @@ _RULES: dict[Action, _Who] = {
     Action.USER_WRITE: _Who.CUSTOMER_OWNER,
     Action.HOST_READ: _Who.ADMIN,
     Action.HOST_WRITE: _Who.ADMIN,
+    Action.DEDICATION_READ: _Who.PERSON,
+    Action.DEDICATION_WRITE: _Who.ADMIN,
     Action.GPU_READ: _Who.PERSON,
     Action.CAPACITY_READ: _Who.PERSON_OR_WORKLOAD,
     Action.IMAGE_READ: _Who.PERSON,

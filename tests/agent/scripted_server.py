@@ -157,7 +157,11 @@ class ScriptedServer:
         if int(query["epoch"]) != self.epoch:
             return _stale()
         return 200, DesiredWorkloads(
-            revision=self._revision, workloads=self._workloads, log_requests=self._log_requests, gpu_checks=[]
+            revision=self._revision,
+            workloads=self._workloads,
+            log_requests=self._log_requests,
+            gpu_checks=[],
+            volume_removals=[],
         )
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

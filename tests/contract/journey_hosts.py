@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
+import pytest
 from recording import Agent, World
 
+import remotegpu
 from remotegpu.types import agent as wire
 
 
@@ -36,6 +40,7 @@ async def drive_last(world: World) -> None:
     answer = wire.GpuCheckAnswer(epoch=world.agent.epoch, passed=False, detail="a bad sector")
     await world.agent.client.agent.answer_gpu_check(check.id, answer)
     assert (await admin.gpus.restore(gpu.id, reason="it is fine")).health == "healthy"
+    await _lend(world)
     assert (await admin.hosts.rotate_credential("one", overlap_s=60)).old_ends_in_s == 60
     assert (await admin.hosts.revoke_credential("one")).name == "one"
     await admin.hosts.create(name="never-used", hostname="never.example.org", ip_address="192.0.2.77")
@@ -48,3 +53,22 @@ async def drive_last(world: World) -> None:
     assert [one.name async for one in await admin.hosts.list(operational="retired")] == ["never-used"]
     await admin.hosts.delete("never-used")
     assert [host.name async for host in await admin.hosts.list()] == ["one"]
+
+
+async def _lend(world: World) -> None:
+    admin, agent = world.admin, world.agent
+    assert agent is not None
+    end = datetime.now(UTC) + timedelta(days=2)
+    lent = await admin.dedications.create(host="one", customer="default", ends_at=end)
+    assert lent.status == "active"
+    assert (await admin.dedications.extend(lent.id, ends_at=end + timedelta(days=1))).ends_at > end
+    assert (await admin.dedications.end(lent.id, reason="a test")).status == "grace"
+    assert (await admin.dedications.reclaim(lent.id, reason="a test", force=True)).steps[
+        0
+    ].status == "pending"
+    assert [one.id async for one in await admin.dedications.list(host="one")] == [lent.id]
+    assert (await admin.dedications.get(lent.id)).status == "cleaning"
+    with pytest.raises(remotegpu.NotFound):
+        body = wire.VolumeRemovalAnswer(epoch=agent.epoch, removed=True)
+        await agent.client.agent.answer_volume_removal("rmv-none", body)
+    await admin.hosts.uncordon("one")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from remotegpu._async.resources.auth import AsyncAuth
     from remotegpu._async.resources.capacity import AsyncCapacity
     from remotegpu._async.resources.customers import AsyncCustomers
+    from remotegpu._async.resources.dedications import AsyncDedications
     from remotegpu._async.resources.environments import AsyncEnvironments
     from remotegpu._async.resources.events import AsyncEvents
     from remotegpu._async.resources.gpus import AsyncGpus
@@ -145,6 +146,13 @@ class AsyncClient:
         from remotegpu._async.resources.hosts import AsyncHosts
 
         return AsyncHosts(self._transport)
+
+    @cached_property
+    def dedications(self) -> AsyncDedications:
+        """Hosts lent for a period."""
+        from remotegpu._async.resources.dedications import AsyncDedications
+
+        return AsyncDedications(self._transport)
 
     @cached_property
     def gpus(self) -> AsyncGpus:

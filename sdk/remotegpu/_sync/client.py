@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from remotegpu._sync.resources.auth import SyncAuth
     from remotegpu._sync.resources.capacity import SyncCapacity
     from remotegpu._sync.resources.customers import SyncCustomers
+    from remotegpu._sync.resources.dedications import SyncDedications
     from remotegpu._sync.resources.environments import SyncEnvironments
     from remotegpu._sync.resources.events import SyncEvents
     from remotegpu._sync.resources.gpus import SyncGpus
@@ -146,6 +147,13 @@ class Client:
         from remotegpu._sync.resources.hosts import SyncHosts
 
         return SyncHosts(self._transport)
+
+    @cached_property
+    def dedications(self) -> SyncDedications:
+        """Hosts lent for a period."""
+        from remotegpu._sync.resources.dedications import SyncDedications
+
+        return SyncDedications(self._transport)
 
     @cached_property
     def gpus(self) -> SyncGpus:

@@ -264,6 +264,22 @@ class GpuCheckAnswer(Wire):
     """Why it failed."""
 
 
+class VolumeRemoval(Wire):
+    """A home must leave this host's disk."""
+
+    id: str
+    volume_id: str
+
+
+class VolumeRemovalAnswer(Wire):
+    """Whether a home is gone from this host's disk."""
+
+    epoch: int
+    removed: bool
+    detail: Annotated[str, StringConstraints(max_length=1024)] = ""
+    """Why it could not be removed."""
+
+
 class DesiredWorkloads(Wire):
     """The full desired set of a host at a revision: levels, not commands."""
 
@@ -271,6 +287,7 @@ class DesiredWorkloads(Wire):
     workloads: list[Workload]
     log_requests: list[LogRequest]
     gpu_checks: list[GpuCheckRequest]
+    volume_removals: list[VolumeRemoval]
 
 
 class LogAnswer(Wire):

@@ -22,6 +22,7 @@ from remotegpu.types.agent import (
     Observation,
     Session,
     SessionCreate,
+    VolumeRemovalAnswer,
 )
 from remotegpu_server import authz
 from remotegpu_server.agents import service
@@ -127,6 +128,12 @@ async def put_observed(workload_id: str, body: Observation, db: Db, caller: Call
 async def put_gpu_check(check_id: str, body: GpuCheckAnswer, db: Db, caller: Caller) -> None:
     """Passed, it puts an unhealthy GPU back into placement."""
     await service.answer_gpu_check(db, actor=caller, check_id=check_id, body=body)
+
+
+@router.put("/v1/agent/volume-removals/{removal_id}", status_code=204, summary="Answer a volume removal")
+async def put_volume_removal(removal_id: str, body: VolumeRemovalAnswer, db: Db, caller: Caller) -> None:
+    """The proof that a home is gone from the host."""
+    await service.answer_volume_removal(db, actor=caller, removal_id=removal_id, body=body)
 
 
 @router.put("/v1/agent/log-requests/{request_id}", status_code=204, summary="Answer a log request")

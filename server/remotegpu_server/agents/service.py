@@ -34,6 +34,7 @@ from remotegpu.types.agent import (
     ObservedWorkload,
     Session,
     SessionCreate,
+    VolumeRemovalAnswer,
 )
 from remotegpu.types.hosts import HostMetrics
 from remotegpu.types.identity import Scope, TokenKind
@@ -41,6 +42,7 @@ from remotegpu_server import authz
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
+from remotegpu_server.dedications import cleanup
 from remotegpu_server.environments.service import observe
 from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.events import service as events
@@ -392,6 +394,14 @@ async def answer_gpu_check(db: AsyncSession, *, actor: Actor, check_id: str, bod
     await checks.answer(db, actor=actor, host=host, check_id=check_id, body=body)
 
 
+async def answer_volume_removal(
+    db: AsyncSession, *, actor: Actor, removal_id: str, body: VolumeRemovalAnswer
+) -> None:
+    """Whether a home is gone."""
+    host = await _fenced(db, actor=actor, epoch=body.epoch)
+    await cleanup.answer_removal(db, host=host, removal_id=removal_id, body=body)
+
+
 async def desired_set(db: AsyncSession, *, host_id: str, launch: Launch) -> DesiredWorkloads:
     """Everything the host must make true, and the logs that somebody waits for.
 
@@ -415,6 +425,7 @@ async def desired_set(db: AsyncSession, *, host_id: str, launch: Launch) -> Desi
             LogRequest(id=one.id, workload_id=one.environment_id, tail_lines=one.tail_lines) for one in asked
         ],
         gpu_checks=await checks.open_checks(db, host_id=host_id),
+        volume_removals=await cleanup.open_removals(db, host_id=host_id),
     )
 
 

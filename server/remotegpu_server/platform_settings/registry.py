@@ -47,6 +47,26 @@ ENVIRONMENT_START_SILENCE_S = _declare(
     )
 )
 
+DEDICATION_GRACE_S = _declare(
+    Setting(
+        key="dedications.grace_s",
+        default=86400.0,
+        minimum=0.0,
+        maximum=2592000.0,
+        doc="How long after the end of a dedication its host is left alone before it is cleaned.",
+    )
+)
+
+DEDICATION_STEP_LIMIT_S = _declare(
+    Setting(
+        key="dedications.step_limit_s",
+        default=3600.0,
+        minimum=60.0,
+        maximum=86400.0,
+        doc="A step of a clean-up that has no proof after this long has failed, and admins are told.",
+    )
+)
+
 GPU_MAX_TEMPERATURE_C = _declare(
     Setting(
         key="gpus.max_temperature_c",

@@ -15,6 +15,7 @@ from remotegpu.types.agent import (
     Observation,
     Session,
     SessionCreate,
+    VolumeRemovalAnswer,
 )
 
 
@@ -56,3 +57,8 @@ class AsyncAgent(AsyncResource):
     async def answer_gpu_check(self, check_id: str, body: GpuCheckAnswer) -> None:
         """Hand in the result of a self-test."""
         await self._transport.send("PUT", f"/v1/agent/gpu-checks/{segment(check_id)}", body=body)
+
+    async def answer_volume_removal(self, removal_id: str, body: VolumeRemovalAnswer) -> None:
+        """Say whether a home is gone from this host's disk."""
+        path = f"/v1/agent/volume-removals/{segment(removal_id)}"
+        await self._transport.send("PUT", path, body=body)

@@ -16,6 +16,7 @@ from remotegpu.types.agent import (
     Observation,
     Session,
     SessionCreate,
+    VolumeRemovalAnswer,
 )
 
 
@@ -55,3 +56,8 @@ class SyncAgent(SyncResource):
     def answer_gpu_check(self, check_id: str, body: GpuCheckAnswer) -> None:
         """Hand in the result of a self-test."""
         self._transport.send("PUT", f"/v1/agent/gpu-checks/{segment(check_id)}", body=body)
+
+    def answer_volume_removal(self, removal_id: str, body: VolumeRemovalAnswer) -> None:
+        """Say whether a home is gone from this host's disk."""
+        path = f"/v1/agent/volume-removals/{segment(removal_id)}"
+        self._transport.send("PUT", path, body=body)

@@ -47,10 +47,15 @@ async def request_for(
     db: AsyncSession, *, environment: tables.Environment, image: tables.Image
 ) -> placement.Request:
     """The environment as placement sees it, with the owner's homes."""
-    volume = tables.Volume
+    volume, removal = tables.Volume, tables.VolumeRemoval
+    wiped = (
+        select(removal.id)
+        .where(removal.volume_id == volume.id, removal.requested_at >= volume.last_used_at)
+        .exists()
+    )
     homes = await db.execute(
         select(volume.host_id, volume.shared_home)
-        .where(volume.owner_id == environment.owner_id)
+        .where(volume.owner_id == environment.owner_id, ~wiped)
         .order_by(volume.last_used_at.desc(), volume.id)
     )
     return request_of(environment, image, tuple(placement.Home(*home) for home in homes))

@@ -1,0 +1,1 @@
+"""Whole hosts lent to a tenant."""

@@ -1,0 +1,316 @@
+"""The clean-up after a dedication, step by step. A step is done when its proof is there, never before."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.errors import Forbidden, NotFound
+from remotegpu.types.agent import VolumeRemoval, VolumeRemovalAnswer
+from remotegpu.types.environments import Reason
+from remotegpu_server.authz import SYSTEM, Actor
+from remotegpu_server.db import tables
+from remotegpu_server.dedications import lifecycle
+from remotegpu_server.environments import lifecycle as environment_lifecycle
+from remotegpu_server.environments import queries as environment_queries
+from remotegpu_server.environments.service import stop
+from remotegpu_server.hosts import lifecycle as host_lifecycle
+from remotegpu_server.hosts import queries as host_queries
+from remotegpu_server.notifications import service as notifications
+from remotegpu_server.tokens import service as tokens
+
+HELD_BACK = "It is cleaned after a dedication."
+"""Reason of the cordon that keeps work away meanwhile."""
+REMOVAL_FAILURES = 5
+"""So often an agent may fail to remove a home before the step gives up."""
+
+
+class GivenUp(Exception):
+    """The step will not get its proof by waiting."""
+
+
+async def begin(
+    db: AsyncSession, *, dedication: tables.Dedication, message: str, reason: str, actor: Actor
+) -> tables.Dedication:
+    """From active or grace to cleaning: no new work, all steps pending."""
+    ends_at = func.greatest(dedication.starts_at, func.least(dedication.ends_at, func.now()))
+    changed = await lifecycle.move(
+        db,
+        dedication=dedication,
+        to="cleaning",
+        message=message,
+        actor=actor,
+        end_reason=reason,
+        ends_at=ends_at,
+    )
+    host = await host_queries.found(db, changed.host_id, lock=True)
+    if host.operational in ("available", "draining"):
+        await host_lifecycle.move(
+            db,
+            host=host,
+            to="cordoned",
+            reason=HELD_BACK,
+            kind="host.cordoned",
+            message=f"Host {host.name} takes no new work. {HELD_BACK}",
+            actor=actor,
+        )
+    rows = [
+        {"dedication_id": changed.id, "name": name, "position": position}
+        for position, name in enumerate(_STEPS, start=1)
+    ]
+    await db.execute(insert(tables.DedicationStep), rows)
+    return changed
+
+
+async def retry(db: AsyncSession, *, dedication: tables.Dedication) -> None:
+    """Begin failed steps anew."""
+    row, removal = tables.DedicationStep, tables.VolumeRemoval
+    await db.execute(
+        update(row)
+        .where(row.dedication_id == dedication.id, row.status == "failed")
+        .values(status="pending", attempts=0, detail="", started_at=None)
+        .execution_options(synchronize_session=False)
+    )
+    await db.execute(
+        update(removal)
+        .where(removal.dedication_id == dedication.id, removal.removed_at.is_(None))
+        .values(failures=0)
+        .execution_options(synchronize_session=False)
+    )
+    await environment_lifecycle.bump_revision(db, host_id=dedication.host_id)
+
+
+async def advance(db: AsyncSession, *, dedication_id: str, step_limit_s: float) -> None:
+    """Go on with the first step that is not done; several in one pass where their proof is there."""
+    dedication = await lifecycle.locked(db, dedication_id=dedication_id)
+    row = tables.DedicationStep
+    while dedication.status == "cleaning":
+        step = await db.scalar(
+            select(row)
+            .where(row.dedication_id == dedication_id, row.status != "done")
+            .order_by(row.position)
+            .limit(1)
+            .execution_options(populate_existing=True)
+        )
+        if step is None:
+            await _finish(db, dedication)
+            return
+        if step.status == "failed" or not await _try(db, dedication, step, step_limit_s=step_limit_s):
+            return
+
+
+async def _try(
+    db: AsyncSession, dedication: tables.Dedication, step: tables.DedicationStep, *, step_limit_s: float
+) -> bool:
+    """One attempt; True when the step is done."""
+    row = tables.DedicationStep
+    late = False
+    if step.started_at is not None:
+        running = await db.scalar(select(func.extract("epoch", func.now() - step.started_at)))
+        late = float(running or 0) > step_limit_s
+    try:
+        waits_for = await _STEPS[step.name](db, dedication)
+        failed = bool(waits_for) and late
+    except GivenUp as error:
+        waits_for, failed = str(error), True
+    status = "failed" if failed else "running" if waits_for else "done"
+    await db.execute(
+        update(row)
+        .where(row.dedication_id == dedication.id, row.name == step.name)
+        .values(
+            status=status,
+            detail=waits_for or "Done.",
+            attempts=row.attempts + 1,
+            started_at=func.coalesce(row.started_at, func.now()),
+            finished_at=func.now() if status == "done" else None,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    if status != step.status and status != "running":
+        message = f"Clean-up of {dedication.id}: {step.name} {status}. {waits_for or ''}".strip()
+        await lifecycle.record(db, dedication, what=f"step_{status}", message=message, actor=SYSTEM)
+        if failed:
+            await notifications.tell(
+                db,
+                user_ids=await host_queries.admins(db),
+                kind="dedication.step_failed",
+                level="error",
+                message=message,
+                subject_type="dedication",
+                subject_id=dedication.id,
+            )
+    return status == "done"
+
+
+async def _stop_environments(db: AsyncSession, dedication: tables.Dedication) -> str:
+    held = tables.Placement
+    live = (
+        await db.scalars(
+            select(held.environment_id)
+            .where(lifecycle.of_tenant(dedication), held.released_at.is_(None))
+            .order_by(held.environment_id)
+        )
+    ).all()
+    for environment_id in live:
+        environment = await environment_queries.lock(db, environment_id=environment_id)
+        if environment is not None and environment.desired == "running":
+            await stop.end(
+                db,
+                environment=environment,
+                desired="stopped",
+                reason=Reason.DEDICATION_ENDED,
+                message="Stopped, because the period for which its host was lent is over.",
+                actor=SYSTEM,
+            )
+    return f"{len(live)} environments still hold something." if live else ""
+
+
+async def _revoke_keys(db: AsyncSession, dedication: tables.Dedication) -> str:
+    """Tokens of what ran there and runs nowhere else now. SSH keys lie in the homes and end with them."""
+    held, token = tables.Placement, tables.Token
+    here = select(held.environment_id).where(lifecycle.of_tenant(dedication))
+    running = select(held.environment_id).where(held.released_at.is_(None))
+    await tokens.revoke(
+        db,
+        token.kind == "workload",
+        token.environment_id.in_(here),
+        token.environment_id.not_in(running),
+    )
+    return ""
+
+
+async def _wipe_homes(db: AsyncSession, dedication: tables.Dedication) -> str:
+    """Ask the host's agent to remove the homes, and wait for its word about each."""
+    removal = tables.VolumeRemoval
+    asked = select(removal.volume_id).where(removal.dedication_id == dedication.id)
+    volumes = [one for one in await _homes(db, dedication) if one not in (await db.scalars(asked)).all()]
+    for volume_id in volumes:
+        await db.execute(
+            upsert(removal)
+            .values(
+                id=tables.new_id("rmv"),
+                volume_id=volume_id,
+                host_id=dedication.host_id,
+                dedication_id=dedication.id,
+            )
+            .on_conflict_do_nothing()
+        )
+    if volumes:
+        await environment_lifecycle.bump_revision(db, host_id=dedication.host_id)
+    left = (
+        await db.scalars(
+            select(removal).where(removal.dedication_id == dedication.id, removal.removed_at.is_(None))
+        )
+    ).all()
+    broken = [one for one in left if one.failures >= REMOVAL_FAILURES]
+    if broken:
+        raise GivenUp(f"The agent cannot remove {broken[0].volume_id}: {broken[0].detail}")
+    return f"{len(left)} homes are still on the host." if left else ""
+
+
+async def _homes(db: AsyncSession, dedication: tables.Dedication) -> Sequence[str]:
+    """Of the customer, every home on the host's disk; of a workspace, those that its work used there."""
+    volume, owner, held = tables.Volume, tables.User, tables.Placement
+    found = select(volume.id).where(volume.host_id == dedication.host_id).order_by(volume.id)
+    if dedication.workspace_id is None:
+        found = found.join(owner, owner.id == volume.owner_id).where(
+            owner.customer_id == dedication.customer_id
+        )
+    else:
+        used = select(held.volume_id).where(lifecycle.of_tenant(dedication))
+        found = found.where(volume.id.in_(used))
+    return (await db.scalars(found)).all()
+
+
+async def _verify_absence(db: AsyncSession, dedication: tables.Dedication) -> str:
+    """The host was heard after the wipe, and nothing that it says or that is stored is the tenant's."""
+    held, wanted, host, step = tables.Placement, tables.Environment, tables.Host, tables.DedicationStep
+    unproven = await db.scalar(
+        select(func.count())
+        .select_from(held)
+        .join(wanted, (wanted.id == held.environment_id) & (wanted.generation == held.generation))
+        .where(
+            lifecycle.of_tenant(dedication),
+            held.released_at.is_(None) | ((held.release_proof == "admin") & (wanted.observed != "absent")),
+        )
+    )
+    if unproven:
+        return f"{unproven} containers are not proven gone."
+    quarantined, heard = (
+        await db.execute(
+            select(host.quarantined, host.last_heartbeat_at > step.finished_at)
+            .join(step, (step.dedication_id == dedication.id) & (step.name == "wipe_homes"))
+            .where(host.id == dedication.host_id)
+        )
+    ).one()
+    if not heard:
+        return "Waits for the host's next heartbeat."
+    return f"{len(quarantined)} unexplained containers are on the host." if quarantined else ""
+
+
+_Step = Callable[[AsyncSession, tables.Dedication], Awaitable[str]]
+_STEPS: dict[str, _Step] = {
+    "stop_environments": _stop_environments,
+    "revoke_keys": _revoke_keys,
+    "wipe_homes": _wipe_homes,
+    "verify_absence": _verify_absence,
+}
+"""In their order. Each answers what it still waits for; nothing: it is done."""
+
+
+async def _finish(db: AsyncSession, dedication: tables.Dedication) -> None:
+    await lifecycle.move(
+        db,
+        dedication=dedication,
+        to="ended",
+        message="The host is clean: nothing of the tenant is left on it.",
+        actor=SYSTEM,
+        cleaned_at=func.now(),
+    )
+    host = await host_queries.found(db, dedication.host_id, lock=True)
+    if host.operational == "cordoned" and host.operational_reason == HELD_BACK:
+        await host_lifecycle.move(
+            db,
+            host=host,
+            to="available",
+            reason=None,
+            kind="host.uncordoned",
+            message=f"Host {host.name} is clean and takes new work again.",
+            actor=SYSTEM,
+        )
+
+
+async def open_removals(db: AsyncSession, *, host_id: str) -> list[VolumeRemoval]:
+    """Homes that a host's agent has to remove."""
+    row = tables.VolumeRemoval
+    rows = await db.execute(
+        select(row.id, row.volume_id)
+        .where(row.host_id == host_id, row.removed_at.is_(None), row.failures < REMOVAL_FAILURES)
+        .order_by(row.id)
+    )
+    return [VolumeRemoval(id=removal_id, volume_id=volume_id) for removal_id, volume_id in rows]
+
+
+async def answer_removal(
+    db: AsyncSession, *, host: tables.Host, removal_id: str, body: VolumeRemovalAnswer
+) -> None:
+    """The agent's word about one home; the caller has fenced its session."""
+    row = tables.VolumeRemoval
+    removal = await db.scalar(select(row).where(row.id == removal_id))
+    if removal is None:
+        raise NotFound("There is no such removal.")
+    if removal.host_id != host.id:
+        raise Forbidden("This home is on another host.")
+    done = {"removed_at": func.now(), "detail": ""} if body.removed else {}
+    failed = {} if body.removed else {"failures": row.failures + 1, "detail": body.detail}
+    await db.execute(
+        update(row)
+        .where(row.id == removal_id, row.removed_at.is_(None))
+        .values(**(done | failed))
+        .execution_options(synchronize_session=False)
+    )
+    if not body.removed:
+        await environment_lifecycle.bump_revision(db, host_id=host.id)
