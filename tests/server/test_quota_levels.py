@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from hollow_agent import Fleet
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import QuotaExceeded
 from remotegpu.types.quotas import QuotaResource
@@ -141,6 +142,11 @@ async def _used_hours(client: httpx.AsyncClient, headers: dict[str, str]) -> flo
     )
 
 
+async def _hours_of(db: AsyncSession, person: Person) -> float:
+    found = await service.lines(db, subjects=await service.subjects_of(db, user_id=person.id))
+    return next(one.used or 0.0 for one in found if one.resource is QuotaResource.GPU_HOURS)
+
+
 async def _move_allocations(app: FastAPI, *, begin_h: float, end_h: float | None) -> None:
     """Pretend that all GPUs were held from that many hours ago on."""
     async with app.state.database.sessions() as db:
@@ -171,6 +177,12 @@ async def test_gpu_hours_are_summed_over_the_window_and_a_refusal_says_when(
     assert await _used_hours(client, ada.headers) == pytest.approx(3.0, abs=0.01), "released ones stay"
     await _move_allocations(app, begin_h=9, end_h=6)
     assert await _used_hours(client, ada.headers) == pytest.approx(6.0, abs=0.01)
+
+    async with app.state.database.sessions() as db:
+        await db.execute(text("INSERT INTO allocations_history SELECT * FROM allocations"))
+        await db.execute(text("DELETE FROM allocations"))
+        assert await _hours_of(db, ada) == pytest.approx(6.0, abs=0.01), "the history counts"
+        await db.rollback()
 
     refused = (await fleet.create(ada.headers, "more", gpus=1)).json()
     assert refused["error"] == "quota_exceeded"

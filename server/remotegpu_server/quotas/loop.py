@@ -101,8 +101,8 @@ async def _read(db: AsyncSession, *, quota_id: int) -> _Meter | None:
     kind = await db.scalar(select(row.subject_type).where(row.id == quota_id))
     if kind is None:
         return None
-    held = tables.Allocation
-    used = queries.gpu_hours(queries.of_subject(held, kind) == row.subject_id, window_s=row.window_s)
+    whose = queries.of_subject(queries.EVERY_ALLOCATION, kind) == row.subject_id
+    used = queries.gpu_hours(whose, window_s=row.window_s)
     found = (
         await db.execute(
             select(row, queries.effective(), used, func.now())

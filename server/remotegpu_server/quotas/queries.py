@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, ScalarSelect, and_, case, func, literal, or_, select
+from sqlalchemy import ColumnElement, ScalarSelect, and_, case, column, func, literal, or_, select, table
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from remotegpu.types.quotas import QuotaResource, QuotaSubject
 from remotegpu_server.db import tables
+
+_COLUMNS = tables.Allocation.__table__.columns
+EVERY_ALLOCATION: Any = aliased(
+    tables.Allocation,
+    table("all_allocations", *(column(one.name, one.type) for one in _COLUMNS)),
+    adapt_on_names=True,
+)
+"""Those in the history tables too: a window may be longer than rows stay in the hot ones."""
 
 RESOURCES = tuple(resource for resource in QuotaResource if resource is not QuotaResource.UNKNOWN)
 ENDED = ("stopped", "failed", "deleted")
@@ -124,7 +133,7 @@ def _sum(key: Key, window_s: int | None, without_environment: str | None) -> Sca
             .scalar_subquery()
         )
     if resource == QuotaResource.GPU_HOURS:
-        return gpu_hours(of_subject(promised, kind) == subject_id, window_s=window_s)
+        return gpu_hours(of_subject(EVERY_ALLOCATION, kind) == subject_id, window_s=window_s)
     if resource == QuotaResource.ENVIRONMENTS:
         live = select(func.count(wanted.id)).where(
             of_subject(wanted, kind) == subject_id, wanted.status.not_in(ENDED)
@@ -137,19 +146,19 @@ def _sum(key: Key, window_s: int | None, without_environment: str | None) -> Sca
     return None
 
 
-def of_subject(table: type[Any], kind: str) -> ColumnElement[str]:
+def of_subject(rows: Any, kind: str) -> ColumnElement[str]:
     """The column that says whose a row is."""
     if kind == QuotaSubject.USER:
-        found = table.owner_id if table is tables.Environment else table.user_id
+        found: Any = rows.owner_id if rows is tables.Environment else rows.user_id
     else:
-        found = table.workspace_id if kind == QuotaSubject.WORKSPACE else table.customer_id
+        found = rows.workspace_id if kind == QuotaSubject.WORKSPACE else rows.customer_id
     column: ColumnElement[str] = found
     return column
 
 
 def gpu_hours(whose: ColumnElement[bool], *, window_s: Any) -> ScalarSelect[Any]:
     """GPU-hours within the window: released allocations too, live ones up to now."""
-    promised = tables.Allocation
+    promised = EVERY_ALLOCATION
     begin = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, window_s)
     end = func.least(func.coalesce(promised.released_at, func.now()), func.now())
     seconds = func.extract("epoch", end - func.greatest(promised.allocated_at, begin))
@@ -162,7 +171,7 @@ def gpu_hours(whose: ColumnElement[bool], *, window_s: Any) -> ScalarSelect[Any]
 
 async def gpu_spans(db: AsyncSession, *, subject: Subject, window_s: int) -> tuple[datetime, list[Span]]:
     """The database's now, and what the subject held of GPUs within the window, live ones up to now."""
-    promised = tables.Allocation
+    promised = EVERY_ALLOCATION
     begin = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, window_s)
     end = func.least(func.coalesce(promised.released_at, func.now()), func.now())
     rows = await db.execute(
