@@ -37,6 +37,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "Workspace": ("id", "name", "kind", "status", "owner", "role", "members", "environments"),
     "WorkspaceMember": ("username", "role", "status", "display_name", "joined_at"),
     "SshKey": ("name", "key_type", "fingerprint", "created_at"),
+    "AuditRecord": ("at", "actor", "acted_for", "action", "outcome", "resource_id", "address"),
+    "Notification": ("created_at", "level", "message", "read_at", "id"),
     "Customer": ("name", "status", "display_name"),
     "Token": ("name", "kind", "scopes", "expires_at", "last_used_at"),
     "Event": ("at", "kind", "subject_type", "subject_id", "actor", "message"),

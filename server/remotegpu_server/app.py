@@ -10,6 +10,9 @@ from fastapi import APIRouter, FastAPI
 from remotegpu_server import error_answers, health, invariants, openapi, retention
 from remotegpu_server.agents import routes as agents_routes
 from remotegpu_server.agents.loop import Rechecks
+from remotegpu_server.audit import loop as audit_loop
+from remotegpu_server.audit import routes as audit_routes
+from remotegpu_server.audit.budget import RefusalBudget
 from remotegpu_server.auth import routes as auth_routes
 from remotegpu_server.capacity import routes as capacity_routes
 from remotegpu_server.crypto import Vault
@@ -29,6 +32,7 @@ from remotegpu_server.hosts import routes as hosts_routes
 from remotegpu_server.images import routes as images_routes
 from remotegpu_server.loops import Loop, LoopRunner
 from remotegpu_server.middleware import RequestEnvelope
+from remotegpu_server.notifications import routes as notifications_routes
 from remotegpu_server.platform_settings import routes as settings_routes
 from remotegpu_server.queue import loop as queue_loop
 from remotegpu_server.queue import routes as queue_routes
@@ -63,12 +67,15 @@ ROUTERS: tuple[APIRouter, ...] = (
     queue_routes.router,
     agents_routes.router,
     events_routes.router,
+    notifications_routes.router,
+    audit_routes.router,
 )
 """Every router of the server; a slice adds its line here."""
 
 LOOPS: tuple[Loop, ...] = (
     environments_loop.QUEUE,
     environments_loop.STARTS,
+    audit_loop.LOOP,
     customers_loop.LOOP,
     stop_loop.DEADLINES,
     stop_loop.IDLE,
@@ -122,6 +129,7 @@ def create_app(settings: Settings, *, run_loops: bool = True, loops: Sequence[Lo
     app.state.database = connect(settings.database_url, pool_size=settings.pool_size)
     app.state.token_use = TokenUse(app.state.database)
     app.state.rechecks = Rechecks(app.state.database)
+    app.state.refusals = RefusalBudget()
     app.state.fault_points = FaultPoints(settings.crash_at)
     for router in ROUTERS:
         # Not include_router: it copies every route, and with it the validators that routing.py has built.

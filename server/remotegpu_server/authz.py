@@ -34,6 +34,8 @@ class Actor:
     """Set when the hub acts for a suspended account, with the words of the refusal: it may look after what
     still runs, and nothing else."""
 
+    service_name: str | None = None
+    """``service:<name>``, when a service acts for the user that the other fields name."""
     must_change_password: bool = False
     """Signed in with a one-time password: may set another one, and nothing else."""
 
@@ -121,6 +123,10 @@ class Action(StrEnum):
     ENVIRONMENT_WRITE = "environment:write"
     ENVIRONMENT_RELEASE = "environment:release"
     EVENTS_READ = "events:read"
+    NOTIFICATION_READ = "notification:read"
+    NOTIFICATION_WRITE = "notification:write"
+    AUDIT_READ = "audit:read"
+    AUDIT_VERIFY = "audit:verify:read"
     METRICS_READ = "metrics:read"
     AGENT_ENROLL = "agent:enroll"
     AGENT_REPORT = "agent:report"
@@ -218,6 +224,10 @@ _RULES: dict[Action, _Who] = {
     Action.ENVIRONMENT_WRITE: _Who.ROW_WRITER,
     Action.ENVIRONMENT_RELEASE: _Who.ADMIN,
     Action.EVENTS_READ: _Who.PERSON_OR_WORKLOAD,
+    Action.NOTIFICATION_READ: _Who.PERSON,
+    Action.NOTIFICATION_WRITE: _Who.PERSON,
+    Action.AUDIT_READ: _Who.CUSTOMER_OWNER,
+    Action.AUDIT_VERIFY: _Who.ADMIN,
     Action.METRICS_READ: _Who.METRICS,
     Action.AGENT_ENROLL: _Who.ENROLLMENT,
     Action.AGENT_REPORT: _Who.AGENT,

@@ -12,9 +12,10 @@ from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.requests import Request
 from starlette.responses import Response
 
+from remotegpu.errors import ServerError
 from remotegpu_server import idempotency
 from remotegpu_server.audit import service as audit
-from remotegpu_server.error_answers import ERROR_RESPONSES
+from remotegpu_server.error_answers import ERROR_RESPONSES, api_error_of
 
 
 class _Route(APIRoute):
@@ -31,14 +32,32 @@ class _Route(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
+        resource_type = str(self.tags[0])
+        action = f"{resource_type}.{self.name}"
+
         async def answer(request: Request) -> Response:
-            response = await handle(request)
-            await audit.record_request(
+            detached = audit.begin()
+            try:
+                response = await handle(request)
+            except Exception as error:
+                refusal = api_error_of(error) or ServerError("The server failed.")
+                if not isinstance(error, idempotency.Replay):
+                    await audit.record_refused(
+                        request,
+                        refusal,
+                        resource_type=resource_type,
+                        action=action,
+                        routine=self.routine,
+                        detached=detached,
+                    )
+                raise
+            await audit.record_done(
                 request,
-                resource_type=str(self.tags[0]),
-                action=f"{self.tags[0]}.{self.name}",
+                resource_type=resource_type,
+                action=action,
                 status=response.status_code,
                 routine=self.routine,
+                detached=detached,
             )
             await idempotency.store_answer(request, response)
             return response

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import inspect
 
+import journey_audit
 import journey_customers
 import journey_environments
 import journey_events
 import journey_health
 import journey_hosts
 import journey_images
+import journey_notifications
 import journey_queue
 import journey_quotas
 import journey_settings
@@ -34,6 +36,7 @@ JOURNEYS = (
     journey_users.drive,
     journey_tokens.drive,
     journey_workspaces.drive,
+    journey_notifications.drive,
     journey_images.drive,
     journey_hosts.drive,
     journey_quotas.drive,
@@ -44,6 +47,7 @@ JOURNEYS = (
     journey_queue.drive,
     journey_hosts.drive_last,
     journey_events.drive,
+    journey_audit.drive,
 )
 """In this order: later ones use the host and the images of earlier ones."""
 

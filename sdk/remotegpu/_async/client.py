@@ -12,6 +12,7 @@ from remotegpu._async.transport import AsyncTransport
 
 if TYPE_CHECKING:
     from remotegpu._async.resources.agent import AsyncAgent
+    from remotegpu._async.resources.audit import AsyncAudit
     from remotegpu._async.resources.auth import AsyncAuth
     from remotegpu._async.resources.capacity import AsyncCapacity
     from remotegpu._async.resources.customers import AsyncCustomers
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from remotegpu._async.resources.hosts import AsyncHosts
     from remotegpu._async.resources.images import AsyncImages
     from remotegpu._async.resources.me import AsyncMe
+    from remotegpu._async.resources.notifications import AsyncNotifications
     from remotegpu._async.resources.placements import AsyncPlacements
     from remotegpu._async.resources.queue import AsyncQueue
     from remotegpu._async.resources.quota_requests import AsyncQuotaRequests
@@ -237,6 +239,20 @@ class AsyncClient:
         from remotegpu._async.resources.events import AsyncEvents
 
         return AsyncEvents(self._transport)
+
+    @cached_property
+    def notifications(self) -> AsyncNotifications:
+        """What the caller is told."""
+        from remotegpu._async.resources.notifications import AsyncNotifications
+
+        return AsyncNotifications(self._transport)
+
+    @cached_property
+    def audit(self) -> AsyncAudit:
+        """Who did what."""
+        from remotegpu._async.resources.audit import AsyncAudit
+
+        return AsyncAudit(self._transport)
 
     @cached_property
     def agent(self) -> AsyncAgent:

@@ -13,6 +13,7 @@ from remotegpu._sync.transport import SyncTransport
 
 if TYPE_CHECKING:
     from remotegpu._sync.resources.agent import SyncAgent
+    from remotegpu._sync.resources.audit import SyncAudit
     from remotegpu._sync.resources.auth import SyncAuth
     from remotegpu._sync.resources.capacity import SyncCapacity
     from remotegpu._sync.resources.customers import SyncCustomers
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from remotegpu._sync.resources.hosts import SyncHosts
     from remotegpu._sync.resources.images import SyncImages
     from remotegpu._sync.resources.me import SyncMe
+    from remotegpu._sync.resources.notifications import SyncNotifications
     from remotegpu._sync.resources.placements import SyncPlacements
     from remotegpu._sync.resources.queue import SyncQueue
     from remotegpu._sync.resources.quota_requests import SyncQuotaRequests
@@ -238,6 +240,20 @@ class Client:
         from remotegpu._sync.resources.events import SyncEvents
 
         return SyncEvents(self._transport)
+
+    @cached_property
+    def notifications(self) -> SyncNotifications:
+        """What the caller is told."""
+        from remotegpu._sync.resources.notifications import SyncNotifications
+
+        return SyncNotifications(self._transport)
+
+    @cached_property
+    def audit(self) -> SyncAudit:
+        """Who did what."""
+        from remotegpu._sync.resources.audit import SyncAudit
+
+        return SyncAudit(self._transport)
 
     @cached_property
     def agent(self) -> SyncAgent:

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from remotegpu.errors import AccountSuspended, Invalid, InvalidCredentials
 from remotegpu.types.identity import Credentials, Identity, Login, Scope, TokenCreated, TokenKind, User
 from remotegpu_server import observability
+from remotegpu_server.audit import service as audit
 from remotegpu_server.auth import limits, passwords
 from remotegpu_server.authz import Action, Actor, require
 from remotegpu_server.db import tables
@@ -41,6 +42,17 @@ async def login(
             expires_in_s=body.expires_in_s,
         )
         await db.commit()
+    user = found.user
+    audit.note_detached(
+        actor=Actor(
+            kind=minted.row.kind,
+            token_id=minted.row.id,
+            scopes=frozenset(minted.row.scopes),
+            name=user.username,
+            user_id=user.id,
+            customer_id=user.customer_id,
+        )
+    )
     return TokenCreated(
         token=tokens_convert.to_wire(minted.row), secret=minted.secret, user=users_convert.to_wire(found)
     )
@@ -92,6 +104,8 @@ async def check_password(
         found = await user_by_username(db, name)
         await db.commit()
     stored = found.user.password_hash if found else None
+    if found is not None:
+        audit.note_detached(account=found.user.username)
     if not await passwords.verify_password(stored, password):
         observability.LOGIN_FAILURES.labels("wrong_password").inc()
         return None

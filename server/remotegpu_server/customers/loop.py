@@ -8,7 +8,6 @@ from sqlalchemy.orm import aliased
 
 from remotegpu.errors import StateConflict
 from remotegpu.types.environments import Reason
-from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import SYSTEM
 from remotegpu_server.customers.suspension import WAKE
 from remotegpu_server.db import tables
@@ -62,15 +61,6 @@ async def _stop(db: AsyncSession, environment_id: str) -> None:
         reason=Reason.SUSPENDED,
         message=words,
         actor=SYSTEM,
-    )
-    await audit.record(
-        db,
-        actor=SYSTEM,
-        action="environments.stop",
-        outcome="done",
-        resource_type="environments",
-        resource_id=environment_id,
-        detail={"reason": "suspended"},
     )
 
 

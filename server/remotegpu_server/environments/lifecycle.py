@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import StateConflict
 from remotegpu.types.environments import EnvironmentStatus, Reason
+from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
@@ -80,6 +81,16 @@ async def move(
     if changed is None:
         raise StateConflict(
             f"Environment {environment.name} changed meanwhile.", hint="Look again, then retry."
+        )
+    if actor.kind == "system" and to != before:
+        await audit.record(
+            db,
+            actor=actor,
+            action=f"environments.{to}",
+            outcome="done",
+            resource_type="environments",
+            resource_id=environment.id,
+            detail={"old": before, "reason": str(reason)},
         )
     if to in ENDED or to is Status.PENDING:
         await tokens.revoke_of_environment(db, environment.id)

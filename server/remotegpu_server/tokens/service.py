@@ -180,7 +180,11 @@ async def _acting_for(db: AsyncSession, token: tables.Token, username: str) -> A
     if found is None:
         raise NotFound(f"There is no user {username[:64]!r}.")
     user, customer, workspaces = found
-    return replace(_actor(token, user, None, workspaces), suspended=_suspension(user, customer))
+    return replace(
+        _actor(token, user, None, workspaces),
+        suspended=_suspension(user, customer),
+        service_name=f"service:{token.name or token.id}",
+    )
 
 
 def _actor(

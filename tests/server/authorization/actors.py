@@ -106,8 +106,21 @@ async def build(app: FastAPI, actors: Actors) -> World:
                 fingerprint="SHA256:none",
             )
         )
+        notification = tables.new_id("ntf")
+        await db.execute(
+            sa.insert(tables.Notification).values(
+                id=notification,
+                user_id=own.id,
+                kind="test.told",
+                level="info",
+                message="Told.",
+                subject_type="test",
+                subject_id="test",
+            )
+        )
         await db.commit()
     world.ids |= {
+        "notification_id": notification,
         "customer": own.customer_id,
         "user": own.id,
         "workspace": workspace,

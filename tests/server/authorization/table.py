@@ -254,6 +254,20 @@ ROUTES: dict[str, Row] = {
     "DELETE /v1/ssh-keys/{key_id}": Row(PERSON, _OWN_KEYS),
     # Events
     "GET /v1/events": Row(PERSON_OR_WORKLOAD),
+    # Notifications
+    "GET /v1/notifications": Row(PERSON),
+    "GET /v1/notifications/unread": Row(PERSON),
+    "POST /v1/notifications:read-all": Row(PERSON),
+    "POST /v1/notifications/{notification_id}:read": Row(
+        PERSON,
+        dict.fromkeys(
+            set(_PEOPLE) - {"self", "hub_self"}, ("4", "somebody else's does not exist, for admins neither")
+        ),
+    ),
+    # Audit
+    "GET /v1/audit/records": Row(CUSTOMER_OWNER, _NO_CUSTOMER),
+    "GET /v1/audit/records:export": Row(CUSTOMER_OWNER, _NO_CUSTOMER),
+    "GET /v1/audit/verification": Row(ADMIN),
     # Agent protocol
     "POST /v1/agent/enroll": Row(_policy("3")),
     "POST /v1/agent/sessions": Row(AGENT),

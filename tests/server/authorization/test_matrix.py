@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from starlette.requests import Request
 
 from remotegpu_server.app import ROUTERS, create_app
+from remotegpu_server.audit.budget import RefusalBudget
 from remotegpu_server.db import session, tables
 from remotegpu_server.embedded_postgres import EmbeddedPostgres
 from remotegpu_server.openapi import EXAMPLES
@@ -49,6 +50,7 @@ async def app(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[FastAPI
         Settings(database_url=cluster.url("authorization_matrix"), secret_key=Fernet.generate_key().decode()),
         run_loops=False,
     )
+    made.state.refusals = RefusalBudget(anonymous_per_minute=10**6, actor_per_minute=10**6)
     async with made.router.lifespan_context(made):
         yield made
     cluster.drop_database("authorization_matrix")
@@ -68,7 +70,17 @@ async def _rolled_back(
     async with sessions() as db:
         request.state.db = db
         yield db
+        _written[request.state.request_id] = await _records(db, request.state.request_id)
         await db.rollback()
+
+
+_written: dict[str, int] = {}
+"""Audit records by request id, of transactions that were rolled back."""
+
+
+async def _records(db: AsyncSession, request_id: str) -> int:
+    row = tables.AuditRecord
+    return await db.scalar(sa.select(sa.func.count()).where(row.request_id == request_id)) or 0
 
 
 def test_every_route_has_a_row_and_every_row_a_route() -> None:
@@ -103,6 +115,7 @@ async def test_route_answers_every_actor_as_the_table_says(
         await _forget_failed_sign_ins(app)
         answer = await _ask(name, row, world, client, world.headers[actor])
         assert answer.status_code < 500 or answer.status_code == 503, (actor, answer.text)
+        await _assert_recorded(app, name, answer)
         found[actor] = _CELL_OF.get(answer.status_code, "+")
         said[actor] = f"{answer.status_code} {answer.text[:160]}"
     expected = row.expected()
@@ -110,6 +123,16 @@ async def test_route_answers_every_actor_as_the_table_says(
     assert not wrong, f"{name}: " + "; ".join(
         f"{actor} should get {cell}, got {text}" for actor, (cell, text) in wrong.items()
     )
+
+
+async def _assert_recorded(app: FastAPI, name: str, answer: httpx.Response) -> None:
+    """I24: every state-changing request leaves exactly one audit record, allowed or refused."""
+    if name.startswith("GET ") or getattr(SERVED[name], "routine", False):
+        return
+    request_id = answer.headers["X-Request-Id"]
+    async with app.state.database.sessions() as db:
+        found = _written.pop(request_id, 0) + await _records(db, request_id)
+    assert found == 1, f"{name}: {answer.status_code} left {found} audit records"
 
 
 async def _forget_failed_sign_ins(app: FastAPI) -> None:

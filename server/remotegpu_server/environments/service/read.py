@@ -21,6 +21,7 @@ from remotegpu.types.environments import (
 from remotegpu.types.hosts import GpuMetrics
 from remotegpu.types.wire import Page
 from remotegpu_server import authz
+from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import Signals, Watch
@@ -79,6 +80,8 @@ async def list_environments(
 async def get_environment(db: AsyncSession, *, actor: Actor, environment_id: str) -> Environment:
     """One environment; 404 when it is another tenant's."""
     bundle = await visible(db, actor=actor, action=Action.ENVIRONMENT_READ, environment_id=environment_id)
+    if _is_foreign(actor, bundle):
+        audit.note(db, read="environment")
     return convert.to_wire(bundle)
 
 
@@ -98,6 +101,11 @@ async def visible(db: AsyncSession, *, actor: Actor, action: Action, environment
         noun="environment",
     )
     return found[0]
+
+
+def _is_foreign(actor: Actor, bundle: queries.Bundle) -> bool:
+    """An admin looks at what somebody else made, which is recorded."""
+    return actor.is_admin and bundle.environment.workspace_id not in actor.workspaces
 
 
 async def get_usage(db: AsyncSession, *, actor: Actor, environment_id: str) -> EnvironmentUsage:
@@ -163,6 +171,8 @@ async def get_logs(
     async with sessions() as db:
         bundle = await visible(db, actor=actor, action=Action.ENVIRONMENT_LOGS, environment_id=environment_id)
         environment, host = bundle.environment, bundle.host
+        if _is_foreign(actor, bundle):
+            audit.note_detached(read="environment_logs")
         if host is None or environment.observed in ("absent", "pulling", "creating"):
             return _kept(environment, tail_lines)
         if host.connection != "online":

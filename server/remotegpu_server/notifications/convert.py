@@ -1,0 +1,21 @@
+"""Rows to wire."""
+
+from __future__ import annotations
+
+from remotegpu.types.notifications import Notification, NotificationLevel
+from remotegpu_server.db import tables
+
+
+def to_wire(row: tables.Notification) -> Notification:
+    """A notification as answered to the person it is for."""
+    return Notification(
+        id=row.id,
+        kind=row.kind,
+        level=NotificationLevel(row.level),
+        message=row.message,
+        subject_type=row.subject_type,
+        subject_id=row.subject_id,
+        data=row.data,
+        created_at=row.created_at,
+        read_at=row.read_at,
+    )
