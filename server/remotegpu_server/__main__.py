@@ -14,9 +14,11 @@ from types import FrameType
 
 import uvicorn
 
+from remotegpu.types.audit import AuditVerification
 from remotegpu.types.identity import Scope, TokenKind
 from remotegpu_server import bootstrap, embedded_postgres, invariants
 from remotegpu_server.app import create_app
+from remotegpu_server.audit import chain
 from remotegpu_server.db import schema
 from remotegpu_server.db.engine import connect
 from remotegpu_server.db.notify import Signals
@@ -51,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     migrate.set_defaults(run=_migrate)
     check = commands.add_parser("check-invariants", help="find rows that break what must always hold")
     check.set_defaults(run=_check_invariants)
+    trail = commands.add_parser("audit", help="the audit trail").add_subparsers(required=True, metavar="VERB")
+    verify = trail.add_parser("verify", help="walk the hash chain; exit status 1 when it is broken")
+    verify.add_argument("--sequence", type=int, help="of a record that somebody kept")
+    verify.add_argument("--hash", help="its hash")
+    verify.set_defaults(run=_verify_audit)
     token = commands.add_parser("create-token", help="make a token and print its secret")
     token.add_argument("--name", required=True)
     owner = token.add_mutually_exclusive_group(required=True)
@@ -147,6 +154,24 @@ def _check_invariants(_arguments: argparse.Namespace) -> None:
     if found:
         sys.exit(1)
     print(f"all {len(invariants.CHECKS)} invariants hold")
+
+
+def _verify_audit(arguments: argparse.Namespace) -> None:
+    if (arguments.sequence is None) != (arguments.hash is None):
+        raise ValueError("--sequence and --hash go together")
+    anchor = (arguments.sequence, arguments.hash) if arguments.hash else None
+
+    async def verify() -> AuditVerification:
+        database = connect(database_url(), pool_size=1)
+        try:
+            return await chain.verify(database.sessions, anchor=anchor)
+        finally:
+            await database.close()
+
+    found = asyncio.run(verify())
+    print(f"{found.records} records verified, {found.unsealed} not sealed yet; head {found.head}")
+    if not found.valid:
+        sys.exit(f"remotegpu-server: the audit trail is broken: {found.problem}")
 
 
 class _Server(uvicorn.Server):

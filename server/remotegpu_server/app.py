@@ -13,6 +13,7 @@ from remotegpu_server.agents.loop import Rechecks
 from remotegpu_server.audit import loop as audit_loop
 from remotegpu_server.audit import routes as audit_routes
 from remotegpu_server.audit.budget import RefusalBudget
+from remotegpu_server.auth import loop as auth_loop
 from remotegpu_server.auth import routes as auth_routes
 from remotegpu_server.capacity import routes as capacity_routes
 from remotegpu_server.crypto import Vault
@@ -76,6 +77,7 @@ LOOPS: tuple[Loop, ...] = (
     environments_loop.QUEUE,
     environments_loop.STARTS,
     audit_loop.LOOP,
+    auth_loop.LOOP,
     customers_loop.LOOP,
     stop_loop.DEADLINES,
     stop_loop.IDLE,

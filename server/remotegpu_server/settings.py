@@ -46,6 +46,11 @@ class Settings:
     """Failed sign-ins count this long."""
     login_failures_per_account: int = 10
     login_failures_per_address: int = 50
+    smtp_url: str | None = field(default=None, repr=False)
+    """``smtp://[user:password@]host[:port]`` or ``smtps://…``; without it no mail is sent."""
+    mail_from: str = "remotegpu@localhost"
+    password_reset_url: str | None = None
+    """The page where people set a new password; the secret comes behind its ``#``."""
     event_retention_s: float = 90 * 86400.0
     watchdog_s: float = 300.0
     """A background loop that hangs this long ends the process, which its supervisor starts again."""
@@ -61,6 +66,8 @@ class Settings:
                 "REMOTEGPU_HEARTBEAT_S, REMOTEGPU_SUSPECT_AFTER_S and REMOTEGPU_UNREACHABLE_AFTER_S: "
                 "two heartbeats must fit into suspect_after_s, and that must be below unreachable_after_s"
             )
+        if self.smtp_url and urlsplit(self.smtp_url).scheme not in ("smtp", "smtps"):
+            raise SettingsError("REMOTEGPU_SMTP_URL must be an smtp:// or smtps:// URL")
         if urlsplit(self.workload_url).scheme not in ("http", "https"):
             raise SettingsError("REMOTEGPU_WORKLOAD_URL must be an http:// or https:// URL")
         for name in ("queue_tick_s", "login_window_s", "event_retention_s", "restart_grace_s", "watchdog_s"):
@@ -98,6 +105,9 @@ def from_environ(environ: Mapping[str, str], *, database_url: str) -> Settings:
         ),
         hub_url=environ.get("REMOTEGPU_HUB_URL", "").rstrip("/"),
         trusted_proxies=_proxies(environ.get("REMOTEGPU_TRUSTED_PROXIES", "")),
+        smtp_url=environ.get("REMOTEGPU_SMTP_URL") or None,
+        mail_from=environ.get("REMOTEGPU_MAIL_FROM", "remotegpu@localhost"),
+        password_reset_url=environ.get("REMOTEGPU_PASSWORD_RESET_URL") or None,
         log_level=environ.get("REMOTEGPU_LOG_LEVEL", "info").lower(),
         crash_at=environ.get("REMOTEGPU_CRASH_AT"),
         **values,  # type: ignore[arg-type]

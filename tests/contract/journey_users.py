@@ -24,6 +24,10 @@ async def drive(world: World) -> None:
     assert (await grace.me.get()).user.username == "grace"
     await _grace_changes_password(world, password)
     assert "grace" in {user.username async for user in await admin.users.list(limit=1)}
+    await world.anonymous.auth.request_password_reset("grace")
+    link = await admin.users.create_password_reset("grace")
+    secret = link.secret
+    await world.anonymous.auth.finish_password_reset(secret=secret, new_password="horse correct staple")
     await admin.users.create(username="leaver", password="staple correct horse")
     await admin.users.delete("leaver", environments="stop_after_grace", grace_s=60)
     assert [user.username async for user in await admin.users.list(status="deleted")] == ["leaver"]

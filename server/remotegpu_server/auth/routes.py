@@ -9,14 +9,18 @@ from remotegpu.types.identity import (
     Identity,
     Login,
     PasswordChange,
+    PasswordReset,
+    PasswordResetLink,
+    PasswordResetRequest,
     ProfileUpdate,
     TokenCreated,
     User,
 )
-from remotegpu_server.auth import service
+from remotegpu_server.auth import resets, service
 from remotegpu_server.auth.client_address import client_address
 from remotegpu_server.authz import Action, require
-from remotegpu_server.deps import Caller, Db, DetachedCaller, Sessions, SettingsDep
+from remotegpu_server.deps import Caller, Db, DetachedCaller, Sessions, SettingsDep, VaultDep
+from remotegpu_server.idempotency import IDEMPOTENT
 from remotegpu_server.routing import api_router
 from remotegpu_server.users import service as users
 
@@ -43,6 +47,38 @@ async def verify(
     require(caller, Action.AUTH_VERIFY)
     address = client_address(request, settings, forwarder_is_trusted=True)
     return await service.verify(sessions, settings, body, address=address)
+
+
+@router.post("/v1/auth/password-reset", status_code=204, summary="Ask for a new password")
+async def request_password_reset(
+    request: Request, body: PasswordResetRequest, sessions: Sessions, settings: SettingsDep, vault: VaultDep
+) -> None:
+    """Answers the same for everybody, known or not. A link goes to the account's e-mail address, where the
+    server sends mail; otherwise an admin makes one.
+    """
+    address = client_address(request, settings)
+    await resets.request(sessions, settings, vault, reference=body.user, address=address)
+
+
+@router.post("/v1/auth/password-reset:finish", status_code=204, summary="Set a new password with a link")
+async def finish_password_reset(
+    request: Request, body: PasswordReset, sessions: Sessions, settings: SettingsDep
+) -> None:
+    """The secret works once, within 30 minutes. Every session of the user ends."""
+    await resets.finish(sessions, settings, body, address=client_address(request, settings))
+
+
+@router.post(
+    "/v1/users/{user}/password-resets",
+    status_code=201,
+    summary="Make a link to a new password",
+    dependencies=[IDEMPOTENT],
+)
+async def create_password_reset(
+    user: str, db: Db, caller: Caller, settings: SettingsDep
+) -> PasswordResetLink:
+    """For somebody who gets no mail; shown this once, valid for 30 minutes."""
+    return await resets.make_link(db, caller, settings, reference=user)
 
 
 @router.get("/v1/me", summary="Who the caller is")

@@ -15,8 +15,8 @@ PREFIXES = {
     TokenKind.WORKLOAD: "rgw",
     TokenKind.ENROLLMENT: "rge",
 }
-PATTERN = re.compile(r"rg[usawe]_[a-z0-9]{12}_[A-Za-z0-9_-]{43}")
-"""Finds secrets in any text, for redaction."""
+PATTERN = re.compile(r"rg[usawep]_[a-z0-9]{12}_[A-Za-z0-9_-]{43}")
+"""Finds secrets in any text, for redaction; ``rgp_`` is a link to a new password, and no token."""
 
 _KIND_OF = {prefix: kind for kind, prefix in PREFIXES.items()}
 _ID_PREFIX = "tok-"
@@ -32,6 +32,8 @@ def token_id_of(secret: str) -> tuple[TokenKind, str] | None:
     if PATTERN.fullmatch(secret) is None:
         return None
     prefix, accessor, _ = secret.split("_", 2)
+    if prefix not in _KIND_OF:
+        return None
     return _KIND_OF[prefix], _ID_PREFIX + accessor
 
 

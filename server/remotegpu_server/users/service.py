@@ -151,7 +151,7 @@ async def suspend_user(db: AsyncSession, actor: Actor, reference: str, policy: S
     user = found.user
     if user.id == actor.user_id:
         raise StateConflict("You cannot suspend yourself.")
-    _refuse_deleted(user)
+    refuse_deleted(user)
     await keep_an_admin(db, user, becomes=None)
     ended = await end_account(db, user, status="suspended", policy=policy)
     words = suspension.in_words(policy)
@@ -176,7 +176,7 @@ async def end_account(db: AsyncSession, user: tables.User, *, status: str, polic
 async def resume_user(db: AsyncSession, actor: Actor, reference: str) -> User:
     """The user may sign in again; old sessions stay ended, what was going to be stopped is kept."""
     found = await find(db, actor, Action.USER_WRITE, reference, lock=True)
-    _refuse_deleted(found.user)
+    refuse_deleted(found.user)
     if found.user.status != "active":
         found.user.status = "active"
         found.user.stop_environments_at = None
@@ -191,7 +191,7 @@ async def reset_password(db: AsyncSession, actor: Actor, reference: str) -> User
     one_time = passwords.make_one_time_password()
     new_hash = await passwords.hash_password(one_time)
     found = await find(db, actor, Action.USER_WRITE, reference, lock=True)
-    _refuse_deleted(found.user)
+    refuse_deleted(found.user)
     found.user.password_hash = new_hash
     found.user.password_change_required = True
     ended = await tokens.revoke(db, tables.Token.user_id == found.user.id, tables.Token.kind == "user")
@@ -224,7 +224,8 @@ async def _customer_for(db: AsyncSession, actor: Actor, reference: str | None) -
     return await db.get_one(tables.Customer, actor.customer_id)
 
 
-def _refuse_deleted(user: tables.User) -> None:
+def refuse_deleted(user: tables.User) -> None:
+    """Nothing brings a deleted account back."""
     if user.status == "deleted":
         raise StateConflict(f"The account {user.username} was deleted.")
 

@@ -105,6 +105,8 @@ ROUTES: dict[str, Row] = {
     "POST /v1/auth/verify": Row(
         SERVICE, dict.fromkeys(("hub", "hub_self"), ("1", "the example's password is nobody's"))
     ),
+    "POST /v1/auth/password-reset": Row(PUBLIC),
+    "POST /v1/auth/password-reset:finish": Row(PUBLIC),
     "GET /v1/me": Row(ANY_TOKEN),
     "PATCH /v1/me": Row(PERSON),
     "POST /v1/me/password": Row(
@@ -135,6 +137,7 @@ ROUTES: dict[str, Row] = {
     "DELETE /v1/users/{user}": Row(ACCOUNT_WRITE),
     "POST /v1/users/{user}:suspend": Row(ACCOUNT_WRITE),
     "POST /v1/users/{user}:resume": Row(ACCOUNT_WRITE),
+    "POST /v1/users/{user}/password-resets": Row(ACCOUNT_WRITE),
     "POST /v1/users/{user}:reset-password": Row(ACCOUNT_WRITE),
     # Workspaces
     "GET /v1/workspaces": Row(PERSON),

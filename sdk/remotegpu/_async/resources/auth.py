@@ -21,6 +21,15 @@ class AsyncAuth(AsyncResource):
         """End the session: revoke the token that this client uses."""
         await self._transport.send("POST", "/v1/auth/logout")
 
+    async def request_password_reset(self, user: str) -> None:
+        """Let the server mail a link to a new password. Says nothing about whether it did."""
+        await self._transport.send("POST", "/v1/auth/password-reset", body={"user": user}, anonymous=True)
+
+    async def finish_password_reset(self, *, secret: str, new_password: str) -> None:
+        """Set a new password with the secret of a link."""
+        body = {"secret": secret, "new_password": new_password}
+        await self._transport.send("POST", "/v1/auth/password-reset:finish", body=body, anonymous=True)
+
     async def verify(self, *, username: str, password: str, client_address: str | None = None) -> User:
         """Check a name and a password without a session. For services; `client_address` is the person's,
         against which wrong passwords are counted.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
 from remotegpu._protocol import given, segment
-from remotegpu.types.identity import User, UserCreated
+from remotegpu.types.identity import PasswordResetLink, User, UserCreated
 
 
 class AsyncUsers(AsyncResource):
@@ -94,6 +94,15 @@ class AsyncUsers(AsyncResource):
     async def resume(self, user: str) -> User:
         """End a suspension."""
         return await self._transport.put_in_state(User, f"/v1/users/{segment(user)}:resume")
+
+    async def create_password_reset(
+        self, user: str, *, idempotency_key: str | None = None
+    ) -> PasswordResetLink:
+        """Make a one-time link with which the person sets a new password; shown this once."""
+        path = f"/v1/users/{segment(user)}/password-resets"
+        return await self._transport.create(
+            PasswordResetLink, path, body=None, idempotency_key=idempotency_key
+        )
 
     async def reset_password(self, user: str) -> UserCreated:
         """Make a new one-time password, shown this once."""

@@ -20,6 +20,15 @@ class SyncAuth(SyncResource):
         """End the session: revoke the token that this client uses."""
         self._transport.send("POST", "/v1/auth/logout")
 
+    def request_password_reset(self, user: str) -> None:
+        """Let the server mail a link to a new password. Says nothing about whether it did."""
+        self._transport.send("POST", "/v1/auth/password-reset", body={"user": user}, anonymous=True)
+
+    def finish_password_reset(self, *, secret: str, new_password: str) -> None:
+        """Set a new password with the secret of a link."""
+        body = {"secret": secret, "new_password": new_password}
+        self._transport.send("POST", "/v1/auth/password-reset:finish", body=body, anonymous=True)
+
     def verify(self, *, username: str, password: str, client_address: str | None = None) -> User:
         """Check a name and a password without a session. For services; `client_address` is the person's,
         against which wrong passwords are counted.

@@ -6,7 +6,7 @@ from __future__ import annotations
 from remotegpu._protocol import given, segment
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
-from remotegpu.types.identity import User, UserCreated
+from remotegpu.types.identity import PasswordResetLink, User, UserCreated
 
 
 class SyncUsers(SyncResource):
@@ -91,6 +91,11 @@ class SyncUsers(SyncResource):
     def resume(self, user: str) -> User:
         """End a suspension."""
         return self._transport.put_in_state(User, f"/v1/users/{segment(user)}:resume")
+
+    def create_password_reset(self, user: str, *, idempotency_key: str | None = None) -> PasswordResetLink:
+        """Make a one-time link with which the person sets a new password; shown this once."""
+        path = f"/v1/users/{segment(user)}/password-resets"
+        return self._transport.create(PasswordResetLink, path, body=None, idempotency_key=idempotency_key)
 
     def reset_password(self, user: str) -> UserCreated:
         """Make a new one-time password, shown this once."""
