@@ -58,8 +58,23 @@ def test_first_day_of_an_admin(
     assert "ada" in run("user", "list")
     lines = json.loads(run("--json", "quota", "set", "user", "ada", "gpus=0", "memory_bytes=8G"))
     assert {line["resource"]: line["limit"] for line in lines if line["subject"] == "user"}["gpus"] == 0
-    assert "suspended" in run("user", "suspend", "ada")
+    assert "what runs is kept" in run("user", "suspend", "ada")
     assert "active" in run("user", "resume", "ada")
+
+    run("user", "add", "grace", "--email", "grace@example.org")
+    assert "reset-password" in run("user", "reset-link", "grace")
+    assert "is there" in run("workspace", "add", "Protein folding")
+    assert "viewer" in run("workspace", "add-member", "Protein folding", "grace", "--role", "viewer")
+    assert "admin" in run("workspace", "add-member", "Protein folding", "grace", "--role", "admin")
+    assert "grace" in run("workspace", "members", "Protein folding")
+    assert "grace owns" in run("workspace", "transfer", "Protein folding", "grace")
+    assert "Nothing is left" in run("notifications", "read")
+    run("customer", "add", "physics", "--code", "KST-7")
+    assert "KST-7" in run("customer", "list")
+    assert "users.create_user" in run("audit", "list", "--actor", "admin")
+    assert "users.create_user" in run("audit", "export", "--format", "csv")
+    assert "records are whole" in run("audit", "verify")
+    assert "deleted" in run("customer", "suspend", "physics") + run("user", "rm", "ada")
 
     added = run("host", "add", "gpu-01", "--label", "rack=a1")
     assert f"remotegpu-agent enroll --url {live_server.url} --token-file /dev/stdin" in added

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import import_module
 
 from remotegpu import __version__
+from remotegpu.cli import identity_parser
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -52,7 +53,8 @@ def make_parser() -> argparse.ArgumentParser:
     _hosts_and_gpus(commands)
     _quota(commands)
     _settings(commands)
-    _images_and_users(commands)
+    _images(commands)
+    identity_parser.add_commands(commands, _add, _group)
     _events(commands)
     completion = _add(commands, "completion", "completion.show", "print a script that completes commands")
     completion.add_argument("shell", choices=["bash", "zsh", "fish"])
@@ -280,7 +282,7 @@ def _settings(commands: Commands[argparse.ArgumentParser]) -> None:
     set_.add_argument("value")
 
 
-def _images_and_users(commands: Commands[argparse.ArgumentParser]) -> None:
+def _images(commands: Commands[argparse.ArgumentParser]) -> None:
     image = _group(commands, "image", "images: what may run")
     _add(image, "list", "platform.list_images", "list images")
     add = _add(image, "add", "platform.add_image", "allow an image (admins)")
@@ -306,17 +308,6 @@ def _images_and_users(commands: Commands[argparse.ArgumentParser]) -> None:
         if verb == "deprecate":
             change.add_argument("--until", type=_until, metavar="TIME", help="30d, or 2026-12-31")
             change.add_argument("--note", help="such as what to use instead")
-
-    user = _group(commands, "user", "users (admins, owners)")
-    _add(user, "list", "platform.list_users", "list users")
-    new = _add(user, "add", "platform.add_user", "make a user; prints the one-time password")
-    new.add_argument("username")
-    new.add_argument("--customer", help="id or name; left out: yours")
-    new.add_argument("--display-name")
-    new.add_argument("--email")
-    new.add_argument("--role", choices=["admin", "owner", "member"])
-    for verb, what in (("suspend", "keep a user out; what runs is kept"), ("resume", "end a suspension")):
-        _add(user, verb, f"platform.{verb}_user", what).add_argument("user", help="id or user name")
 
 
 def _events(commands: Commands[argparse.ArgumentParser]) -> None:

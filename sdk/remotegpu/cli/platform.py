@@ -54,34 +54,3 @@ def withdraw_image(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         image = client.images.update(arguments.image, status="withdrawn")
         output.show_item(arguments, image, f"{image.name} is withdrawn; what runs goes on.")
-
-
-def list_users(arguments: argparse.Namespace) -> None:
-    with connect(arguments) as client:
-        output.show_list(arguments, "User", client.users.list())
-
-
-def add_user(arguments: argparse.Namespace) -> None:
-    with connect(arguments) as client:
-        created = client.users.create(
-            username=arguments.username,
-            customer=arguments.customer,
-            display_name=arguments.display_name,
-            email=arguments.email,
-            role=arguments.role,
-        )
-    shown = f" One-time password, shown this once: {created.one_time_password}"
-    sentence = f"{created.user.username} ({created.user.role}) may sign in."
-    output.show_item(arguments, created, sentence + (shown if created.one_time_password else ""))
-
-
-def suspend_user(arguments: argparse.Namespace) -> None:
-    with connect(arguments) as client:
-        user = client.users.suspend(arguments.user)
-        output.show_item(arguments, user, f"{user.username} is {user.status}.")
-
-
-def resume_user(arguments: argparse.Namespace) -> None:
-    with connect(arguments) as client:
-        user = client.users.resume(arguments.user)
-        output.show_item(arguments, user, f"{user.username} is {user.status}.")

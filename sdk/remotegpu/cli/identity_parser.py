@@ -1,0 +1,119 @@
+"""Commands of accounts, workspaces, notifications and the audit trail, and their options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+Commands = argparse._SubParsersAction  # argparse has no public name for it
+Add = Callable[[Commands[argparse.ArgumentParser], str, str, str], argparse.ArgumentParser]
+Group = Callable[[Commands[argparse.ArgumentParser], str, str], Commands[argparse.ArgumentParser]]
+
+_RUNNING = ("keep", "stop", "stop_after_grace")
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser], add: Add, group: Group) -> None:
+    """Everything of this module; ``add`` and ``group`` make a command and a group of them."""
+    _passwords(commands, add)
+    _users(group(commands, "user", "users (admins, owners)"), add)
+    _customers(group(commands, "customer", "customers: the tenants (admins)"), add)
+    _workspaces(group(commands, "workspace", "workspaces: where teams work together"), add)
+    _notifications(group(commands, "notifications", "what you are told"), add)
+    _audit(group(commands, "audit", "who did what (admins, owners)"), add)
+
+
+def _passwords(commands: Commands[argparse.ArgumentParser], add: Add) -> None:
+    add(commands, "password", "identity.change_password", "change your password; asks for both")
+    reset = add(commands, "reset-password", "identity.reset_password", "set a password with a link's secret")
+    reset.add_argument("--ask", metavar="USER", help="let the server mail a link to this name or address")
+
+
+def _users(user: Commands[argparse.ArgumentParser], add: Add) -> None:
+    listed = add(user, "list", "identity.list_users", "list users")
+    listed.add_argument("--status", choices=["active", "suspended", "deleted"])
+    new = add(user, "add", "identity.add_user", "make a user; prints the one-time password")
+    new.add_argument("username")
+    new.add_argument("--customer", help="id or name; left out: yours")
+    new.add_argument("--display-name")
+    new.add_argument("--email")
+    new.add_argument("--role", choices=["admin", "owner", "member"])
+    for verb, what in (
+        ("suspend", "keep a user out"),
+        ("resume", "end a suspension"),
+        ("rm", "delete an account for good; its name stays taken"),
+        ("reset-link", "make a one-time link to a new password"),
+    ):
+        command = add(user, verb, f"identity.{verb.replace('-', '_')}_user", what)
+        command.add_argument("user", help="id or user name")
+        if verb in ("suspend", "rm"):
+            _running(command, default="keep" if verb == "suspend" else "stop")
+
+
+def _running(command: argparse.ArgumentParser, *, default: str) -> None:
+    command.add_argument(
+        "--environments", choices=_RUNNING, default=default, help="what becomes of what runs (%(default)s)"
+    )
+    command.add_argument("--grace", type=int, metavar="S", help="seconds, for stop_after_grace")
+
+
+def _customers(customer: Commands[argparse.ArgumentParser], add: Add) -> None:
+    add(customer, "list", "identity.list_customers", "list customers with what they use")
+    new = add(customer, "add", "identity.add_customer", "make a customer")
+    new.add_argument("name")
+    new.add_argument("--display-name")
+    new.add_argument("--company")
+    new.add_argument("--code", help="your own number of it")
+    suspend = add(customer, "suspend", "identity.suspend_customer", "keep all its users out")
+    resume = add(customer, "resume", "identity.resume_customer", "end a suspension")
+    for command in (suspend, resume):
+        command.add_argument("customer", help="id or name")
+    _running(suspend, default="keep")
+
+
+def _workspaces(workspace: Commands[argparse.ArgumentParser], add: Add) -> None:
+    listed = add(workspace, "list", "identity.list_workspaces", "list workspaces")
+    listed.add_argument("--mine", action="store_true", help="only those you are a member of")
+    new = add(workspace, "add", "identity.add_workspace", "make a workspace of a team")
+    new.add_argument("name")
+    new.add_argument("--description")
+    for verb, what in (
+        ("members", "list its members"),
+        ("archive", "let nothing start in it any more"),
+        ("restore", "take it out of the archive"),
+        ("rm", "delete it with its ended environments"),
+        ("join", "accept an invitation"),
+        ("decline", "decline an invitation"),
+        ("invite", "invite a user"),
+        ("add-member", "let a user in, or change the role of a member"),
+        ("remove-member", "end a membership"),
+        ("transfer", "make another member its owner"),
+    ):
+        command = add(workspace, verb, f"identity.{verb.replace('-', '_')}_workspace", what)
+        command.add_argument("workspace", help="id, or the name of one of yours")
+        if verb in ("invite", "add-member", "remove-member", "transfer"):
+            command.add_argument("user", help="id or user name")
+        if verb in ("invite", "add-member"):
+            command.add_argument("--role", choices=["admin", "member", "viewer"], default="member")
+
+
+def _notifications(notifications: Commands[argparse.ArgumentParser], add: Add) -> None:
+    listed = add(notifications, "list", "identity.list_notifications", "list them, newest first")
+    listed.add_argument("--unread", action="store_true")
+    read = add(notifications, "read", "identity.read_notifications", "mark one as read, or all")
+    read.add_argument("notification", nargs="?", help="id; left out: all")
+
+
+def _audit(audit: Commands[argparse.ArgumentParser], add: Add) -> None:
+    listed = add(audit, "list", "identity.list_audit", "search the audit trail, newest first")
+    export = add(audit, "export", "identity.export_audit", "print all of it, oldest first")
+    export.add_argument("--format", choices=["jsonl", "csv"], default="jsonl")
+    listed.add_argument("--limit", type=int, default=50)
+    for command in (listed, export):
+        command.add_argument("--actor", help="user name: who did it, or for whom it was done")
+        command.add_argument("--action", help="such as users.suspend_user")
+        command.add_argument("--resource-type", help="such as hosts")
+        command.add_argument("--resource-id")
+        command.add_argument("--outcome", choices=["done", "refused", "failed"])
+    verify = add(audit, "verify", "identity.verify_audit", "verify the hash chain (admins)")
+    verify.add_argument("--sequence", type=int, help="of a record that you kept")
+    verify.add_argument("--hash", help="its hash")
