@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-Commands = argparse._SubParsersAction  # argparse has no public name for it
-Add = Callable[[Commands[argparse.ArgumentParser], str, str, str], argparse.ArgumentParser]
-Group = Callable[[Commands[argparse.ArgumentParser], str, str], Commands[argparse.ArgumentParser]]
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction  # argparse has no public name for it
+    Add = Callable[[Commands[argparse.ArgumentParser], str, str, str], argparse.ArgumentParser]
+    Group = Callable[[Commands[argparse.ArgumentParser], str, str], Commands[argparse.ArgumentParser]]
 
 _RUNNING = ("keep", "stop", "stop_after_grace")
 

@@ -89,6 +89,10 @@ _OWN_KEYS = {
     for actor in _PEOPLE
     if actor not in ("self", "hub_self")
 }
+_NOBODY_ELSES = dict.fromkeys(
+    (actor for actor in _PEOPLE if actor not in ("self", "hub_self")),
+    ("4", "somebody else's does not exist, for admins neither"),
+)
 
 ROUTES: dict[str, Row] = {
     "GET /healthz": Row(PUBLIC),
@@ -261,12 +265,7 @@ ROUTES: dict[str, Row] = {
     "GET /v1/notifications": Row(PERSON),
     "GET /v1/notifications/unread": Row(PERSON),
     "POST /v1/notifications:read-all": Row(PERSON),
-    "POST /v1/notifications/{notification_id}:read": Row(
-        PERSON,
-        dict.fromkeys(
-            set(_PEOPLE) - {"self", "hub_self"}, ("4", "somebody else's does not exist, for admins neither")
-        ),
-    ),
+    "POST /v1/notifications/{notification_id}:read": Row(PERSON, _NOBODY_ELSES),
     # Audit
     "GET /v1/audit/records": Row(CUSTOMER_OWNER, _NO_CUSTOMER),
     "GET /v1/audit/records:export": Row(CUSTOMER_OWNER, _NO_CUSTOMER),

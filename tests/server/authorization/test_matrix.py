@@ -28,7 +28,9 @@ from .actors import ACTORS, World, build
 from .table import ROUTES, Row
 
 _CELL_OF = {401: "1", 403: "3", 404: "4"}
-_POLICIES = sorted(name for name in vars(table) if name.isupper() and name not in ("ACTORS", "ROUTES"))
+_POLICIES = sorted(
+    name for name in vars(table) if name.isupper() and name[0] != "_" and name not in ("ACTORS", "ROUTES")
+)
 
 
 def _routes() -> Iterator[tuple[str, APIRoute]]:
