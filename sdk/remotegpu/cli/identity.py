@@ -252,7 +252,7 @@ def export_audit(arguments: argparse.Namespace) -> None:
             resource_id=arguments.resource_id,
             outcome=arguments.outcome,
         )
-    sys.stdout.write(text)
+    output.show_text(arguments, text, export=text)
 
 
 def verify_audit(arguments: argparse.Namespace) -> None:
