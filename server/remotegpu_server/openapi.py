@@ -106,6 +106,7 @@ EXAMPLES: dict[str, Any] = {
     "TokenCreate": {"name": "laptop", "scopes": ["all"], "expires_in_s": 7776000},
     "UserCreate": {"username": "ada", "display_name": "Ada", "customer": "physics", "role": "member"},
     "UserUpdate": {"role": "owner"},
+    "OidcFinish": {"state": "k3v9x2m4qp7tk3v9x2m4qp7t", "code": "the-code-in-the-redirect"},
     "PasswordReset": {"secret": "rst-k3v9x2m4qp7t.x", "new_password": "staple correct horse"},
     "PasswordResetRequest": {"user": "ada"},
     "ProfileUpdate": {"display_name": "Ada", "phone": "+44 20 7946 0018"},

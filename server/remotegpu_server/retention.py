@@ -31,6 +31,7 @@ def _rules(settings: Settings) -> list[tuple[type[tables.Base], ColumnElement[bo
     return [
         (tables.LoginFailure, older(tables.LoginFailure.at, settings.login_window_s)),
         (tables.PasswordReset, older(tables.PasswordReset.expires_at, 86400)),
+        (tables.OidcLogin, older(tables.OidcLogin.created_at, 3600)),
         (tables.IdempotencyKey, older(tables.IdempotencyKey.created_at, idempotency.RETENTION_S)),
         (tables.LogRequest, older(tables.LogRequest.created_at, LOG_REQUESTS_S)),
         (tables.CapacityChange, older(tables.CapacityChange.at, CAPACITY_CHANGES_S)),

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet
@@ -49,6 +50,17 @@ class Settings:
     smtp_url: str | None = field(default=None, repr=False)
     """``smtp://[user:password@]host[:port]`` or ``smtps://…``; without it no mail is sent."""
     mail_from: str = "remotegpu@localhost"
+    oidc_issuer: str | None = None
+    """URL of an OpenID Connect provider; without it people sign in with passwords only."""
+    oidc_client_id: str = ""
+    oidc_client_secret: str = field(default="", repr=False)
+    oidc_redirect_uri: str = ""
+    """The page that hands state and code to ``/v1/auth/oidc:finish``; known to the provider, exactly so."""
+    oidc_customer: str | None = None
+    """Customer of new accounts that no group maps; ``None`` refuses them."""
+    oidc_customers: Mapping[str, str] = field(default_factory=dict)
+    """Customer by group of the provider."""
+    oidc_admin_group: str | None = None
     password_reset_url: str | None = None
     """The page where people set a new password; the secret comes behind its ``#``."""
     event_retention_s: float = 90 * 86400.0
@@ -68,6 +80,10 @@ class Settings:
             )
         if self.smtp_url and urlsplit(self.smtp_url).scheme not in ("smtp", "smtps"):
             raise SettingsError("REMOTEGPU_SMTP_URL must be an smtp:// or smtps:// URL")
+        if self.oidc_issuer and not (self.oidc_client_id and self.oidc_redirect_uri):
+            raise SettingsError(
+                "REMOTEGPU_OIDC_ISSUER needs REMOTEGPU_OIDC_CLIENT_ID and REMOTEGPU_OIDC_REDIRECT_URI"
+            )
         if urlsplit(self.workload_url).scheme not in ("http", "https"):
             raise SettingsError("REMOTEGPU_WORKLOAD_URL must be an http:// or https:// URL")
         for name in ("queue_tick_s", "login_window_s", "event_retention_s", "restart_grace_s", "watchdog_s"):
@@ -105,6 +121,7 @@ def from_environ(environ: Mapping[str, str], *, database_url: str) -> Settings:
         ),
         hub_url=environ.get("REMOTEGPU_HUB_URL", "").rstrip("/"),
         trusted_proxies=_proxies(environ.get("REMOTEGPU_TRUSTED_PROXIES", "")),
+        **_oidc(environ),
         smtp_url=environ.get("REMOTEGPU_SMTP_URL") or None,
         mail_from=environ.get("REMOTEGPU_MAIL_FROM", "remotegpu@localhost"),
         password_reset_url=environ.get("REMOTEGPU_PASSWORD_RESET_URL") or None,
@@ -112,6 +129,26 @@ def from_environ(environ: Mapping[str, str], *, database_url: str) -> Settings:
         crash_at=environ.get("REMOTEGPU_CRASH_AT"),
         **values,  # type: ignore[arg-type]
     )
+
+
+def _oidc(environ: Mapping[str, str]) -> dict[str, Any]:
+    """``REMOTEGPU_OIDC_*``; the secret is in a file."""
+    issuer = environ.get("REMOTEGPU_OIDC_ISSUER")
+    if not issuer:
+        return {}
+    file = environ.get("REMOTEGPU_OIDC_CLIENT_SECRET_FILE")
+    pairs = [one.partition("=") for one in environ.get("REMOTEGPU_OIDC_CUSTOMERS", "").split(",") if one]
+    if any(not equals for _, equals, _ in pairs):
+        raise SettingsError("REMOTEGPU_OIDC_CUSTOMERS must be group=customer, comma separated")
+    return {
+        "oidc_issuer": issuer,
+        "oidc_client_id": environ.get("REMOTEGPU_OIDC_CLIENT_ID", ""),
+        "oidc_client_secret": Path(file).read_text().strip() if file else "",
+        "oidc_redirect_uri": environ.get("REMOTEGPU_OIDC_REDIRECT_URI", ""),
+        "oidc_customer": environ.get("REMOTEGPU_OIDC_CUSTOMER") or None,
+        "oidc_customers": {group.strip(): customer.strip() for group, _, customer in pairs},
+        "oidc_admin_group": environ.get("REMOTEGPU_OIDC_ADMIN_GROUP") or None,
+    }
 
 
 def _number(environ: Mapping[str, str], name: str, kind: type, into: dict[str, object]) -> None:

@@ -24,6 +24,10 @@ async def drive(world: World) -> None:
     assert (await grace.me.get()).user.username == "grace"
     await _grace_changes_password(world, password)
     assert "grace" in {user.username async for user in await admin.users.list(limit=1)}
+    with pytest.raises(remotegpu.NotFound, match="identity provider"):
+        await world.anonymous.auth.start_oidc()
+    with pytest.raises(remotegpu.NotFound, match="identity provider"):
+        await world.anonymous.auth.finish_oidc(state="s" * 32, code="c")
     await world.anonymous.auth.request_password_reset("grace")
     link = await admin.users.create_password_reset("grace")
     secret = link.secret

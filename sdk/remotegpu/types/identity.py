@@ -242,6 +242,22 @@ class Login(Credentials):
     expires_in_s: Annotated[int, Field(ge=60, le=30 * 86400)] = 12 * 3600
 
 
+class OidcStart(Wire):
+    """A sign-in at the identity provider begins."""
+
+    authorization_url: str
+    """Where the browser goes."""
+    state: str
+    """Compare it with the one that comes back; also a cookie of the page that started."""
+
+
+class OidcFinish(Wire):
+    """What came back from the identity provider."""
+
+    state: Annotated[str, StringConstraints(min_length=20, max_length=128)]
+    code: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+
+
 class TokenCreate(Wire):
     """A new API token of the caller."""
 

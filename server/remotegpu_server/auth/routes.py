@@ -8,6 +8,8 @@ from remotegpu.types.identity import (
     Credentials,
     Identity,
     Login,
+    OidcFinish,
+    OidcStart,
     PasswordChange,
     PasswordReset,
     PasswordResetLink,
@@ -16,7 +18,7 @@ from remotegpu.types.identity import (
     TokenCreated,
     User,
 )
-from remotegpu_server.auth import resets, service
+from remotegpu_server.auth import oidc, resets, service
 from remotegpu_server.auth.client_address import client_address
 from remotegpu_server.authz import Action, require
 from remotegpu_server.deps import Caller, Db, DetachedCaller, Sessions, SettingsDep, VaultDep
@@ -47,6 +49,21 @@ async def verify(
     require(caller, Action.AUTH_VERIFY)
     address = client_address(request, settings, forwarder_is_trusted=True)
     return await service.verify(sessions, settings, body, address=address)
+
+
+@router.post("/v1/auth/oidc:start", summary="Begin a sign-in at the identity provider")
+async def start_oidc(sessions: Sessions, settings: SettingsDep, vault: VaultDep) -> OidcStart:
+    """Answers where the browser goes. 404 where no provider is configured."""
+    return await oidc.start(sessions, settings, vault)
+
+
+@router.post("/v1/auth/oidc:finish", status_code=201, summary="End a sign-in at the identity provider")
+async def finish_oidc(
+    body: OidcFinish, sessions: Sessions, settings: SettingsDep, vault: VaultDep
+) -> TokenCreated:
+    """Answers a session token. A state works once, for ten minutes."""
+    found = await oidc.finish(sessions, settings, vault, body)
+    return await service.open_session(sessions, found, expires_in_s=service.SESSION_S)
 
 
 @router.post("/v1/auth/password-reset", status_code=204, summary="Ask for a new password")

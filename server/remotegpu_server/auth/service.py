@@ -20,6 +20,8 @@ from remotegpu_server.users import convert as users_convert
 from remotegpu_server.users.queries import UserWithCustomer, user_by_username
 from remotegpu_server.workspaces import members as memberships
 
+SESSION_S = 12 * 3600
+
 
 async def login(
     sessions: async_sessionmaker[AsyncSession],
@@ -32,6 +34,13 @@ async def login(
     ``RateLimited``.
     """
     found = await _verified(sessions, settings, body, address=address)
+    return await open_session(sessions, found, expires_in_s=body.expires_in_s)
+
+
+async def open_session(
+    sessions: async_sessionmaker[AsyncSession], found: UserWithCustomer, *, expires_in_s: float
+) -> TokenCreated:
+    """A session token of somebody who has proved who it is."""
     async with sessions() as db:
         minted = await tokens.mint(
             db,
@@ -39,7 +48,7 @@ async def login(
             scopes=[Scope.ALL],
             name="session",
             user_id=found.user.id,
-            expires_in_s=body.expires_in_s,
+            expires_in_s=expires_in_s,
         )
         await db.commit()
     user = found.user

@@ -94,6 +94,8 @@ _NOBODY_ELSES = dict.fromkeys(
     ("4", "somebody else's does not exist, for admins neither"),
 )
 
+_NO_PROVIDER = dict.fromkeys(ACTORS, ("4", "no identity provider is configured in this world"))
+
 ROUTES: dict[str, Row] = {
     "GET /healthz": Row(PUBLIC),
     "GET /readyz": Row(PUBLIC),
@@ -109,6 +111,8 @@ ROUTES: dict[str, Row] = {
     "POST /v1/auth/verify": Row(
         SERVICE, dict.fromkeys(("hub", "hub_self"), ("1", "the example's password is nobody's"))
     ),
+    "POST /v1/auth/oidc:start": Row(PUBLIC, _NO_PROVIDER),
+    "POST /v1/auth/oidc:finish": Row(PUBLIC, _NO_PROVIDER),
     "POST /v1/auth/password-reset": Row(PUBLIC),
     "POST /v1/auth/password-reset:finish": Row(PUBLIC),
     "GET /v1/me": Row(ANY_TOKEN),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from remotegpu._async.resource import AsyncResource
 from remotegpu._protocol import decode, given
-from remotegpu.types.identity import TokenCreated, User
+from remotegpu.types.identity import OidcStart, TokenCreated, User
 
 
 class AsyncAuth(AsyncResource):
@@ -20,6 +20,18 @@ class AsyncAuth(AsyncResource):
     async def logout(self) -> None:
         """End the session: revoke the token that this client uses."""
         await self._transport.send("POST", "/v1/auth/logout")
+
+    async def start_oidc(self) -> OidcStart:
+        """Begin a sign-in at the identity provider: where the browser goes."""
+        return decode(OidcStart, await self._transport.send("POST", "/v1/auth/oidc:start", anonymous=True))
+
+    async def finish_oidc(self, *, state: str, code: str) -> TokenCreated:
+        """Get a session token for what came back from the identity provider."""
+        body = {"state": state, "code": code}
+        return decode(
+            TokenCreated,
+            await self._transport.send("POST", "/v1/auth/oidc:finish", body=body, anonymous=True),
+        )
 
     async def request_password_reset(self, user: str) -> None:
         """Let the server mail a link to a new password. Says nothing about whether it did."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from remotegpu._protocol import decode, given
 from remotegpu._sync.resource import SyncResource
-from remotegpu.types.identity import TokenCreated, User
+from remotegpu.types.identity import OidcStart, TokenCreated, User
 
 
 class SyncAuth(SyncResource):
@@ -19,6 +19,18 @@ class SyncAuth(SyncResource):
     def logout(self) -> None:
         """End the session: revoke the token that this client uses."""
         self._transport.send("POST", "/v1/auth/logout")
+
+    def start_oidc(self) -> OidcStart:
+        """Begin a sign-in at the identity provider: where the browser goes."""
+        return decode(OidcStart, self._transport.send("POST", "/v1/auth/oidc:start", anonymous=True))
+
+    def finish_oidc(self, *, state: str, code: str) -> TokenCreated:
+        """Get a session token for what came back from the identity provider."""
+        body = {"state": state, "code": code}
+        return decode(
+            TokenCreated,
+            self._transport.send("POST", "/v1/auth/oidc:finish", body=body, anonymous=True),
+        )
 
     def request_password_reset(self, user: str) -> None:
         """Let the server mail a link to a new password. Says nothing about whether it did."""
