@@ -99,9 +99,7 @@ async def _take(sessions: async_sessionmaker[AsyncSession], vault: Vault, state:
             await db.execute(
                 delete(row)
                 .where(row.state_hash == _sha256(state))
-                .returning(
-                    row.nonce, row.verifier, row.created_at > func.now() - timedelta(seconds=LIFETIME_S)
-                )
+                .returning(row.nonce, row.verifier, row.created_at > func.now() - _LIFETIME)
             )
         ).one_or_none()
         await db.commit()
