@@ -81,6 +81,9 @@ class _Rows:
             {"name": "key", "public_key": f"ssh-ed25519 {_public_key(number)}"},
             self.admin.headers,
         )
+        later = {"starts_at": "2099-01-01T00:00:00Z", "ends_at": "2099-02-01T00:00:00Z"}
+        lent = {"host": f"host-{number}", "customer": "default", **later}
+        dedication = await self._post("/v1/dedications", lent, self.admin.headers)
         running = (await self.fleet.create(self.admin.headers, f"env-{number}", gpus=1)).json()["id"]
         await self.fleet.create(self.admin.headers, f"waits-{number}", gpus=2, gpu_models=["A100-80GB"])
         await agent.obey()
@@ -92,6 +95,7 @@ class _Rows:
             "customer": "default",
             "user": person.id,
             "host": agent.host_id,
+            "dedication": dedication["id"],
             "image": "base",
             "key_id": key["id"],
             "environment_id": self.named.get("environment_id", running),

@@ -188,11 +188,19 @@ ROUTES: dict[str, Row] = {
     "PUT /v1/agent/gpu-checks/{check_id}": Row(AGENT),
     "PUT /v1/agent/volume-removals/{removal_id}": Row(AGENT),
     "GET /v1/dedications": Row(PERSON),
-    "POST /v1/dedications": Row(ADMIN),
+    "POST /v1/dedications": Row(
+        ADMIN, body={"host": "agent", "customer": "default", "ends_at": "2099-01-01T00:00:00Z"}
+    ),
     "POST /v1/dedications/{dedication}:extend": Row(ADMIN),
     "POST /v1/dedications/{dedication}:end": Row(ADMIN),
     "POST /v1/dedications/{dedication}:reclaim": Row(ADMIN),
-    "GET /v1/dedications/{dedication}": Row(PERSON),
+    "GET /v1/dedications/{dedication}": Row(
+        PERSON,
+        differs={
+            "foreign_member": ("4", "another customer's"),
+            "foreign_owner": ("4", "another customer's"),
+        },
+    ),
     "POST /v1/hosts/{host}/enrollment-tokens": Row(ADMIN),
     "GET /v1/gpus": Row(PERSON),
     "GET /v1/capacity": Row(PERSON_OR_WORKLOAD),
