@@ -251,6 +251,14 @@ ROUTES: dict[str, Row] = {
     "GET /v1/environments/{environment_id}": Row(ROW_READ_OR_WORKLOAD),
     "DELETE /v1/environments/{environment_id}": Row(ROW_WRITE, _ENVIRONMENT),
     "POST /v1/environments/{environment_id}:start": Row(ROW_WRITE, _ENVIRONMENT),
+    "POST /v1/environments/{environment_id}:keep-place": Row(
+        ROW_WRITE,
+        _ENVIRONMENT
+        | dict.fromkeys(
+            ("self", "ws_admin", "ws_member", "owner", "admin"),
+            ("3", "only the hub starts the server later, so only the hub keeps a place"),
+        ),
+    ),
     "POST /v1/environments/{environment_id}:stop": Row(ROW_WRITE, _ENVIRONMENT),
     "PATCH /v1/environments/{environment_id}": Row(ROW_WRITE, _ENVIRONMENT),
     "POST /v1/environments/{environment_id}:restart": Row(ROW_WRITE, _ENVIRONMENT),
