@@ -72,20 +72,6 @@ CHECKS: dict[str, str] = {
         WHERE q.policy_id IS NOT NULL
           AND (q.limit_value, q.window_s) IS DISTINCT FROM (l.limit_value, l.window_s)
     """,
-    "I3 a host in maintenance or retired holds nothing": """
-        SELECT h.id FROM hosts h JOIN placements p ON p.host_id = h.id AND p.released_at IS NULL
-        WHERE h.operational IN ('maintenance', 'retired')
-    """,
-    "a dedicated host was given to nobody else since": """
-        SELECT p.id FROM placements p
-        JOIN dedications d ON d.host_id = p.host_id AND d.status IN ('active', 'grace', 'cleaning')
-        WHERE p.placed_at > d.activated_at
-          AND (p.customer_id <> d.customer_id OR p.workspace_id <> COALESCE(d.workspace_id, p.workspace_id))
-    """,
-    "a dedication has ended only when each step of its clean-up is done": """
-        SELECT d.id FROM dedications d WHERE d.status = 'ended' AND (
-            SELECT count(*) FROM dedication_steps s WHERE s.dedication_id = d.id AND s.status = 'done') <> 4
-    """,
     "I3 no host is over-booked by a grant": """
         SELECT h.id FROM hosts h JOIN placements p ON p.host_id = h.id AND p.released_at IS NULL
         GROUP BY h.id, h.cpus, h.memory_bytes, h.registered_at
@@ -137,7 +123,7 @@ CHECKS: dict[str, str] = {
     "I7 I10 I24 the database's own guards are in place": """
         SELECT guard FROM unnest(ARRAY[
             'environments.environment_transition', 'placements.release_once', 'allocations.release_once',
-            'allocations.allocation_fits',
+            'allocations.allocation_fits', 'hosts.epoch_grows',
             'events.events_append_only', 'audit_records.audit_append_only', 'audit_records.audit_no_truncate'
         ]) AS guard
         EXCEPT
@@ -159,6 +145,10 @@ CHECKS: dict[str, str] = {
     "I20 nothing is placed before a host's first inventory": """
         SELECT p.id FROM placements p JOIN hosts h ON h.id = p.host_id
         WHERE p.released_at IS NULL AND (h.registered_at IS NULL OR h.epoch = 0)
+    """,
+    "I3 nothing starts in an archived workspace": """
+        SELECT e.id FROM environments e JOIN workspaces w ON w.id = e.workspace_id
+        WHERE w.status <> 'active' AND e.status NOT IN ('stopped', 'failed', 'deleted')
     """,
     "I23 secrets are wiped when the generation has ended": """
         SELECT id FROM environments

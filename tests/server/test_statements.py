@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from hollow_agent import Fleet, HollowAgent
 
+from remotegpu_server.notifications import service as notifications
 from remotegpu_server.testing import Actors, Person
 
 FEW, MANY = 3, 30
@@ -55,6 +56,7 @@ class _Rows:
     fleet: Fleet
     actors: Actors
     admin: Person
+    app: FastAPI
     agents: list[HollowAgent] = field(default_factory=list)
     named: dict[str, str] = field(default_factory=dict)
     made: int = 0
@@ -70,20 +72,25 @@ class _Rows:
         await agent.heartbeat()
         await self.fleet.image(f"image-{number}")
         await self.actors.customer(f"customer-{number}")
+        lent = {"starts_at": "2099-01-01T00:00:00Z", "ends_at": "2099-02-01T00:00:00Z"}
+        lent |= {"host": f"host-{number}", "customer": f"customer-{number}"}
+        dedication = await self._post("/v1/dedications", lent, self.admin.headers)
         person = await self.actors.user(f"user-{number}")
         await self._post("/v1/tokens", {"name": f"token-{number}"}, self.admin.headers)
         workspace = await self._post("/v1/workspaces", {"name": f"team {number}"}, self.admin.headers)
         self.named.setdefault("workspace", workspace["id"])
         members = f"/v1/workspaces/{self.named['workspace']}/members"
         await self._post(members, {"user": person.username}, self.admin.headers)
+        async with self.app.state.database.sessions() as db:
+            me = await db.scalar(sa.text("SELECT id FROM users WHERE username = 'root'"))
+            what = {"kind": "test.told", "level": "info", "message": f"News {number}."}
+            await notifications.tell(db, user_ids=[me], subject_type="user", subject_id=me, **what)
+            await db.commit()
         key = await self._post(
             "/v1/ssh-keys",
             {"name": "key", "public_key": f"ssh-ed25519 {_public_key(number)}"},
             self.admin.headers,
         )
-        later = {"starts_at": "2099-01-01T00:00:00Z", "ends_at": "2099-02-01T00:00:00Z"}
-        lent = {"host": f"host-{number}", "customer": "default", **later}
-        dedication = await self._post("/v1/dedications", lent, self.admin.headers)
         running = (await self.fleet.create(self.admin.headers, f"env-{number}", gpus=1)).json()["id"]
         await self.fleet.create(self.admin.headers, f"waits-{number}", gpus=2, gpu_models=["A100-80GB"])
         await agent.obey()
@@ -95,9 +102,9 @@ class _Rows:
             "customer": "default",
             "user": person.id,
             "host": agent.host_id,
-            "dedication": dedication["id"],
             "image": "base",
             "key_id": key["id"],
+            "dedication": dedication["id"],
             "environment_id": self.named.get("environment_id", running),
             "subject": "user",
             "subject_id": person.id,
@@ -153,7 +160,7 @@ async def test_every_get_takes_as_many_statements_for_many_rows_as_for_few(
     app: FastAPI, client: httpx.AsyncClient, fleet: Fleet, actors: Actors
 ) -> None:
     admin = Person(id="", username="root", customer_id="", secret=fleet.admin["Authorization"][7:])
-    rows = _Rows(client=client, fleet=fleet, actors=actors, admin=admin)
+    rows = _Rows(app=app, client=client, fleet=fleet, actors=actors, admin=admin)
     await rows.grow(FEW)
     few = await _walk(app, rows, listed=FEW)
     await rows.grow(MANY)

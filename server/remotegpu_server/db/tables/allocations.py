@@ -36,6 +36,7 @@ class Placement(Base):
             postgresql_where=text("released_at IS NULL"),
         ),
         Index("ix_placements_live_host", "host_id", postgresql_where=text("released_at IS NULL")),
+        Index("ix_placements_admin_host", "host_id", postgresql_where=text("release_proof = 'admin'")),
         Index("ix_placements_live_user", "user_id", postgresql_where=text("released_at IS NULL")),
         Index("ix_placements_live_customer", "customer_id", postgresql_where=text("released_at IS NULL")),
         Index("ix_placements_live_workspace", "workspace_id", postgresql_where=text("released_at IS NULL")),

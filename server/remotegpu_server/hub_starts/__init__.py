@@ -1,1 +1,0 @@
-"""Places in the queue that are kept for hub servers."""

@@ -1,0 +1,113 @@
+"""Hot queries at 10,000 rows: none of them reads a big table from end to end.
+
+The statements are recorded while the server works (heartbeat, desired set, report, create, the queue,
+liveness), so a changed query is looked at as it is. PostgreSQL explains each with the values it ran with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from fastapi import FastAPI
+from hollow_agent import Fleet
+from sqlalchemy import text
+
+from remotegpu_server.environments import loop as queue
+from remotegpu_server.hosts import loop as liveness
+from remotegpu_server.loops import Work
+from remotegpu_server.testing import Actors
+
+ROWS = 10_000
+BIG = ROWS // 2
+"""A table with more rows than this must not be read as a whole."""
+
+_FILL = """
+INSERT INTO environments (id, owner_id, customer_id, workspace_id, name, display_name, image_id, gpus, cpus,
+    memory_bytes, desired, status, reason, message, stopped_at)
+SELECT 'env-old' || n, e.owner_id, e.customer_id, e.workspace_id, 'old' || n, '', e.image_id, 1, 1,
+    1024, 'deleted', 'deleted', 'requested', 'Deleted.', now()
+FROM environments e, generate_series(1, {rows}) n WHERE e.name = 'seed';
+INSERT INTO placements (id, environment_id, generation, host_id, user_id, customer_id, workspace_id,
+    volume_id, cpus, memory_bytes, placed_at, released_at, release_proof)
+SELECT 'plc-old' || n, 'env-old' || n, 1, p.host_id, p.user_id, p.customer_id, p.workspace_id,
+    p.volume_id, 1, 1024, now() - interval '91 days', now() - interval '90 days', 'absent'
+FROM placements p, generate_series(1, {rows}) n WHERE p.released_at IS NULL;
+INSERT INTO allocations (id, gpu_id, host_id, placement_id, environment_id, user_id, customer_id,
+    workspace_id, allocated_at, released_at, release_proof)
+SELECT 'alc-old' || n, a.gpu_id, a.host_id, 'plc-old' || n, 'env-old' || n, a.user_id, a.customer_id,
+    a.workspace_id, now() - interval '91 days', now() - interval '90 days', 'absent'
+FROM allocations a, generate_series(1, {rows}) n WHERE a.released_at IS NULL;
+INSERT INTO tokens (id, secret_hash, kind, scopes, user_id, environment_id, revoked_at)
+SELECT 'old' || n, '', 'workload', '{{}}', e.owner_id, 'env-old' || n, now()
+FROM environments e, generate_series(1, {rows}) n WHERE e.name = 'seed';
+INSERT INTO events (kind, subject_type, subject_id, actor, message)
+SELECT 'environment.status', 'environment', 'env-old' || n, 'x', '' FROM generate_series(1, {rows}) n;
+INSERT INTO host_samples (host_id, at, host, gpus, workloads)
+SELECT h.id, now() - n * interval '1 second', '{{}}', '{{}}', '{{}}'
+FROM hosts h, generate_series(1, {rows}) n;
+DELETE FROM capacity_changes
+"""
+_SEQUENTIAL = ("Seq Scan", "Parallel Seq Scan")
+
+
+async def test_hot_queries_do_not_read_history(
+    fleet: Fleet, actors: Actors, app: FastAPI, work: Work
+) -> None:
+    agent = await fleet.host("h1", gpus=4, cpus=1000)
+    ada = await actors.user("ada")
+    await fleet.limit("user", ada.id, gpus=3)
+    await fleet.limit("customer", "default", gpus=100, cpus=100, environments=100)
+    await fleet.create(ada.headers, "seed", gpus=1)
+    await agent.heartbeat()
+    async with app.state.database.sessions() as db:
+        for statement in _FILL.format(rows=ROWS).split(";"):
+            await db.execute(text(statement))
+        await db.commit()
+    async with app.state.database.engine.connect() as connection:
+        await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("ANALYZE"))
+
+    statements: dict[str, Any] = {}
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        if statement.lstrip().upper().startswith(("SELECT", "UPDATE", "DELETE", "WITH")):
+            statements.setdefault(statement, parameters)
+
+    engines = [app.state.database.engine.sync_engine, app.state.database.heartbeat_engine.sync_engine]
+    for engine in engines:
+        sa.event.listen(engine, "before_cursor_execute", note)
+    await agent.obey()
+    await agent.heartbeat()
+    made = await fleet.create(ada.headers, "next", gpus=2)
+    assert made.status_code == 201, made.text
+    await fleet.create(ada.headers, "waits", gpus=4)
+    await queue.place_pending(work)
+    await liveness.judge_silence(work)
+    await fleet.act(ada.headers, made.json()["id"], "stop")
+    await agent.obey()
+    for engine in engines:
+        sa.event.remove(engine, "before_cursor_execute", note)
+
+    slow: list[str] = []
+    async with app.state.database.engine.connect() as connection:
+        found = await connection.execute(text("SELECT relname, reltuples FROM pg_class WHERE relkind = 'r'"))
+        sizes = {row.relname: row.reltuples for row in found}
+        for statement, parameters in statements.items():
+            explained = await connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
+            slow += [
+                f"{table}: {' '.join(statement.split())}"
+                for table in _read_whole(explained.scalar())
+                if sizes.get(table, 0) > BIG
+            ]
+    assert len(statements) > 30
+    assert not slow, "\n".join(slow)
+
+
+def _read_whole(plan: Any) -> list[str]:
+    """Tables that a plan reads sequentially."""
+    if isinstance(plan, list):
+        return [table for part in plan for table in _read_whole(part)]
+    if not isinstance(plan, dict):
+        return []
+    own = [plan["Relation Name"]] if plan.get("Node Type") in _SEQUENTIAL else []
+    return own + [table for part in plan.values() for table in _read_whole(part)]
