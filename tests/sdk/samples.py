@@ -14,6 +14,17 @@ IMAGE = {
     "runtime": "docker",
     "command": None,
     "status": "active",
+    "category": "",
+    "framework": None,
+    "framework_version": None,
+    "cuda_version": None,
+    "python_version": None,
+    "size_bytes": None,
+    "visibility": "platform",
+    "customer_id": None,
+    "workspace_id": None,
+    "starts_until": None,
+    "deprecation_note": "",
     "created_at": AT,
 }
 USER = {

@@ -87,7 +87,7 @@ GPU = {
     "id": "g1", "host_id": "h1", "host_name": "one", "uuid": "GPU-1", "index": 0, "model": "A100-80GB",
     "product": "NVIDIA A100", "memory_total_bytes": 80 * 2**30, "memory_free_bytes": 80 * 2**30, "shares": 0,
     "mig_profile": None, "parent_uuid": None, "mig_enabled": False, "numa_node": 0, "nvlink_group": None,
-    "simulated": False, "health": "healthy",
+    "simulated": False, "health": "healthy", "health_since": AT,
     "health_reason": None, "free": True, "allocation_id": None, "environment_id": None, "holder": None,
     "metrics": {"utilization_percent": 50.0}, "sampled_at": AT,
 }  # fmt: skip
