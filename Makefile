@@ -13,7 +13,7 @@ READY := $(BIN)/.remotegpu-ready
 BENCH_READY := $(BIN)/.remotegpu-bench-ready
 STANDALONE := $(BIN)/python -m remotegpu_server.standalone
 
-.PHONY: help setup up down status test lint e2e image bench-spawn bench-import bench-agent bench-placement lock clean
+.PHONY: help setup up down status test lint docs e2e image bench-spawn bench-import bench-agent bench-placement lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,9 @@ lint: $(READY) ## Check style, types, import contracts and the generated client
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python sdk/generate_sync.py --check
+
+docs: $(READY) ## Write the SDK's reference from its docstrings
+	@$(BIN)/python sdk/generate_reference.py
 
 e2e: $(READY) ## Run the end-to-end tests: the whole product, a browser in front
 	@$(BIN)/python -m pytest -m e2e $(ARGS)

@@ -15,6 +15,7 @@ from remotegpu_hub.authenticator import ADMIN_GROUP
 
 ADMIN_SCOPE = "custom:remotegpu:admin"
 SERVICE = "remotegpu"
+STARTS = "remotegpu-starts"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -40,6 +41,9 @@ def configure(
     its keys (else ``REMOTEGPU_HUB_DATA``, else the working directory). `pages` adds the service with the GPU
     pages; the hub starts it at `pages_url` (else a free port of 127.0.0.1, which is right where the hub's
     proxy runs on the same machine). `environ` replaces the environment variables.
+
+    With ``REMOTEGPU_HUB_API_TOKEN_FILE``, a file that the RemoteGPU server reads too, that may start the
+    servers whose place in its queue was kept (scope ``start:servers``).
 
     ``make up`` also sets ``REMOTEGPU_HUB_BIND_URL`` (where people come in), ``REMOTEGPU_HUB_API_BIND`` and
     ``REMOTEGPU_HUB_CONNECT_URL`` (where the hub listens for, and is reached by, proxy and notebooks),
@@ -70,6 +74,8 @@ def configure(
     _servers(c, environ)
     _addresses(c, environ)
     _roles(c)
+    if start_token := environ.get("REMOTEGPU_HUB_API_TOKEN_FILE"):
+        _starts(c, _token_from(start_token))
     if pages:
         _pages(c, pages_url or f"http://127.0.0.1:{_free_port()}", server_url, token)
 
@@ -114,6 +120,19 @@ def _roles(c: Any) -> None:
         ],
     }
     c.JupyterHub.load_roles.append(admins)
+
+
+def _starts(c: Any, token: str) -> None:
+    """The RemoteGPU server may start servers whose place in the queue it kept, and nothing else."""
+    c.JupyterHub.services.append({"name": STARTS, "api_token": token, "display": False})
+    c.JupyterHub.load_roles.append(
+        {
+            "name": STARTS,
+            "description": "Starts servers whose turn in the queue has come",
+            "services": [STARTS],
+            "scopes": ["start:servers"],
+        }
+    )
 
 
 def _pages(c: Any, url: str, server_url: str, token: str) -> None:

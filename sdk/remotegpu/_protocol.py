@@ -195,7 +195,10 @@ def failure_from(error: _http.RequestError, *, url: str) -> ClientError:
         return RequestTimeout(f"{url} did not answer in time; the request may or may not have taken effect.")
     if isinstance(error, _http.DecodingError):
         return _unexpected(url, "a body that cannot be read")
-    return ConnectionFailed(f"The connection to {url} broke ({type(error).__name__}).")
+    return ConnectionFailed(
+        f"The connection to {url} broke ({type(error).__name__}); the request may or may not have taken"
+        " effect. Look before you repeat it."
+    )
 
 
 def was_sent(error: _http.RequestError) -> bool:

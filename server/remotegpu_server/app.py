@@ -30,12 +30,14 @@ from remotegpu_server.fault_points import FaultPoints
 from remotegpu_server.gpus import routes as gpus_routes
 from remotegpu_server.hosts import loop as hosts_loop
 from remotegpu_server.hosts import routes as hosts_routes
+from remotegpu_server.hub_starts import loop as hub_starts_loop
 from remotegpu_server.images import routes as images_routes
 from remotegpu_server.loops import Loop, LoopRunner
 from remotegpu_server.middleware import RequestEnvelope
 from remotegpu_server.notifications import routes as notifications_routes
 from remotegpu_server.platform_settings import routes as settings_routes
 from remotegpu_server.queue import loop as queue_loop
+from remotegpu_server.queue import preemption
 from remotegpu_server.queue import routes as queue_routes
 from remotegpu_server.quotas import loop as quotas_loop
 from remotegpu_server.quotas import routes as quotas_routes
@@ -84,6 +86,8 @@ LOOPS: tuple[Loop, ...] = (
     history.LOOP,
     ssh_keys_loop.LOOP,
     queue_loop.OUTLOOK,
+    preemption.LOOP,
+    hub_starts_loop.LOOP,
     hosts_loop.LIVENESS,
     hosts_loop.DRAINS,
     quotas_loop.GPU_HOURS,

@@ -72,6 +72,20 @@ CHECKS: dict[str, str] = {
         WHERE q.policy_id IS NOT NULL
           AND (q.limit_value, q.window_s) IS DISTINCT FROM (l.limit_value, l.window_s)
     """,
+    "I3 a host in maintenance or retired holds nothing": """
+        SELECT h.id FROM hosts h JOIN placements p ON p.host_id = h.id AND p.released_at IS NULL
+        WHERE h.operational IN ('maintenance', 'retired')
+    """,
+    "a dedicated host was given to nobody else since": """
+        SELECT p.id FROM placements p
+        JOIN dedications d ON d.host_id = p.host_id AND d.status IN ('active', 'grace', 'cleaning')
+        WHERE p.placed_at > d.activated_at
+          AND (p.customer_id <> d.customer_id OR p.workspace_id <> COALESCE(d.workspace_id, p.workspace_id))
+    """,
+    "a dedication has ended only when each step of its clean-up is done": """
+        SELECT d.id FROM dedications d WHERE d.status = 'ended' AND (
+            SELECT count(*) FROM dedication_steps s WHERE s.dedication_id = d.id AND s.status = 'done') <> 4
+    """,
     "I3 no host is over-booked by a grant": """
         SELECT h.id FROM hosts h JOIN placements p ON p.host_id = h.id AND p.released_at IS NULL
         GROUP BY h.id, h.cpus, h.memory_bytes, h.registered_at

@@ -33,6 +33,11 @@ class Settings:
     """Where people reach the hub, in access information; empty: not known."""
     trusted_proxies: tuple[str, ...] = ()
     """Client addresses whose ``X-Forwarded-For`` is believed, besides the hub's service token."""
+    hub_api_url: str = ""
+    """The hub's REST API (``http://127.0.0.1:8001/hub/api``), to start servers whose turn has come; empty: no
+    place is kept for hub servers."""
+    hub_api_token: str = field(default="", repr=False)
+    """A token of the hub with the scope ``start:servers``."""
     heartbeat_s: float = 10.0
     """Pace that agents are asked for."""
     suspect_after_s: float = 30.0
@@ -125,6 +130,8 @@ def from_environ(environ: Mapping[str, str], *, database_url: str) -> Settings:
         smtp_url=environ.get("REMOTEGPU_SMTP_URL") or None,
         mail_from=environ.get("REMOTEGPU_MAIL_FROM", "remotegpu@localhost"),
         password_reset_url=environ.get("REMOTEGPU_PASSWORD_RESET_URL") or None,
+        hub_api_url=environ.get("REMOTEGPU_HUB_API_URL", "").rstrip("/"),
+        hub_api_token=_token(environ.get("REMOTEGPU_HUB_API_TOKEN_FILE")),
         log_level=environ.get("REMOTEGPU_LOG_LEVEL", "info").lower(),
         crash_at=environ.get("REMOTEGPU_CRASH_AT"),
         **values,  # type: ignore[arg-type]
@@ -149,6 +156,13 @@ def _oidc(environ: Mapping[str, str]) -> dict[str, Any]:
         "oidc_customers": {group.strip(): customer.strip() for group, _, customer in pairs},
         "oidc_admin_group": environ.get("REMOTEGPU_OIDC_ADMIN_GROUP") or None,
     }
+
+
+def _token(path: str | None) -> str:
+    try:
+        return Path(path).read_text().strip() if path else ""
+    except OSError as error:
+        raise SettingsError(f"REMOTEGPU_HUB_API_TOKEN_FILE: {path}: {error.strerror}") from None
 
 
 def _number(environ: Mapping[str, str], name: str, kind: type, into: dict[str, object]) -> None:

@@ -16,6 +16,7 @@ from remotegpu.types.quotas import QuotaLine
 from remotegpu_spawner.errors import SpawnRefused, refusal
 from remotegpu_spawner.launch import SILENT
 from remotegpu_spawner.options import GIB, InvalidOption, from_form, parse
+from remotegpu_spawner.progress import estimate_in_words
 
 if TYPE_CHECKING:
     from remotegpu_spawner.spawner import RemoteGPUSpawner
@@ -95,6 +96,8 @@ async def explain(spawner: RemoteGPUSpawner, query: Mapping[str, list[str]]) -> 
         "outcome": str(explained.outcome),
         "message": _sentence(explained),
         "home_note": explained.home_note,
+        "prospects": _prospects(explained),
+        "offers": _offers(explained),
         "models": models,
         "quota": quota_bars(explained.quota),
     }
@@ -106,6 +109,45 @@ def _sentence(explained: PlacementExplanation) -> str:
     if explained.outcome is PlacementOutcome.WAITS and explained.queue_position is not None:
         return f"Position {explained.queue_position} in the queue: {explained.message}"
     return explained.message
+
+
+def _prospects(explained: PlacementExplanation) -> str:
+    """When it would start, and behind whom."""
+    wait = explained.wait
+    if wait is None:
+        return ""
+    when = estimate_in_words(wait.estimate)
+    lines = [f"Start {when}." if when else wait.estimate_note or ""]
+    return " ".join([*lines, *(f"{line}." for line in wait.ahead)]).strip()
+
+
+def _offers(explained: PlacementExplanation) -> list[dict[str, Any]]:
+    """What would start now, as fields of this form; a click fills them in."""
+    found = []
+    for offer in explained.wait.counter_offers if explained.wait else []:
+        fields = {_FORM_FIELDS[name]: value for name, value in offer.fields.items() if name in _FORM_FIELDS}
+        if len(fields) == len(offer.fields):
+            found.append(
+                {
+                    "message": offer.message,
+                    "fields": {key: _form_value(key, one) for key, one in fields.items()},
+                }
+            )
+    return found
+
+
+_FORM_FIELDS = {
+    "gpus": "gpus",
+    "gpu_models": "gpu_model",
+    "cpus": "cpus",
+    "memory_bytes": "memory_gib",
+}
+
+
+def _form_value(name: str, value: Any) -> Any:
+    if name == "gpu_model":
+        return value[0] if value else ""
+    return round(value / GIB, 2) if name == "memory_gib" else value
 
 
 def _text(image: Image) -> str:

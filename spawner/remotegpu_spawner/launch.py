@@ -12,6 +12,7 @@ from remotegpu import AsyncClient, errors
 from remotegpu.types.environments import Environment, EnvironmentStatus
 from remotegpu_spawner.errors import SpawnRefused, failed
 from remotegpu_spawner.options import Options
+from remotegpu_spawner.progress import likely
 
 LIVE = frozenset(
     {
@@ -49,6 +50,8 @@ class Launch:
     """Awaits a request that must not be torn in two by a cancelled start."""
     queue_wait_s: float
     silence_limit_s: float
+    keep_for: tuple[str, str] | None
+    """The hub's user and server whose place is kept when the wait is over; ``None``: it is given up."""
     end_wait_s: float
     """How long an earlier start may take to end."""
 
@@ -62,6 +65,8 @@ class Launch:
                     **self._sizes(),
                 )
             )
+        if kept(existing):
+            return await self._start_again(existing.id)
         if existing.status in LIVE:
             # It carries the hub token of an earlier start, which this one has replaced: nobody could get in.
             self.note(existing)
@@ -109,8 +114,7 @@ class Launch:
             _refuse_if_over(environment)
             waiting = environment.status is EnvironmentStatus.PENDING
             if waiting and time.monotonic() - queued_since > self.queue_wait_s:
-                await self.client.environments.stop(environment.id)
-                raise _nothing_free(environment, self.queue_wait_s)
+                raise await self._give_way(environment)
             await asyncio.sleep(PACE_WAITING_S if waiting else PACE_STARTING_S)
             try:
                 environment = await self.client.environments.get(environment.id)
@@ -119,6 +123,43 @@ class Launch:
                 # The server restarts; the environment goes on starting meanwhile.
                 if time.monotonic() - heard > self.silence_limit_s:
                     raise
+
+    async def _give_way(self, environment: Environment) -> SpawnRefused:
+        """Stop waiting: keep the place where the server can have the hub start it later, else give it up."""
+        if self.keep_for is not None:
+            user, server = self.keep_for
+            try:
+                environment = await self.client.environments.keep_place(
+                    environment.id, hub_user=user, hub_server=server
+                )
+            except errors.Conflict:
+                pass  # this server does not know the hub's API, or it got its host a moment ago
+            else:
+                self.note(environment)
+                return place_is_kept(environment)
+        await self.client.environments.stop(environment.id)
+        return _nothing_free(environment, self.queue_wait_s)
+
+
+def kept(environment: Environment) -> bool:
+    """Whether its place is kept: it waits, and no start of the hub does."""
+    return (
+        environment.status is EnvironmentStatus.PENDING
+        and environment.wait is not None
+        and environment.wait.place_kept
+    )
+
+
+def place_is_kept(environment: Environment) -> SpawnRefused:
+    """The end of a start that goes on without anybody waiting."""
+    position = f"position {environment.queue_position}" if environment.queue_position else "in the queue"
+    when = f", {likely(environment)}" if likely(environment) else ""
+    return SpawnRefused(
+        f"Your place is kept: {position}{when}. The server starts by itself when its turn comes; you need "
+        f"not wait here. {environment.message}",
+        reason="kept",
+        status_code=503,
+    )
 
 
 def _refuse_if_over(environment: Environment) -> None:

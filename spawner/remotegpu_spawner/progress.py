@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TypedDict
 
 from remotegpu.types.environments import Environment, EnvironmentStatus, Reason
+from remotegpu.types.queue import StartEstimate
 
 
 class ProgressEvent(TypedDict):
@@ -36,10 +38,27 @@ def _percent(environment: Environment) -> int:
     return percent
 
 
+def likely(environment: Environment) -> str:
+    """The estimated start in words, on the hub's clock; empty when there is none."""
+    return estimate_in_words(environment.wait.estimate if environment.wait else None)
+
+
+def estimate_in_words(estimate: StartEstimate | None) -> str:
+    """The range on the hub's clock: ``likely between 14:05 and 15:20``."""
+    if estimate is None:
+        return ""
+    first, last = estimate.p50_at.astimezone(), estimate.p90_at.astimezone()
+    clock = "%H:%M" if last - first.now(first.tzinfo) < timedelta(hours=12) else "%a %H:%M"
+    early, late = f"{first:{clock}}", f"{last:{clock}}"
+    return f"likely about {early}" if early == late else f"likely between {early} and {late}"
+
+
 def _message(environment: Environment) -> str:
     message = environment.message or str(environment.reason)
     if environment.status is EnvironmentStatus.PENDING and environment.queue_position is not None:
-        message = f"Waiting at position {environment.queue_position}: {message}"
+        message = " ".join(
+            [f"Waiting at position {environment.queue_position}: {message}", *_prospects(environment)]
+        )
     if (
         environment.reason is Reason.PULLING
         and environment.progress_percent is not None
@@ -47,3 +66,14 @@ def _message(environment: Environment) -> str:
     ):
         message = f"{message} {environment.progress_percent} %"
     return message
+
+
+def _prospects(environment: Environment) -> list[str]:
+    """When, behind whom, and what would start it now."""
+    wait = environment.wait
+    if wait is None:
+        return []
+    when = likely(environment)
+    lines = [f"Start {when}." if when else wait.estimate_note or ""]
+    lines += [f"Ahead: {'; '.join(wait.ahead)}."] if wait.ahead else []
+    return [*(line for line in lines if line), *(offer.message for offer in wait.counter_offers)]

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from jupyterhub.spawner import Spawner
 from tornado import web
-from traitlets import Float, Integer, List, Unicode, default
+from traitlets import Bool, Float, Integer, List, Unicode, default
 
 from remotegpu import AsyncClient, errors
 from remotegpu.types.environments import Environment, EnvironmentStatus
@@ -22,7 +22,7 @@ from remotegpu_spawner import form, stopping
 from remotegpu_spawner.connection import shared_client
 from remotegpu_spawner.dockerspawner_names import DockerSpawner
 from remotegpu_spawner.errors import SpawnRefused, refusal
-from remotegpu_spawner.launch import LIVE, Launch, Request, until_answering
+from remotegpu_spawner.launch import LIVE, Launch, Request, kept, until_answering
 from remotegpu_spawner.options import GIB, InvalidOption, Options, from_form, parse
 from remotegpu_spawner.progress import ProgressEvent, progress_event
 
@@ -40,9 +40,16 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
     )
     gpus = Integer(1, min=0, help="GPUs where a request does not say.").tag(config=True)
     gpu_models = List(Unicode(), help="GPU models where a request does not say; empty: any.").tag(config=True)
-    queue_wait = Float(600, min=0, help="Seconds a start may wait in the queue before it is refused.").tag(
-        config=True
-    )
+    queue_wait = Float(
+        600,
+        min=0,
+        help="Seconds a start waits in the queue before its place is kept (keep_place) or given up.",
+    ).tag(config=True)
+    keep_place = Bool(
+        True,
+        help="After queue_wait keep the place in the queue, and let the RemoteGPU server start this server "
+        "when its turn comes.",
+    ).tag(config=True)
     silence_limit = Float(
         120, min=1, help="Seconds the RemoteGPU server may be silent during a start before it is refused."
     ).tag(config=True)
@@ -180,7 +187,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
                 "%s: taken as running, the RemoteGPU server does not tell: %s", self._log_name, error
             )
             return None
-        if environment is not None and environment.status in LIVE:
+        if environment is not None and environment.status in LIVE and not kept(environment):
             self.environment_id, self.generation = environment.id, environment.generation
             await self._follow_address(environment)
             return None
@@ -195,7 +202,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
         client = self.client()
         try:
             environment = await self._find(client)
-            if environment is None or environment.status not in LIVE:
+            if environment is None or environment.status not in LIVE or kept(environment):
                 return
             await client.environments.stop(environment.id)
         except errors.RemoteGPUError as error:
@@ -304,6 +311,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
             note=self._note,
             send=self._send,
             queue_wait_s=self.queue_wait,
+            keep_for=(self.user.name, self.name) if self.keep_place else None,
             silence_limit_s=self.silence_limit,
             end_wait_s=self.silence_limit,
         )

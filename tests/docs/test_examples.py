@@ -65,15 +65,17 @@ def test_examples_of_a_page_run_and_print_what_it_says(
     names: dict[str, object] = {"__name__": "__main__"}
     found = list(examples(page))
     assert found
-    for example in found:
-        run(example, names, page)
-        printed = capsys.readouterr().out
-        if example.printed or printed:
-            same = doctest.OutputChecker().check_output(example.printed, printed, doctest.ELLIPSIS)
-            assert same, f"{page.name}:{example.line}: printed {printed!r}, not {example.printed!r}"
-    client = names.get("client")
-    if isinstance(client, remotegpu.Client):
-        client.close()
+    try:
+        for example in found:
+            run(example, names, page)
+            printed = capsys.readouterr().out
+            if example.printed or printed:
+                same = doctest.OutputChecker().check_output(example.printed, printed, doctest.ELLIPSIS)
+                assert same, f"{page.name}:{example.line}: printed {printed!r}, not {example.printed!r}"
+    finally:
+        client = names.get("client")
+        if isinstance(client, remotegpu.Client):
+            client.close()
 
 
 def test_every_resource_has_examples() -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from remotegpu_server.environments import loop
 from remotegpu_server.loops import Work
 from remotegpu_server.queue import loop as queue_loop
-from remotegpu_server.queue import simulation
+from remotegpu_server.queue import preemption, simulation
 from remotegpu_server.queue.simulation import Amount, Holder, Machine, PastRuns, Wanted
 from remotegpu_server.testing import Actors
 
@@ -253,3 +253,54 @@ def test_backfill_never_delays_the_head(seed: int) -> None:
         return
     with_it: list[Holder] = [*holders, holder(passing.gpus, passing.runs_for_s)]
     assert simulation.certain_starts_s([head], [machine(total, with_it)])["head"] <= before_s
+
+
+async def test_preemption_stops_only_the_willing_with_notice_and_queues_them_again(
+    fleet: Fleet, actors: Actors, client: httpx.AsyncClient, app: FastAPI, work: Work
+) -> None:
+    agent = await fleet.host("h1", gpus=2)
+    ada, ben = await actors.user("ada"), await actors.user("ben")
+    willing = (await fleet.create(ada.headers, "willing", gpus=1, preemptible=True)).json()["id"]
+    firm = (await fleet.create(ben.headers, "firm", gpus=1)).json()["id"]
+    await agent.obey()
+    equal = (await fleet.create(ben.headers, "equal", gpus=1)).json()["id"]
+    await preemption.preempt(work)
+    assert (await fleet.get(ada.headers, willing))["preempt_at"] is None, "equal priority takes nothing"
+    urgent = (await fleet.create(fleet.admin, "urgent", gpus=1, priority=1)).json()["id"]
+    await preemption.preempt(work)
+    announced = await fleet.get(ada.headers, willing)
+    assert announced["preempt_at"] is not None
+    assert announced["status"] == "running", "notice first"
+    async with app.state.database.sessions() as db:
+        told = (await db.execute(text("SELECT kind FROM notifications"))).scalars().all()
+        assert "environment.preempting" in told
+        await db.execute(text("UPDATE environments SET preempt_at = now() WHERE name = 'willing'"))
+        await db.commit()
+    await preemption.preempt(work)
+    stopping = await fleet.get(ada.headers, willing)
+    assert (stopping["status"], stopping["reason"]) == ("stopping", "preempted")
+    await agent.obey()
+    await preemption.preempt(work)
+    again = await fleet.get(ada.headers, willing)
+    assert (again["status"], again["reason"], again["generation"]) == ("pending", "preempted", 2)
+    await loop.place_pending(work)
+    assert (await fleet.get(fleet.admin, urgent))["status"] == "starting"
+    assert (await fleet.get(ben.headers, firm))["status"] == "running"
+    assert (await fleet.get(ben.headers, equal))["status"] == "pending"
+
+
+async def test_preemption_is_taken_back_when_nobody_needs_it_and_waits_for_the_minimum_run(
+    fleet: Fleet, actors: Actors, work: Work
+) -> None:
+    agent = await fleet.host("h1", gpus=2)
+    ada = await actors.user("ada")
+    kept = (await fleet.create(ada.headers, "kept", gpus=1, preemptible=True, min_run_s=3600)).json()["id"]
+    willing = (await fleet.create(ada.headers, "willing", gpus=1, preemptible=True)).json()["id"]
+    await agent.obey()
+    urgent = (await fleet.create(fleet.admin, "urgent", gpus=1, priority=1)).json()["id"]
+    await preemption.preempt(work)
+    assert (await fleet.get(ada.headers, kept))["preempt_at"] is None
+    assert (await fleet.get(ada.headers, willing))["preempt_at"] is not None
+    await fleet.act(fleet.admin, urgent, "stop")
+    await preemption.preempt(work)
+    assert (await fleet.get(ada.headers, willing))["preempt_at"] is None

@@ -72,9 +72,6 @@ class _Rows:
         await agent.heartbeat()
         await self.fleet.image(f"image-{number}")
         await self.actors.customer(f"customer-{number}")
-        lent = {"starts_at": "2099-01-01T00:00:00Z", "ends_at": "2099-02-01T00:00:00Z"}
-        lent |= {"host": f"host-{number}", "customer": f"customer-{number}"}
-        dedication = await self._post("/v1/dedications", lent, self.admin.headers)
         person = await self.actors.user(f"user-{number}")
         await self._post("/v1/tokens", {"name": f"token-{number}"}, self.admin.headers)
         workspace = await self._post("/v1/workspaces", {"name": f"team {number}"}, self.admin.headers)
@@ -91,6 +88,9 @@ class _Rows:
             {"name": "key", "public_key": f"ssh-ed25519 {_public_key(number)}"},
             self.admin.headers,
         )
+        later = {"starts_at": "2099-01-01T00:00:00Z", "ends_at": "2099-02-01T00:00:00Z"}
+        lent = {"host": f"host-{number}", "customer": "default", **later}
+        dedication = await self._post("/v1/dedications", lent, self.admin.headers)
         running = (await self.fleet.create(self.admin.headers, f"env-{number}", gpus=1)).json()["id"]
         await self.fleet.create(self.admin.headers, f"waits-{number}", gpus=2, gpu_models=["A100-80GB"])
         await agent.obey()
@@ -102,9 +102,9 @@ class _Rows:
             "customer": "default",
             "user": person.id,
             "host": agent.host_id,
+            "dedication": dedication["id"],
             "image": "base",
             "key_id": key["id"],
-            "dedication": dedication["id"],
             "environment_id": self.named.get("environment_id", running),
             "subject": "user",
             "subject_id": person.id,

@@ -28,7 +28,7 @@ def launch(client: AsyncClient, **changes: Any) -> Launch:
     given: dict[str, Any] = {
         "client": client, "name": "default", "display_name": "", "wanted": Options(image="base"),
         "secret_env": {}, "note": lambda _: None, "send": at_once, "queue_wait_s": 60,
-        "silence_limit_s": 60, "end_wait_s": 60,
+        "silence_limit_s": 60, "end_wait_s": 60, "keep_for": None,
     }  # fmt: skip
     return Launch(**given | changes)
 

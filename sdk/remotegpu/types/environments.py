@@ -234,6 +234,14 @@ class EnvironmentExtend(Wire):
     """Seconds after the stop time that it has now."""
 
 
+class PlaceKeep(Wire):
+    """Keep a waiting environment's place for a hub server, which is started when its turn comes."""
+
+    hub_user: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    hub_server: Annotated[str, StringConstraints(max_length=255)] = ""
+    """Name of the hub server; empty: the default one."""
+
+
 class AllocatedGpu(Wire):
     """A GPU that an environment holds."""
 

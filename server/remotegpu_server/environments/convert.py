@@ -28,7 +28,7 @@ def to_wire(bundle: Bundle) -> Environment:
         preemptible=row.preemptible,
         min_run_s=row.min_run_s,
         start_at=row.start_at,
-        preempt_at=row.preempt_at,
+        preempt_at=row.preempt_at if row.status == "running" else None,
         generation=row.generation,
         image=bundle.image.name,
         image_reference=bundle.image.reference,
@@ -72,7 +72,9 @@ def _wait(bundle: Bundle) -> Wait | None:
         "counter_offers": [],
         "place_kept": False,
     } | (row.outlook or {})
-    return Wait.model_validate(told | {"rule": row.message, "position": bundle.queue_position})
+    return Wait.model_validate(
+        told | {"rule": row.message, "position": bundle.queue_position, "place_kept": bundle.place_kept}
+    )
 
 
 def _gpu(held: HeldGpu) -> AllocatedGpu:

@@ -19,7 +19,9 @@ from remotegpu_server.db import tables
 from remotegpu_server.environments import lifecycle, queries
 from remotegpu_server.environments.service import observe, placing, stop
 from remotegpu_server.environments.service.placing import Launch
+from remotegpu_server.hub_starts import service as hub_starts
 from remotegpu_server.loops import Loop, Work
+from remotegpu_server.notifications import service as notifications
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import ENVIRONMENT_START_SILENCE_S
 from remotegpu_server.queue import snapshot as snapshots
@@ -61,6 +63,8 @@ class _Pass:
 
     async def decide(self, one: snapshots.Waiting, before: Sequence[snapshots.Waiting]) -> None:
         """Start it, or renew the reason why it waits."""
+        if one.kept == "due":
+            return  # the hub was asked; those behind leave alone what it waits for
         refusal = self._refused.get(one.request) if one.active and one.runs_for_s is None else None
         if refusal is None:
             ahead = snapshots.blockers(one, before, {} if one.runs_for_s is None else self._certain_s)
@@ -76,6 +80,9 @@ class _Pass:
     async def _act(self, one: snapshots.Waiting, ahead: Sequence[placement.Request]) -> None:
         try:
             async with self._work.session() as db:
+                if one.kept is not None and one.active:
+                    await _call_the_hub(db, environment_id=one.environment.id)
+                    return
                 await place_one(db, environment_id=one.environment.id, ahead=ahead, launch=self._launch)
                 self._fleet = await capacity.fleet(db)
         except StateConflict:
@@ -94,6 +101,25 @@ class _Pass:
                     await _still_waits(db, environment, refusal.reason, refusal.detail)
         except StateConflict:
             _log.info("queue_item_moved", environment=row.id)
+
+
+async def _call_the_hub(db: AsyncSession, *, environment_id: str) -> None:
+    """The turn of a kept place has come: the hub brings what a start needs, so it is asked first."""
+    environment = await queries.lock(db, environment_id=environment_id)
+    if environment is None or environment.status != "pending":
+        return
+    message = "Its turn has come; the hub is asked to start it."
+    await hub_starts.set_due(db, environment_id=environment_id)
+    await _still_waits(db, environment, Reason.HUB_START, message)
+    await notifications.tell(
+        db,
+        user_ids=[environment.owner_id],
+        kind="environment.turn",
+        level="info",
+        message=f"{environment.name}: {message}",
+        subject_type="environment",
+        subject_id=environment.id,
+    )
 
 
 async def place_one(

@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu_server.db import tables
+from remotegpu_server.hub_starts import service as hub_starts
 from remotegpu_server.queue import order
 
 
@@ -33,6 +34,7 @@ class Bundle:
     host: tables.Host | None
     gpus: tuple[HeldGpu, ...]
     queue_position: int | None
+    place_kept: bool
 
 
 async def bundles(db: AsyncSession, *, ids: Sequence[str]) -> list[Bundle]:
@@ -51,8 +53,14 @@ async def bundles(db: AsyncSession, *, ids: Sequence[str]) -> list[Bundle]:
     found = {row[0].id: row for row in rows}
     waiting = any(row[0].status == "pending" for row in found.values())
     positions = await order.positions(db) if waiting else {}
+    kept = await hub_starts.kept_ids(db, ids=list(found)) if waiting else set()
     return [
-        Bundle(*found[one], gpus=tuple(gpus.get(one, ())), queue_position=positions.get(one))
+        Bundle(
+            *found[one],
+            gpus=tuple(gpus.get(one, ())),
+            queue_position=positions.get(one),
+            place_kept=one in kept,
+        )
         for one in ids
         if one in found
     ]

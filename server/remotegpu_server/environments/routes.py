@@ -17,6 +17,7 @@ from remotegpu.types.environments import (
     EnvironmentStatus,
     EnvironmentUpdate,
     EnvironmentUsage,
+    PlaceKeep,
     PlacementExplanation,
 )
 from remotegpu.types.wire import Page
@@ -118,6 +119,16 @@ async def start_environment(
     """A new generation of a stopped or failed environment; one that runs is answered as it is."""
     return await create.start_environment(
         db, actor=caller, environment_id=environment_id, body=body, launch=launch_of(settings, vault)
+    )
+
+
+@router.post("/v1/environments/{environment_id}:keep-place", summary="Keep its place (the hub)")
+async def keep_place(
+    environment_id: str, body: PlaceKeep, db: Db, caller: Caller, settings: SettingsDep
+) -> Environment:
+    """The hub's spawner stops waiting; the server has the hub start it when its turn comes."""
+    return await create.keep_place(
+        db, actor=caller, environment_id=environment_id, body=body, hub_known=bool(settings.hub_api_url)
     )
 
 

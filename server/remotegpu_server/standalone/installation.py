@@ -99,6 +99,12 @@ class Installation:
     def hub_token_file(self) -> Path:
         return self.secrets / "hub-token"
 
+    @property
+    def hub_start_token_file(self) -> Path:
+        """With it the server may start the hub's servers."""
+        self.secret("hub-start-token")
+        return self.secrets / "hub-start-token"
+
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 

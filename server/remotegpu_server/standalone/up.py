@@ -152,6 +152,8 @@ class Up:
             REMOTEGPU_LISTEN=",".join(f"{address}:{installation.server_port}" for address in _listen(chosen)),
             REMOTEGPU_WORKLOAD_URL=f"http://{chosen.bridge or LOOPBACK}:{installation.server_port}",
             REMOTEGPU_HUB_URL=installation.hub_url,
+            REMOTEGPU_HUB_API_URL=f"http://{_hub_address(chosen)}:{installation.hub_api_port}/hub/api",
+            REMOTEGPU_HUB_API_TOKEN_FILE=str(installation.hub_start_token_file),
         )
         # `serve` prepares what `init` would, and saves a start of Python.
         argv = (
@@ -271,6 +273,7 @@ class Up:
             REMOTEGPU_HUB_CONNECT_URL=api_url,
             REMOTEGPU_PROXY_API_URL=f"http://{LOOPBACK}:{installation.proxy_api_port}",
             REMOTEGPU_HUB_DATABASE_URL=stored.hub_url,
+            REMOTEGPU_HUB_API_TOKEN_FILE=str(installation.hub_start_token_file),
             CONFIGPROXY_AUTH_TOKEN=installation.secret("proxy-token"),
         )
         with step("hub") as line:

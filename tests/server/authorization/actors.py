@@ -95,6 +95,29 @@ async def build(app: FastAPI, actors: Actors) -> World:
         token_id = await db.scalar(
             sa.select(tables.Token.id).where(tables.Token.user_id == own.id, tables.Token.name == "test")
         )
+        gpu, dedication = tables.new_id("gpu"), tables.new_id("ded")
+        await db.execute(
+            sa.insert(tables.Gpu).values(
+                id=gpu,
+                host_id=world.ids["host"],
+                uuid="GPU-matrix",
+                index=0,
+                model="A100-80GB",
+                product="A100",
+                memory_total_bytes=1,
+                simulated=True,
+            )
+        )
+        await db.execute(
+            sa.insert(tables.Dedication).values(
+                id=dedication,
+                host_id=world.ids["host"],
+                customer_id=own.customer_id,
+                starts_at=sa.text("now() + interval '1 day'"),
+                ends_at=sa.text("now() + interval '2 days'"),
+                created_by="admin",
+            )
+        )
         ssh_key = tables.new_id("key")
         await db.execute(
             sa.insert(tables.SshKey).values(
@@ -134,6 +157,10 @@ async def build(app: FastAPI, actors: Actors) -> World:
         "quota_request": quota_request,
         "key": "system.name",
         "request_id": "log-none",
+        "check_id": "chk-none",
+        "removal_id": "rmv-none",
+        "gpu": gpu,
+        "dedication": dedication,
         "key_id": ssh_key,
         "/v1/workspaces/{workspace}/members/{user} user": people["ws_viewer"].id,
     }

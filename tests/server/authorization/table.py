@@ -188,11 +188,19 @@ ROUTES: dict[str, Row] = {
     "PUT /v1/agent/gpu-checks/{check_id}": Row(AGENT),
     "PUT /v1/agent/volume-removals/{removal_id}": Row(AGENT),
     "GET /v1/dedications": Row(PERSON),
-    "POST /v1/dedications": Row(ADMIN),
+    "POST /v1/dedications": Row(
+        ADMIN, body={"host": "agent", "customer": "default", "ends_at": "2099-01-01T00:00:00Z"}
+    ),
     "POST /v1/dedications/{dedication}:extend": Row(ADMIN),
     "POST /v1/dedications/{dedication}:end": Row(ADMIN),
     "POST /v1/dedications/{dedication}:reclaim": Row(ADMIN),
-    "GET /v1/dedications/{dedication}": Row(PERSON),
+    "GET /v1/dedications/{dedication}": Row(
+        PERSON,
+        differs={
+            "foreign_member": ("4", "another customer's"),
+            "foreign_owner": ("4", "another customer's"),
+        },
+    ),
     "POST /v1/hosts/{host}/enrollment-tokens": Row(ADMIN),
     "GET /v1/gpus": Row(PERSON),
     "GET /v1/capacity": Row(PERSON_OR_WORKLOAD),
@@ -243,6 +251,14 @@ ROUTES: dict[str, Row] = {
     "GET /v1/environments/{environment_id}": Row(ROW_READ_OR_WORKLOAD),
     "DELETE /v1/environments/{environment_id}": Row(ROW_WRITE, _ENVIRONMENT),
     "POST /v1/environments/{environment_id}:start": Row(ROW_WRITE, _ENVIRONMENT),
+    "POST /v1/environments/{environment_id}:keep-place": Row(
+        ROW_WRITE,
+        _ENVIRONMENT
+        | dict.fromkeys(
+            ("self", "ws_admin", "ws_member", "owner", "admin"),
+            ("3", "only the hub starts the server later, so only the hub keeps a place"),
+        ),
+    ),
     "POST /v1/environments/{environment_id}:stop": Row(ROW_WRITE, _ENVIRONMENT),
     "PATCH /v1/environments/{environment_id}": Row(ROW_WRITE, _ENVIRONMENT),
     "POST /v1/environments/{environment_id}:restart": Row(ROW_WRITE, _ENVIRONMENT),

@@ -159,6 +159,14 @@ class AsyncEnvironments(AsyncResource):
         path = f"/v1/environments/{segment(environment_id)}:start"
         return await self._transport.call(Environment, "POST", path, body=body)
 
+    async def keep_place(
+        self, environment_id: str, *, hub_user: str, hub_server: str | None = None
+    ) -> Environment:
+        """Keep a waiting environment's place for a hub server; the hub is asked to start it in its turn."""
+        body = given(hub_user=hub_user, hub_server=hub_server)
+        path = f"/v1/environments/{segment(environment_id)}:keep-place"
+        return await self._transport.call(Environment, "POST", path, body=body)
+
     async def stop(self, environment_id: str) -> Environment:
         """Ask for a stop; the GPUs are free when the host has confirmed it (:meth:`wait_stopped`)."""
         return await self._transport.put_in_state(

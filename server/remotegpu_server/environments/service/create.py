@@ -26,6 +26,7 @@ from remotegpu.types.environments import (
     EnvironmentSpec,
     EnvironmentStart,
     EnvironmentStatus,
+    PlaceKeep,
     PlacementExplanation,
     PlacementOutcome,
     Reason,
@@ -37,9 +38,10 @@ from remotegpu_server.capacity import service as capacity
 from remotegpu_server.db import tables
 from remotegpu_server.db.session import violated_constraint
 from remotegpu_server.environments import convert, lifecycle, queries
-from remotegpu_server.environments.service import placing, stop_times
+from remotegpu_server.environments.service import placing, stop, stop_times
 from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.events import service as events
+from remotegpu_server.hub_starts import service as hub_starts
 from remotegpu_server.images import service as images
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import ENVIRONMENT_MAX_LIFETIME_S
@@ -160,12 +162,37 @@ async def start_environment(
         noun="environment",
     )
     _check_env(actor, body.env or {}, body.secret_env)
-    if await _may_start(db, environment=environment):
+    kept = (
+        actor.is_service
+        and environment.status == EnvironmentStatus.PENDING
+        and await hub_starts.take_over(db, environment_id=environment.id)
+    )
+    if kept or await _may_start(db, environment=environment):
         workspaces.require_active(workspace)
         image = await images.allowed(db, image=body.image or environment.image_id, workspace=workspace)
         await _again(db, environment=environment, image=image, body=body, launch=launch, actor=actor)
         await _begin(db, environment=environment, image=image, queue=body.queue, launch=launch, actor=actor)
         await _warn_of_image(db, environment=environment, image=image, actor=actor)
+    (bundle,) = await queries.bundles(db, ids=[environment.id])
+    return convert.to_wire(bundle)
+
+
+async def keep_place(
+    db: AsyncSession, *, actor: Actor, environment_id: str, body: PlaceKeep, hub_known: bool
+) -> Environment:
+    """Keep a waiting environment's place for its hub server."""
+    environment = await stop.locked(
+        db, actor=actor, action=Action.ENVIRONMENT_WRITE, environment_id=environment_id
+    )
+    if actor.is_service and not hub_known:
+        raise StateConflict(
+            "The server cannot start servers of the hub, so it keeps no place.",
+            hint="An admin sets REMOTEGPU_HUB_API_URL and REMOTEGPU_HUB_API_TOKEN_FILE.",
+        )
+    await hub_starts.keep(
+        db, actor=actor, environment=environment, hub_user=body.hub_user, hub_server=body.hub_server
+    )
+    await waits.refresh(db, only=frozenset({environment.id}))
     (bundle,) = await queries.bundles(db, ids=[environment.id])
     return convert.to_wire(bundle)
 
@@ -233,7 +260,7 @@ async def _again(
         desired="running",
         observed="absent",
         generation=environment.generation + 1,
-        queued_at=func.greatest(func.now(), body.start_at),
+        queued_at=_age(environment, changes, image),
         start_at=body.start_at,
         preempt_at=None,
         outlook=None,
@@ -260,6 +287,29 @@ async def _times_again(
     if body.idle is None:
         del times["idle_policy"]
     return times
+
+
+_WANTED = (
+    "gpus",
+    "gpu_models",
+    "gpu_memory_bytes",
+    "min_gpu_memory_bytes",
+    "max_gpu_memory_bytes",
+    "mig_profile",
+    "host_labels",
+    "cpus",
+    "memory_bytes",
+    "priority",
+)
+
+
+def _age(environment: tables.Environment, changes: dict[str, Any], image: tables.Image) -> Any:
+    """A place that was kept keeps its age as long as the same is asked for."""
+    asked = {column: changes[column] for column in _WANTED if column in changes} | {"image_id": image.id}
+    same = all(getattr(environment, column) == value for column, value in asked.items())
+    if environment.status == "pending" and same:
+        return environment.queued_at
+    return func.greatest(func.now(), changes.get("start_at"))
 
 
 async def _begin(

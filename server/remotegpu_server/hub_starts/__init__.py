@@ -1,0 +1,1 @@
+"""Places in the queue that are kept for hub servers."""

@@ -1,0 +1,276 @@
+"""Stopping, with notice, what said that it may be stopped, for a request with a better priority.
+
+Only environments that are ``preemptible`` and have run for their ``min_run_s``. An announcement is taken back
+when nobody needs it any more. What was stopped goes back into the queue with its age; it has not failed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.types.environments import EnvironmentStatus, Reason
+from remotegpu_server import placement
+from remotegpu_server.authz import SYSTEM
+from remotegpu_server.db import tables
+from remotegpu_server.environments import lifecycle, queries
+from remotegpu_server.environments.service import stop
+from remotegpu_server.events import service as events
+from remotegpu_server.hub_starts import service as hub_starts
+from remotegpu_server.loops import Loop, Work
+from remotegpu_server.notifications import service as notifications
+from remotegpu_server.platform_settings import service as platform_settings
+from remotegpu_server.platform_settings.registry import QUEUE_PREEMPTION_NOTICE_S
+from remotegpu_server.queue import snapshot as snapshots
+from remotegpu_server.queue.simulation import Amount, Kind, Machine, Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """An environment that may be stopped."""
+
+    id: str
+    host: int
+    """Index of its host in the snapshot."""
+    priority: int
+    amount: Amount
+    announced: bool
+    due: bool
+
+
+def fewest(
+    wanted: Wanted, priority: int, machines: Sequence[Machine], victims: Sequence[Victim]
+) -> list[Victim] | None:
+    """The fewest victims on one host whose end lets ``wanted`` start; announced ones come first.
+
+    ``None``: none would do.
+    """
+    by_host: dict[int, list[Victim]] = defaultdict(list)
+    for victim in victims:
+        if victim.priority > priority and victim.host in wanted.places:
+            by_host[victim.host].append(victim)
+    found = []
+    for host, there in by_host.items():
+        there.sort(key=lambda one: (not one.announced, -one.priority, -one.amount.gpus, one.id))
+        for kind in wanted.places[host] or (None,):
+            taken = _enough(wanted, kind, machines[host], there)
+            if taken is not None:
+                found.append(taken)
+    return min(found, key=lambda taken: (sum(not one.announced for one in taken), len(taken)), default=None)
+
+
+def _enough(
+    wanted: Wanted, kind: Kind | None, machine: Machine, victims: Sequence[Victim]
+) -> list[Victim] | None:
+    cpus, memory = machine.cpus_free, machine.memory_free_bytes
+    gpus = machine.gpus_free.get(kind, 0) if kind else 0
+    taken: list[Victim] = []
+    for victim in [*victims, None]:
+        if cpus >= wanted.cpus and memory >= wanted.memory_bytes and gpus >= wanted.gpus:
+            return taken
+        if victim is None:
+            break
+        if wanted.gpus and gpus < wanted.gpus and victim.amount.kind != kind:
+            continue
+        taken.append(victim)
+        cpus, memory = cpus + victim.amount.cpus, memory + victim.amount.memory_bytes
+        gpus += victim.amount.gpus if victim.amount.kind == kind else 0
+    return None
+
+
+async def preempt(work: Work) -> None:
+    """One pass: announce, take back, stop what is due, and queue again what has stopped."""
+    async with work.session() as db:
+        snapshot = await snapshots.take(db)
+        victims = await _victims(
+            db, hosts={host.id: index for index, host in enumerate(snapshot.fleet.hosts)}
+        )
+        notice_s = await platform_settings.value(db, QUEUE_PREEMPTION_NOTICE_S)
+    needed = _needed(snapshot, victims)
+    for victim in victims:
+        if victim.id in needed and not victim.announced:
+            await _announce(work, victim, notice_s=notice_s)
+        elif victim.announced and victim.id not in needed:
+            await _take_back(work, victim)
+        elif victim.due:
+            await _stop(work, victim)
+    await _queue_again(work)
+
+
+def _needed(snapshot: snapshots.Snapshot, victims: Sequence[Victim]) -> frozenset[str]:
+    """Who must go for those that wait with a better priority, in their order."""
+    left = list(victims)
+    needed: set[str] = set()
+    if not left:
+        return frozenset()
+    priorities = {one.environment.id: one.environment.priority for one in snapshot.waiting}
+    requests = {one.environment.id: one.request for one in snapshot.waiting}
+    for wanted in snapshot.front():
+        if not any(victim.priority > priorities[wanted.id] for victim in left):
+            continue
+        if isinstance(placement.choose(requests[wanted.id], snapshot.fleet), placement.Choice):
+            continue  # there is room: it starts in its turn
+        taken = fewest(wanted, priorities[wanted.id], snapshot.machines, left)
+        if taken:
+            needed.update(one.id for one in taken)
+            left = [one for one in left if one not in taken]
+    return frozenset(needed)
+
+
+async def _victims(db: AsyncSession, *, hosts: dict[str, int]) -> list[Victim]:
+    row, held, promised, gpu = tables.Environment, tables.Placement, tables.Allocation, tables.Gpu
+    found = await db.execute(
+        select(
+            row.id,
+            held.host_id,
+            row.priority,
+            held.cpus,
+            held.memory_bytes,
+            row.preempt_at.is_not(None),
+            func.coalesce(row.preempt_at <= func.now(), False),
+            func.max(gpu.model),
+            func.max(gpu.memory_total_bytes),
+            func.max(gpu.mig_profile),
+            func.count(gpu.id).filter(promised.memory_bytes.is_(None)),
+        )
+        .join(held, (held.environment_id == row.id) & held.released_at.is_(None))
+        .outerjoin(promised, (promised.placement_id == held.id) & promised.released_at.is_(None))
+        .outerjoin(gpu, gpu.id == promised.gpu_id)
+        .where(
+            row.preemptible,
+            row.status == "running",
+            row.desired == "running",
+            row.started_at + func.make_interval(0, 0, 0, 0, 0, 0, row.min_run_s) <= func.now(),
+        )
+        .group_by(row.id, held.id)
+        .order_by(row.id)
+    )
+    return [
+        Victim(
+            id=key,
+            host=hosts[host_id],
+            priority=priority,
+            amount=Amount(cpus, memory, gpus, (model, size, profile) if gpus else None),
+            announced=announced,
+            due=due,
+        )
+        for key, host_id, priority, cpus, memory, announced, due, model, size, profile, gpus in found
+        if host_id in hosts
+    ]
+
+
+async def _announce(work: Work, victim: Victim, *, notice_s: float) -> None:
+    async with work.session() as db:
+        row = tables.Environment
+        environment = await db.scalar(
+            update(row)
+            .where(row.id == victim.id, row.status == "running", row.preemptible, row.preempt_at.is_(None))
+            .values(preempt_at=func.now() + timedelta(seconds=notice_s))
+            .returning(row)
+            .execution_options(populate_existing=True, synchronize_session=False)
+        )
+        if environment is None:
+            return
+        at = environment.preempt_at
+        assert at is not None, "just set"
+        message = (
+            f"{environment.name} is preemptible and will be stopped at {at:%H:%M} UTC for "
+            "a request with a better priority. It goes back into the queue; save your work."
+        )
+        await _say(db, environment, kind="environment.preempting", message=message)
+        await notifications.tell(
+            db,
+            user_ids=[environment.owner_id],
+            kind="environment.preempting",
+            level="warning",
+            message=message,
+            subject_type="environment",
+            subject_id=environment.id,
+            data={"preempt_at": at.isoformat()},
+        )
+
+
+async def _take_back(work: Work, victim: Victim) -> None:
+    async with work.session() as db:
+        row = tables.Environment
+        environment = await db.scalar(
+            update(row)
+            .where(row.id == victim.id, row.status == "running")
+            .values(preempt_at=None)
+            .returning(row)
+            .execution_options(populate_existing=True, synchronize_session=False)
+        )
+        if environment is not None:
+            message = f"{environment.name} goes on: nobody needs its place any more."
+            await _say(db, environment, kind="environment.preemption_cancelled", message=message)
+
+
+async def _stop(work: Work, victim: Victim) -> None:
+    async with work.session() as db:
+        environment = await queries.lock(db, environment_id=victim.id)
+        if environment is None or environment.status != "running" or environment.desired != "running":
+            return
+        await stop.end(
+            db,
+            environment=environment,
+            desired="stopped",
+            reason=Reason.PREEMPTED,
+            message="Stopped for a request with a better priority.",
+            actor=SYSTEM,
+        )
+
+
+async def _queue_again(work: Work) -> None:
+    row = tables.Environment
+    async with work.session() as db:
+        ids = await db.scalars(
+            select(row.id).where(
+                row.status == "stopped", row.desired == "stopped", row.reason == str(Reason.PREEMPTED)
+            )
+        )
+        found = ids.all()
+    for environment_id in found:
+        async with work.session() as db:
+            environment = await queries.lock(db, environment_id=environment_id)
+            if environment is None or (environment.status, environment.reason) != ("stopped", "preempted"):
+                continue
+            await lifecycle.move(
+                db,
+                environment=environment,
+                to=EnvironmentStatus.PENDING,
+                reason=Reason.PREEMPTED,
+                message="Stopped for a request with a better priority; waits to go on.",
+                actor=SYSTEM,
+                desired="running",
+                observed="absent",
+                generation=environment.generation + 1,
+                preempt_at=None,
+                outlook=None,
+                started_at=None,
+                stopped_at=None,
+            )
+            if environment.hub_managed:  # its secrets are gone: only the hub can start it again
+                await hub_starts.keep_again(db, environment=environment)
+
+
+async def _say(db: AsyncSession, environment: tables.Environment, *, kind: str, message: str) -> None:
+    await events.record(
+        db,
+        kind=kind,
+        subject_type="environment",
+        subject_id=environment.id,
+        actor=SYSTEM,
+        reason=str(Reason.PREEMPTED),
+        message=message,
+        customer_id=environment.customer_id,
+        user_id=environment.owner_id,
+        workspace_id=environment.workspace_id,
+    )
+
+
+LOOP = Loop(name="queue-preemption", every_s=5.0, run=preempt)
