@@ -21,6 +21,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "not_ready_reason",
     ),
     "Dedication": ("id", "host_name", "customer_name", "status", "starts_at", "ends_at", "remark"),
+    "Reservation": ("id", "name", "state", "gpus", "gpu_model", "starts_at", "ends_at", "gpus_in_use"),
+    "CalendarEntry": ("starts_at", "ends_at", "gpus", "gpu_model", "name", "reservation_id"),
     "Gpu": (
         "host_name",
         "index",

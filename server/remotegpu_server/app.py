@@ -41,6 +41,8 @@ from remotegpu_server.queue import preemption
 from remotegpu_server.queue import routes as queue_routes
 from remotegpu_server.quotas import loop as quotas_loop
 from remotegpu_server.quotas import routes as quotas_routes
+from remotegpu_server.reservations import loop as reservations_loop
+from remotegpu_server.reservations import routes as reservations_routes
 from remotegpu_server.settings import Settings
 from remotegpu_server.ssh_keys import loop as ssh_keys_loop
 from remotegpu_server.ssh_keys import routes as ssh_keys_routes
@@ -68,6 +70,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     usage_routes.router,
     environments_routes.router,
     queue_routes.router,
+    reservations_routes.router,
     agents_routes.router,
     events_routes.router,
     notifications_routes.router,
@@ -87,6 +90,7 @@ LOOPS: tuple[Loop, ...] = (
     ssh_keys_loop.LOOP,
     queue_loop.OUTLOOK,
     preemption.LOOP,
+    reservations_loop.LOOP,
     hub_starts_loop.LOOP,
     hosts_loop.LIVENESS,
     hosts_loop.DRAINS,

@@ -101,6 +101,13 @@ class Action(StrEnum):
     QUOTA_POLICY_WRITE = "quota:policy:write"
     PLACEMENT_EXPLAIN = "placement:explain:read"
     QUEUE_ACCURACY = "queue:accuracy:read"
+    RESERVATION_LIST = "reservation:list:read"
+    RESERVATION_READ = "reservation:read"
+    RESERVATION_CREATE = "reservation:create"
+    RESERVATION_CREATE_FOR_WORKSPACE = "reservation:workspace:create"
+    RESERVATION_CREATE_FOR_CUSTOMER = "reservation:customer:create"
+    """For all workspaces of a customer; also to give such a one back."""
+    RESERVATION_CANCEL = "reservation:cancel"
     WORKSPACE_LIST = "workspace:list:read"
     WORKSPACE_READ = "workspace:read"
     WORKSPACE_CREATE = "workspace:create"
@@ -206,6 +213,12 @@ _RULES: dict[Action, _Who] = {
     Action.QUOTA_POLICY_WRITE: _Who.ADMIN,
     Action.PLACEMENT_EXPLAIN: _Who.PERSON,
     Action.QUEUE_ACCURACY: _Who.ADMIN,
+    Action.RESERVATION_LIST: _Who.PERSON,
+    Action.RESERVATION_READ: _Who.ROW_READER,
+    Action.RESERVATION_CREATE: _Who.PERSON,
+    Action.RESERVATION_CREATE_FOR_WORKSPACE: _Who.ROW_WRITER,
+    Action.RESERVATION_CREATE_FOR_CUSTOMER: _Who.CUSTOMER_OWNER,
+    Action.RESERVATION_CANCEL: _Who.ROW_WRITER,
     Action.ENVIRONMENT_LIST: _Who.PERSON,
     Action.ENVIRONMENT_CREATE: _Who.PERSON,
     Action.WORKSPACE_LIST: _Who.PERSON,

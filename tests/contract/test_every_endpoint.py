@@ -17,6 +17,7 @@ import journey_images
 import journey_notifications
 import journey_queue
 import journey_quotas
+import journey_reservations
 import journey_settings
 import journey_ssh_keys
 import journey_tokens
@@ -45,6 +46,7 @@ JOURNEYS = (
     journey_environments.drive,
     journey_usage.drive,
     journey_queue.drive,
+    journey_reservations.drive,
     journey_hosts.drive_last,
     journey_events.drive,
     journey_audit.drive,

@@ -73,6 +73,7 @@ def environment(**fields: object) -> dict[str, object]:
         "preemptible": False,
         "min_run_s": 0.0,
         "start_at": None,
+        "reservation_id": None,
         "preempt_at": None,
         "generation": 1,
         "image": "base",

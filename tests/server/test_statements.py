@@ -11,6 +11,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -91,6 +92,9 @@ class _Rows:
         later = {"starts_at": "2099-01-01T00:00:00Z", "ends_at": "2099-02-01T00:00:00Z"}
         lent = {"host": f"host-{number}", "customer": "default", **later}
         dedication = await self._post("/v1/dedications", lent, self.admin.headers)
+        reserved = {"name": "course", "gpus": 1, "starts_at": _in_hours(30 + number)}
+        reserved["ends_at"] = _in_hours(31 + number)
+        reservation = await self._post("/v1/reservations", reserved, self.admin.headers)
         running = (await self.fleet.create(self.admin.headers, f"env-{number}", gpus=1)).json()["id"]
         await self.fleet.create(self.admin.headers, f"waits-{number}", gpus=2, gpu_models=["A100-80GB"])
         await agent.obey()
@@ -105,6 +109,7 @@ class _Rows:
             "dedication": dedication["id"],
             "image": "base",
             "key_id": key["id"],
+            "reservation_id": reservation["id"],
             "environment_id": self.named.get("environment_id", running),
             "subject": "user",
             "subject_id": person.id,
@@ -118,6 +123,10 @@ class _Rows:
         assert answer.status_code == 201, answer.text
         found: dict[str, Any] = answer.json()
         return found
+
+
+def _in_hours(hours: int) -> str:
+    return (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
 
 
 def _public_key(number: int) -> str:

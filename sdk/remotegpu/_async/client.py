@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from remotegpu._async.resources.queue import AsyncQueue
     from remotegpu._async.resources.quota_requests import AsyncQuotaRequests
     from remotegpu._async.resources.quotas import AsyncQuotas
+    from remotegpu._async.resources.reservations import AsyncReservations
     from remotegpu._async.resources.settings import AsyncSettings
     from remotegpu._async.resources.ssh_keys import AsyncSshKeys
     from remotegpu._async.resources.tokens import AsyncTokens
@@ -176,6 +177,13 @@ class AsyncClient:
         from remotegpu._async.resources.images import AsyncImages
 
         return AsyncImages(self._transport)
+
+    @cached_property
+    def reservations(self) -> AsyncReservations:
+        """GPUs promised for a period."""
+        from remotegpu._async.resources.reservations import AsyncReservations
+
+        return AsyncReservations(self._transport)
 
     @cached_property
     def queue(self) -> AsyncQueue:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from remotegpu._sync.resources.queue import SyncQueue
     from remotegpu._sync.resources.quota_requests import SyncQuotaRequests
     from remotegpu._sync.resources.quotas import SyncQuotas
+    from remotegpu._sync.resources.reservations import SyncReservations
     from remotegpu._sync.resources.settings import SyncSettings
     from remotegpu._sync.resources.ssh_keys import SyncSshKeys
     from remotegpu._sync.resources.tokens import SyncTokens
@@ -177,6 +178,13 @@ class Client:
         from remotegpu._sync.resources.images import SyncImages
 
         return SyncImages(self._transport)
+
+    @cached_property
+    def reservations(self) -> SyncReservations:
+        """GPUs promised for a period."""
+        from remotegpu._sync.resources.reservations import SyncReservations
+
+        return SyncReservations(self._transport)
 
     @cached_property
     def queue(self) -> SyncQueue:

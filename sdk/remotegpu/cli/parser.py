@@ -49,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _session(commands)
     _environments(commands)
+    _reservations(commands)
     _ssh_keys(commands)
     _hosts_and_gpus(commands)
     _quota(commands)
@@ -149,6 +150,24 @@ def _environments(commands: Commands[argparse.ArgumentParser]) -> None:
 
     queue = _add(commands, "queue", "environments.queue", "what waits: position, reason, estimated start")
     queue.add_argument("--owner", help="user name (admins and owners)")
+
+
+def _reservations(commands: Commands[argparse.ArgumentParser]) -> None:
+    group = _group(commands, "reservation", "GPUs promised for a period")
+    list_ = _add(group, "list", "reservations.list_", "list reservations")
+    list_.add_argument("--all", action="store_true", help="also those that are over")
+    create = _add(group, "create", "reservations.create", "reserve GPUs")
+    create.add_argument("name")
+    create.add_argument("--gpus", type=int, required=True, metavar="N")
+    create.add_argument("--gpu-model", metavar="MODEL", help="left out: any")
+    create.add_argument("--workspace", metavar="ID", help="left out: your own")
+    create.add_argument("--customer", metavar="ID", help="for all its workspaces (owners, admins)")
+    calendar = _add(group, "calendar", "reservations.calendar", "what is promised")
+    for command, needed in ((create, True), (calendar, False)):
+        command.add_argument("--from", dest="starts", type=_time, metavar="TIME", required=needed)
+        command.add_argument("--until", dest="ends", type=_time, metavar="TIME", required=needed)
+    cancel = _add(group, "cancel", "reservations.cancel", "give one back")
+    cancel.add_argument("reservation", metavar="ID")
 
 
 def _with_environment(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -72,6 +72,8 @@ class Reason(WireEnum):
     """No host has the labels or the datasets."""
     START_LATER = "start_later"
     """Waits for the start time that was asked for."""
+    RESERVED = "reserved"
+    """What is free is promised to others at a time that it would reach into."""
     HUB_START = "hub_start"
     """Its turn has come, and the hub is asked to start its server."""
     HUB_GAVE_UP = "hub_gave_up"
@@ -172,6 +174,9 @@ class EnvironmentSpec(Wire):
     """Seconds it runs at least before that."""
     start_at: UtcTime | None = None
     """Take a place in the queue then."""
+    reservation: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    """Id of the reservation to run in; left out: an active one of the workspace or customer, if it has room.
+    It then stops with the reservation."""
 
 
 class EnvironmentCreate(EnvironmentSpec):
@@ -281,6 +286,8 @@ class Environment(Wire):
     preemptible: bool
     min_run_s: float
     start_at: UtcTime | None
+    reservation_id: str | None
+    """The reservation it runs in, and stops with."""
     preempt_at: UtcTime | None
     """It will be stopped then for a request with a better priority, and waits in the queue again."""
     generation: int

@@ -28,6 +28,7 @@ def to_wire(bundle: Bundle) -> Environment:
         preemptible=row.preemptible,
         min_run_s=row.min_run_s,
         start_at=row.start_at,
+        reservation_id=row.reservation_id,
         preempt_at=row.preempt_at if row.status == "running" else None,
         generation=row.generation,
         image=bundle.image.name,

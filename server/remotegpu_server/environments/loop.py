@@ -26,6 +26,7 @@ from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import ENVIRONMENT_START_SILENCE_S
 from remotegpu_server.queue import snapshot as snapshots
 from remotegpu_server.queue import waits
+from remotegpu_server.reservations import enforcement as reservations
 
 _log = structlog.get_logger(__name__)
 
@@ -68,14 +69,24 @@ class _Pass:
         refusal = self._refused.get(one.request) if one.active and one.runs_for_s is None else None
         if refusal is None:
             ahead = snapshots.blockers(one, before, {} if one.runs_for_s is None else self._certain_s)
-            found = placement.choose(one.request, self._fleet, ahead=ahead)
+            found = self._choose(one, ahead)
             if not one.active or isinstance(found, placement.Choice):
                 await self._act(one, ahead)
                 return
             refusal = found
-            if one.runs_for_s is None:
+            if one.runs_for_s is None and refusal.reason is not Reason.RESERVED:
                 self._refused[one.request] = refusal
         await self._waits(one, refusal)
+
+    def _choose(
+        self, one: snapshots.Waiting, ahead: Sequence[placement.Request]
+    ) -> placement.Choice | placement.Refusal:
+        found = placement.choose(one.request, self._fleet, ahead=ahead)
+        kept = self._snapshot.promises.withheld_from(one.environment)
+        if not kept or isinstance(found, placement.Refusal):
+            return found
+        allowed = placement.choose(one.request, reservations.without(self._fleet, kept), ahead=ahead)
+        return allowed if isinstance(allowed, placement.Choice) else reservations.refusal(kept)
 
     async def _act(self, one: snapshots.Waiting, ahead: Sequence[placement.Request]) -> None:
         try:

@@ -33,7 +33,7 @@ from remotegpu_server.deps import (
     SignalsDep,
     VaultDep,
 )
-from remotegpu_server.environments.service import access, change, create, read, stop, stop_times
+from remotegpu_server.environments.service import access, change, create, explain, read, stop, stop_times
 from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.idempotency import IDEMPOTENT
 from remotegpu_server.routing import api_router
@@ -50,7 +50,7 @@ def launch_of(settings: Settings, vault: Vault) -> Launch:
 @router.post("/v1/placements:explain", summary="What would happen to this request now")
 async def explain_placement(body: EnvironmentSpec, db: Db, caller: Caller) -> PlacementExplanation:
     """Starts now, waits or is refused, and why. Nothing is reserved."""
-    return await create.explain(db, actor=caller, body=body)
+    return await explain.explain(db, actor=caller, body=body)
 
 
 @router.get("/v1/environments", summary="List environments")

@@ -258,3 +258,44 @@ SYSTEM_NAME = _declare(
         doc="What people call this installation: the title of the hub's pages.",
     )
 )
+RESERVATION_HORIZON_S = _declare(
+    Setting(
+        key="reservations.horizon_s",
+        default=86400.0,
+        minimum=0.0,
+        maximum=30 * 86400.0,
+        doc="Work without a known end counts as gone so long from now: it keeps away from reservations that "
+        "begin sooner, and reservations that begin sooner count it as in the way.",
+        public=True,
+    )
+)
+RESERVATION_GRACE_S = _declare(
+    Setting(
+        key="reservations.grace_s",
+        default=1800.0,
+        minimum=60.0,
+        maximum=7 * 86400.0,
+        doc="A reservation that nobody uses so long after its start is given back.",
+        public=True,
+    )
+)
+RESERVATION_MAX_LENGTH_S = _declare(
+    Setting(
+        key="reservations.max_length_s",
+        default=14 * 86400.0,
+        minimum=3600.0,
+        maximum=366 * 86400.0,
+        doc="The longest reservation.",
+        public=True,
+    )
+)
+RESERVATION_MAX_AHEAD_S = _declare(
+    Setting(
+        key="reservations.max_ahead_s",
+        default=90 * 86400.0,
+        minimum=3600.0,
+        maximum=5 * 366 * 86400.0,
+        doc="A reservation starts at most so long from now.",
+        public=True,
+    )
+)

@@ -79,7 +79,7 @@ def counter_offers(
     one: Waiting, snapshot: Snapshot, ahead: Sequence[placement.Request]
 ) -> list[CounterOffer]:
     """Up to three changes, each enough to start now, among those that a request can ask for."""
-    changes = placement.smallest_changes(one.request, snapshot.fleet, ahead=ahead)
+    changes = placement.smallest_changes(one.request, snapshot.open_to(one, snapshot.fleet), ahead=ahead)
     offers = [CounterOffer(fields=change.fields, message=change.message) for change in changes]
     return [offer for offer in offers if set(offer.fields) <= EnvironmentSpec.model_fields.keys()][:OFFERS]
 

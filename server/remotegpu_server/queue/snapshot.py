@@ -20,6 +20,7 @@ from remotegpu_server.placement import rules
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import ENVIRONMENT_START_SILENCE_S
 from remotegpu_server.queue import order, simulation
+from remotegpu_server.reservations import enforcement
 
 FORESEEN = 100
 """Requests at the front of the queue whose start is estimated."""
@@ -58,12 +59,17 @@ class Snapshot:
     waiting: tuple[Waiting, ...]
     fleet: placement.Fleet
     machines: tuple[simulation.Machine, ...]
+    promises: enforcement.Promises
 
     def front(self) -> list[simulation.Wanted]:
         """The requests that wait for room, as many as are foreseen."""
         holding = [one for one in self.waiting if one.holds_up][:FORESEEN]
         places = {one.request: _places(one.request, self.fleet) for one in holding}
         return [_wanted(one, places[one.request]) for one in holding]
+
+    def open_to(self, one: Waiting, fleet: placement.Fleet) -> placement.Fleet:
+        """The fleet without what is promised to others at a time that this one would reach into."""
+        return enforcement.without(fleet, self.promises.withheld_from(one.environment))
 
     def before(self, environment_id: str) -> list[Waiting]:
         """Those ahead of this request; all when it is not in the queue."""
@@ -127,6 +133,7 @@ async def take(db: AsyncSession) -> Snapshot:
         now=moment,
         waiting=tuple(waiting),
         fleet=placement.Fleet(hosts),
+        promises=await enforcement.look(db),
         machines=tuple(_machine(host, holders.get(host.id, ())) for host in hosts),
     )
 

@@ -118,6 +118,19 @@ async def build(app: FastAPI, actors: Actors) -> World:
                 created_by="admin",
             )
         )
+        reservation = tables.new_id("rsv")
+        await db.execute(
+            sa.insert(tables.Reservation).values(
+                id=reservation,
+                name="course",
+                customer_id=own.customer_id,
+                workspace_id=workspace,
+                gpus=1,
+                starts_at=sa.text("now() + interval '1 day'"),
+                ends_at=sa.text("now() + interval '2 days'"),
+                created_by=own.id,
+            )
+        )
         ssh_key = tables.new_id("key")
         await db.execute(
             sa.insert(tables.SshKey).values(
@@ -162,6 +175,7 @@ async def build(app: FastAPI, actors: Actors) -> World:
         "gpu": gpu,
         "dedication": dedication,
         "key_id": ssh_key,
+        "reservation_id": reservation,
         "/v1/workspaces/{workspace}/members/{user} user": people["ws_viewer"].id,
     }
     assert set(world.headers) == set(ACTORS)

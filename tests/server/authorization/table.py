@@ -246,6 +246,19 @@ ROUTES: dict[str, Row] = {
     # Environments
     "POST /v1/placements:explain": Row(PERSON),
     "GET /v1/queue/accuracy": Row(ADMIN),
+    "GET /v1/reservations": Row(PERSON),
+    "GET /v1/reservations/calendar": Row(PERSON),
+    "POST /v1/reservations": Row(
+        PERSON,
+        body={
+            "name": "course",
+            "gpus": 1,
+            "starts_at": "2099-01-01T00:00:00Z",
+            "ends_at": "2099-01-01T01:00:00Z",
+        },
+    ),
+    "GET /v1/reservations/{reservation_id}": Row(ROW_READ),
+    "POST /v1/reservations/{reservation_id}:cancel": Row(ROW_WRITE),
     "GET /v1/environments": Row(PERSON),
     "POST /v1/environments": Row(PERSON),
     "GET /v1/environments/{environment_id}": Row(ROW_READ_OR_WORKLOAD),
@@ -258,6 +271,7 @@ ROUTES: dict[str, Row] = {
             ("self", "ws_admin", "ws_member", "owner", "admin"),
             ("3", "only the hub starts the server later, so only the hub keeps a place"),
         ),
+        body={"hub_user": "self"},
     ),
     "POST /v1/environments/{environment_id}:stop": Row(ROW_WRITE, _ENVIRONMENT),
     "PATCH /v1/environments/{environment_id}": Row(ROW_WRITE, _ENVIRONMENT),

@@ -67,6 +67,7 @@ class AsyncEnvironments(AsyncResource):
         preemptible: bool | None = None,
         min_run_s: float | None = None,
         start_at: datetime | None = None,
+        reservation: str | None = None,
         queue: bool | None = None,
         idempotency_key: str | None = None,
     ) -> Environment:
@@ -96,6 +97,7 @@ class AsyncEnvironments(AsyncResource):
             preemptible=preemptible,
             min_run_s=min_run_s,
             start_at=None if start_at is None else start_at.isoformat(),
+            reservation=reservation,
             queue=queue,
         )
         return await self._transport.create(

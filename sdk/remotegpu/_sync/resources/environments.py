@@ -68,6 +68,7 @@ class SyncEnvironments(SyncResource):
         preemptible: bool | None = None,
         min_run_s: float | None = None,
         start_at: datetime | None = None,
+        reservation: str | None = None,
         queue: bool | None = None,
         idempotency_key: str | None = None,
     ) -> Environment:
@@ -97,6 +98,7 @@ class SyncEnvironments(SyncResource):
             preemptible=preemptible,
             min_run_s=min_run_s,
             start_at=None if start_at is None else start_at.isoformat(),
+            reservation=reservation,
             queue=queue,
         )
         return self._transport.create(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, insert, select
@@ -11,12 +9,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import (
-    Forbidden,
-    Invalid,
     NameTaken,
     NoCapacity,
     NotFound,
-    QuotaExceeded,
     StateConflict,
     Unsatisfiable,
 )
@@ -27,18 +22,14 @@ from remotegpu.types.environments import (
     EnvironmentStart,
     EnvironmentStatus,
     PlaceKeep,
-    PlacementExplanation,
-    PlacementOutcome,
     Reason,
 )
-from remotegpu.types.queue import Wait
 from remotegpu_server import authz, placement
 from remotegpu_server.authz import Action, Actor
-from remotegpu_server.capacity import service as capacity
 from remotegpu_server.db import tables
 from remotegpu_server.db.session import violated_constraint
 from remotegpu_server.environments import convert, lifecycle, queries
-from remotegpu_server.environments.service import placing, stop, stop_times
+from remotegpu_server.environments.service import asking, placing, stop, stop_times
 from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.events import service as events
 from remotegpu_server.hub_starts import service as hub_starts
@@ -47,17 +38,8 @@ from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import ENVIRONMENT_MAX_LIFETIME_S
 from remotegpu_server.queue import priorities, waits
 from remotegpu_server.queue import snapshot as snapshots
-from remotegpu_server.quotas import service as quotas
+from remotegpu_server.reservations import enforcement as reservations
 from remotegpu_server.workspaces import service as workspaces
-
-HIJACKS = (
-    "PATH|HOME|SHELL|IFS|ENV|BASH_ENV|PYTHONPATH|PYTHONHOME|PYTHONSTARTUP|"
-    "NODE_OPTIONS|PERL5LIB|PERL5OPT|RUBYOPT"
-)
-_DRIVER = re.compile(rf"^(NVIDIA_.*|LD_.*|CUDA_VISIBLE_DEVICES|{HIJACKS})$")
-"""Would undo the isolation of GPUs, or run foreign code before ours: refused from everybody."""
-_PLATFORM = re.compile(r"^(JUPYTERHUB_.*|REMOTEGPU_.*)$")
-"""Set by the platform: refused in ``env``, allowed in a service's ``secret_env``."""
 
 
 async def create_environment(
@@ -65,8 +47,8 @@ async def create_environment(
 ) -> Environment:
     """A new environment, started or queued. See :class:`EnvironmentCreate` for what ``queue`` means."""
     authz.require(actor, Action.ENVIRONMENT_CREATE)
-    _check_env(actor, body.env, body.secret_env)
-    _check_parts(gpus=body.gpus, share=body.gpu_memory_bytes, profile=body.mig_profile)
+    asking.check_env(actor, body.env, body.secret_env)
+    asking.check_parts(gpus=body.gpus, share=body.gpu_memory_bytes, profile=body.mig_profile)
     workspace = await workspaces.to_use(db, actor=actor, workspace=body.workspace)
     image = await images.allowed(db, image=body.image, workspace=workspace)
     environment = await _insert(db, actor=actor, body=body, image=image, workspace=workspace, launch=launch)
@@ -85,6 +67,8 @@ async def _insert(
     workspace: tables.Workspace,
     launch: Launch,
 ) -> tables.Environment:
+    reserved = await reservations.columns_of(db, workspace=workspace, body=body)
+    body = body.model_copy(update={key: reserved[key] for key in ("stop_at", "start_at") if key in reserved})
     times = await stop_times.columns(
         db, stop_at=body.stop_at, max_lifetime_s=body.max_lifetime_s, idle=body.idle
     )
@@ -101,9 +85,10 @@ async def _insert(
                     display_name=body.display_name,
                     image_id=image.id,
                     env=body.env,
-                    **await _asked(db, actor=actor, body=body),
+                    **await asking.columns(db, actor=actor, body=body),
                     secret_env=placing.seal_env(launch.vault, body.secret_env),
                     hub_managed=actor.is_service,
+                    reservation_id=reserved.get("reservation_id"),
                     **times,
                     desired="running",
                     status=str(EnvironmentStatus.PENDING),
@@ -123,27 +108,6 @@ async def _insert(
     return environment
 
 
-async def _asked(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> dict[str, Any]:
-    """The columns of what a request asks for, and of its place in the queue."""
-    await priorities.require(db, actor=actor, priority=body.priority)
-    return {
-        "gpus": body.gpus,
-        "gpu_models": body.gpu_models,
-        "gpu_memory_bytes": body.gpu_memory_bytes,
-        "min_gpu_memory_bytes": body.min_gpu_memory_bytes or None,
-        "max_gpu_memory_bytes": body.max_gpu_memory_bytes or None,
-        "mig_profile": body.mig_profile,
-        "host_labels": body.host_labels,
-        "cpus": body.cpus,
-        "memory_bytes": body.memory_bytes,
-        "priority": body.priority,
-        "preemptible": body.preemptible,
-        "min_run_s": body.min_run_s,
-        "start_at": body.start_at,
-        "queued_at": func.greatest(func.now(), body.start_at),
-    }
-
-
 async def start_environment(
     db: AsyncSession, *, actor: Actor, environment_id: str, body: EnvironmentStart, launch: Launch
 ) -> Environment:
@@ -161,7 +125,7 @@ async def start_environment(
         environment_id=environment.id,
         noun="environment",
     )
-    _check_env(actor, body.env or {}, body.secret_env)
+    asking.check_env(actor, body.env or {}, body.secret_env)
     kept = (
         actor.is_service
         and environment.status == EnvironmentStatus.PENDING
@@ -241,11 +205,14 @@ async def _again(
         value = getattr(body, column)
         if value is not None:
             changes[column] = value or None
-    _check_parts(
+    asking.check_parts(
         gpus=changes.get("gpus", environment.gpus),
         share=changes.get("gpu_memory_bytes", environment.gpu_memory_bytes),
         profile=changes.get("mig_profile", environment.mig_profile),
     )
+    reserved = await _reserved_again(db, environment=environment, body=body)
+    body = body.model_copy(update={key: reserved[key] for key in ("stop_at", "start_at") if key in reserved})
+    changes["reservation_id"] = reserved.get("reservation_id")
     changes |= await _times_again(db, environment=environment, body=body)
     if actor.is_service:
         changes["hub_managed"] = True
@@ -273,6 +240,23 @@ async def _again(
         secret_env=placing.seal_env(launch.vault, body.secret_env),
         **changes,
     )
+
+
+async def _reserved_again(
+    db: AsyncSession, *, environment: tables.Environment, body: EnvironmentStart
+) -> dict[str, object]:
+    """A new start runs in what is reserved now, not in what was."""
+    workspace = await db.get(tables.Workspace, environment.workspace_id)
+    assert workspace is not None, "environments keep their workspace"
+    asked = EnvironmentSpec(
+        image=environment.image_id,
+        gpus=environment.gpus if body.gpus is None else body.gpus,
+        gpu_models=environment.gpu_models if body.gpu_models is None else body.gpu_models,
+        gpu_memory_bytes=environment.gpu_memory_bytes,
+        stop_at=body.stop_at,
+        start_at=body.start_at,
+    )
+    return await reservations.columns_of(db, workspace=workspace, body=asked)
 
 
 async def _times_again(
@@ -409,136 +393,3 @@ async def _record_created(db: AsyncSession, *, environment: tables.Environment, 
         user_id=environment.owner_id,
         workspace_id=environment.workspace_id,
     )
-
-
-async def explain(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> PlacementExplanation:
-    """What would happen to this request now. Same rules as a create, and nothing is kept."""
-    authz.require(actor, Action.PLACEMENT_EXPLAIN)
-    _check_env(actor, body.env, {})
-    _check_parts(gpus=body.gpus, share=body.gpu_memory_bytes, profile=body.mig_profile)
-    assert actor.user_id is not None
-    workspace = await workspaces.to_use(db, actor=actor, workspace=body.workspace)
-    image = await images.allowed(db, image=body.image, workspace=workspace)
-    subjects = await quotas.subjects_of(db, user_id=actor.user_id, workspace_id=workspace.id)
-    lines = await quotas.lines(db, subjects=subjects)
-    async with db.begin_nested() as trial:
-        explained = await _explained(
-            db, actor=actor, body=body, image=image, workspace=workspace, subjects=subjects
-        )
-        await trial.rollback()
-    return explained.model_copy(update={"quota": lines})
-
-
-async def _explained(
-    db: AsyncSession,
-    *,
-    actor: Actor,
-    body: EnvironmentSpec,
-    image: tables.Image,
-    workspace: tables.Workspace,
-    subjects: Sequence[quotas.Subject],
-) -> PlacementExplanation:
-    """The answer by a real request in the real queue, which the caller takes back."""
-    draft = await _draft(db, actor=actor, body=body, image=image, workspace=workspace)
-    known: dict[str, Any] = {
-        "error": None,
-        "reason": None,
-        "queue_position": None,
-        "host_name": None,
-        "home_note": None,
-        "wait": None,
-        "quota": [],
-    }
-    ahead = await snapshots.ahead_of(db, environment_id=draft.id)
-    request = await placing.request_for(db, environment=draft, image=image)
-    fleet = await capacity.fleet(db)
-    found = placement.choose(request, fleet, ahead=ahead)
-    if isinstance(found, placement.Refusal) and not found.satisfiable:
-        known |= {"error": str(Unsatisfiable.code)}
-        return PlacementExplanation(outcome=PlacementOutcome.REFUSED, message=_sentence(found), **known)
-    wanted = placing.adding(draft, gpu_fraction=fleet.least_fraction(request))
-    try:
-        await quotas.check(db, subjects=subjects, adding=wanted, environment_id=draft.id, lock=False)
-    except QuotaExceeded as refused:
-        known |= {"error": refused.error}
-        return PlacementExplanation(outcome=PlacementOutcome.REFUSED, message=str(refused), **known)
-    if isinstance(found, placement.Refusal):
-        wait = await _would_wait(db, draft=draft, refusal=found)
-        known |= {"reason": found.reason, "wait": wait, "queue_position": wait.position if wait else None}
-        return PlacementExplanation(outcome=PlacementOutcome.WAITS, message=_sentence(found), **known)
-    known |= {"host_name": found.host.name, "home_note": found.home_note}
-    return PlacementExplanation(
-        outcome=PlacementOutcome.STARTS_NOW, message=f"Starts now on {found.host.name}.", **known
-    )
-
-
-async def _draft(
-    db: AsyncSession,
-    *,
-    actor: Actor,
-    body: EnvironmentSpec,
-    image: tables.Image,
-    workspace: tables.Workspace,
-) -> tables.Environment:
-    drafted: tables.Environment | None = await db.scalar(
-        insert(tables.Environment)
-        .values(
-            id=(draft_id := tables.new_id("env")),
-            owner_id=actor.user_id,
-            customer_id=workspace.customer_id,
-            workspace_id=workspace.id,
-            name=draft_id,
-            display_name="",
-            image_id=image.id,
-            desired="running",
-            status=str(EnvironmentStatus.PENDING),
-            reason=str(Reason.REQUESTED),
-            message="",
-            **await _asked(db, actor=actor, body=body),
-        )
-        .returning(tables.Environment)
-    )
-    assert drafted is not None
-    return drafted
-
-
-async def _would_wait(
-    db: AsyncSession, *, draft: tables.Environment, refusal: placement.Refusal
-) -> Wait | None:
-    await waits.store_reason(db, environment_id=draft.id, reason=str(refusal.reason), message=refusal.detail)
-    return (await waits.refresh(db, only=frozenset({draft.id}))).get(draft.id)
-
-
-def _check_parts(*, gpus: int, share: int | None, profile: str | None) -> None:
-    if share is not None and profile is not None:
-        raise Invalid(
-            "A share of a GPU and a MIG instance were asked for.",
-            hint="Leave gpu_memory_bytes or mig_profile out.",
-        )
-    if share is not None and gpus != 1:
-        raise Invalid(
-            f"A share is of one GPU, and {gpus} were asked for.",
-            hint="Set gpus to 1, or leave gpu_memory_bytes out.",
-        )
-
-
-def _sentence(refusal: placement.Refusal) -> str:
-    return f"{refusal.detail} {refusal.hint}" if refusal.hint else refusal.detail
-
-
-def _check_env(actor: Actor, env: dict[str, str], secret_env: dict[str, str]) -> None:
-    if secret_env and not actor.is_service:
-        raise Forbidden("Only a service may send secret_env.", hint="Use env for your own variables.")
-    denied = [("env", name) for name in env if _DRIVER.match(name) or _PLATFORM.match(name)]
-    denied += [("secret_env", name) for name in secret_env if _DRIVER.match(name)]
-    if denied:
-        names = ", ".join(name for _, name in denied)
-        raise Invalid(
-            f"These variables are set by the platform: {names}.",
-            hint="Leave them out.",
-            data={
-                "errors": [
-                    {"field": f"{where}.{name}", "message": "set by the platform"} for where, name in denied
-                ]
-            },
-        )

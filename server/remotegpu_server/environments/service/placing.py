@@ -26,6 +26,8 @@ from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
 from remotegpu_server.environments import lifecycle, queries
 from remotegpu_server.quotas import service as quotas
+from remotegpu_server.reservations import enforcement as reservations
+from remotegpu_server.reservations.promises import PoolGpu
 from remotegpu_server.tokens import service as tokens
 
 RACES = 3
@@ -163,7 +165,7 @@ async def _take(
     image: tables.Image,
     ahead: Sequence[placement.Request],
 ) -> placement.Choice | placement.Refusal:
-    """Lock quotas, choose, lock the host, look again, insert. Lock order: quotas, host, GPUs."""
+    """Lock quotas, choose, lock the host, look again, insert. Lock order: quotas, promises, host, GPUs."""
     subjects = await quotas.subjects_of(
         db, user_id=environment.owner_id, workspace_id=environment.workspace_id
     )
@@ -171,11 +173,13 @@ async def _take(
     least = (await capacity.fleet(db)).least_fraction(request)
     wanted = adding(environment, gpu_fraction=least)
     await quotas.check(db, subjects=subjects, adding=wanted, environment_id=environment.id)
+    kept = (await reservations.look_and_hold(db)).withheld_from(environment)
     for _ in range(HOSTS_TRIED):
         fleet = await capacity.fleet(db)
-        choice = placement.choose(request, fleet, ahead=ahead)
+        choice = placement.choose(request, reservations.without(fleet, kept), ahead=ahead)
         if isinstance(choice, placement.Refusal):
-            return choice
+            reserved = kept and isinstance(placement.choose(request, fleet, ahead=ahead), placement.Choice)
+            return reservations.refusal(kept) if reserved else choice
         counts = max((fraction(request, gpu) for gpu in choice.gpus), default=least)
         if counts > least:
             wanted = adding(environment, gpu_fraction=counts)
@@ -190,6 +194,7 @@ async def _take(
                     note=choice.home_note,
                     ahead=ahead,
                     mix=fleet.mix,
+                    kept=kept,
                     most=max(counts, least),
                 )
         except _Taken:
@@ -206,6 +211,7 @@ async def _take_on(
     note: str | None,
     ahead: Sequence[placement.Request],
     mix: placement.Mix,
+    kept: frozenset[PoolGpu],
     most: float,
 ) -> placement.Choice:
     """Take what the locked host has now. ``most``: what the quota allows each GPU to count as."""
@@ -213,7 +219,7 @@ async def _take_on(
     if host is None:
         raise _Taken
     there = placement.Fleet(await capacity.inventory(db, host_ids=[host_id]), mix=mix)
-    choice = placement.choose(request, there, ahead=ahead)
+    choice = placement.choose(request, reservations.without(there, kept), ahead=ahead)
     if isinstance(choice, placement.Refusal) or any(fraction(request, gpu) > most for gpu in choice.gpus):
         raise _Taken
     gpu_ids = [gpu.id for gpu in choice.gpus]
@@ -305,6 +311,8 @@ async def _started(
         progress_percent=None,
     )
     await lifecycle.bump_revision(db, host_id=choice.host.id)
+    if environment.reservation_id is not None:
+        await reservations.used(db, reservation_id=environment.reservation_id)
     notify(db, "queue")
 
 

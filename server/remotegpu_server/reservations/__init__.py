@@ -1,0 +1,1 @@
+"""GPUs promised for a period."""
