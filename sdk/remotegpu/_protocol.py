@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from remotegpu.types.wire import Wire
 
 WireT = TypeVar("WireT", bound="Wire")
+READING = {"reading": True}
+"""Validation context of answers: values of an enum that a newer server has are read as ``UNKNOWN``."""
 Params = Mapping[str, object]
 
 CONNECT_TIMEOUT_S = 5.0
@@ -99,7 +101,7 @@ def decode(kind: type[WireT], response: _http.Response) -> WireT:
 def decode_json(kind: type[WireT], content: bytes, *, where: str) -> WireT:
     """Read one object from JSON. :raises UnexpectedAnswer: it is something else."""
     try:
-        return kind.model_validate_json(content, extra="ignore")
+        return kind.model_validate_json(content, extra="ignore", context=READING)
     except ValueError as error:
         raise _unexpected(where, f"not a {kind.__name__}{_first_problem(error)}") from error
 
@@ -109,7 +111,7 @@ def decode_page(kind: type[WireT], response: _http.Response) -> tuple[list[WireT
     where = str(response.url)
     try:
         body = json.loads(response.content)
-        items = [kind.model_validate(item, extra="ignore") for item in body["items"]]
+        items = [kind.model_validate(item, extra="ignore", context=READING) for item in body["items"]]
         cursor = body["next_cursor"]
     except (ValueError, KeyError, TypeError) as error:
         raise _unexpected(where, f"not a list of {kind.__name__}{_first_problem(error)}") from error

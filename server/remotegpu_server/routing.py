@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
@@ -17,6 +17,8 @@ from remotegpu_server import idempotency
 from remotegpu_server.audit import service as audit
 from remotegpu_server.error_answers import ERROR_RESPONSES, api_error_of
 
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
 
 class _Route(APIRoute):
     """Stores the audit record and, under an Idempotency-Key, the answer, before the transaction commits."""
@@ -26,6 +28,7 @@ class _Route(APIRoute):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.routine = self.routine or getattr(self.endpoint, "is_dry_run", False)
         if self.body_field is not None:
             _build_now(self.body_field)
 
@@ -79,6 +82,14 @@ class _RoutineRoute(_Route):
     """For what machines send every few seconds: a record each would bury what people did."""
 
     routine = True
+
+
+def dry_run(endpoint: Endpoint) -> Endpoint:
+    """Marks the endpoint of a POST that changes nothing; below the router's decorator. A form asks it at
+    every keystroke, so it leaves no audit record.
+    """
+    endpoint.is_dry_run = True  # type: ignore[attr-defined]
+    return endpoint
 
 
 def api_router(tag: str, *, routine: bool = False) -> APIRouter:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    StringConstraints,
+    ValidationInfo,
+)
+from pydantic_core import PydanticCustomError, core_schema
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -78,11 +87,27 @@ class Table(Wire):
 
 
 class WireEnum(StrEnum):
-    """An enum that a client can still read when a newer server sends a value it does not know."""
+    """An enum that a client can still read when a newer server sends a value it does not know.
+
+    Only a client that reads an answer says so, by a validation context; as input such a value is refused.
+    """
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
         return cls.__members__.get("UNKNOWN")
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[Any], handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.with_info_before_validator_function(cls._known, handler(source))
+
+    @classmethod
+    def _known(cls, value: Any, info: ValidationInfo) -> Any:
+        if not info.context and value not in list(cls):
+            listed = ", ".join(repr(str(member)) for member in cls if member.name != "UNKNOWN")
+            raise PydanticCustomError("enum", "Input should be one of {listed}", {"listed": listed})
+        return value
 
 
 class Page(Wire, Generic[T]):

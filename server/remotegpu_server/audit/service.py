@@ -27,7 +27,9 @@ from remotegpu_server.db.session import SAFE_METHODS
 from remotegpu_server.tokens import secret as token_secret
 
 _NOTED = "remotegpu_audit"
+_MADE = "remotegpu_audit_made"
 _MAX_TEXT = 200
+CREATED = 201
 _SECRET_NAME = re.compile(r"password|secret|credential|authorization|cookie|private_key", re.IGNORECASE)
 _REDACTED = "[redacted]"
 _detached: ContextVar[dict[str, Any] | None] = ContextVar("remotegpu_audit", default=None)
@@ -43,6 +45,11 @@ def note(db: AsyncSession, *, resource_id: str | None = None, **facts: Any) -> N
     noted |= facts
     if resource_id is not None:
         noted["resource_id"] = resource_id
+
+
+def made(db: AsyncSession, resource_id: str) -> None:
+    """What the first event of a transaction is about: the record of a create names it, unless noted."""
+    db.sync_session.info.setdefault(_MADE, resource_id)
 
 
 def note_detached(*, actor: Actor | None = None, **facts: Any) -> None:
@@ -78,6 +85,8 @@ async def record_done(
     """
     db: AsyncSession | None = getattr(request.state, "db", None)
     noted = detached | (db.sync_session.info.pop(_NOTED, {}) if db is not None else {})
+    if db is not None and status == CREATED and not request.path_params:
+        noted.setdefault("resource_id", db.sync_session.info.pop(_MADE, None))
     if (routine or request.method in SAFE_METHODS) and not noted:
         return
     values = _of_request(request, resource_type=resource_type, action=action, noted=noted)

@@ -145,6 +145,7 @@ async def place_one(
             .join(user, user.id == row.owner_id)
             .join(customer, customer.id == user.customer_id)
             .where(row.id == environment_id, row.status == "pending", row.desired == "running")
+            .with_for_update(read=True, of=(user, customer))
             .execution_options(populate_existing=True)
         )
     ).one_or_none()

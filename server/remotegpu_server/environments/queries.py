@@ -88,6 +88,14 @@ async def live_placement(db: AsyncSession, *, environment_id: str) -> tables.Pla
     return result
 
 
+async def owner_id(db: AsyncSession, *, environment_id: str) -> str | None:
+    """Whose it is; that never changes."""
+    found: str | None = await db.scalar(
+        select(tables.Environment.owner_id).where(tables.Environment.id == environment_id)
+    )
+    return found
+
+
 async def lock(db: AsyncSession, *, environment_id: str) -> tables.Environment | None:
     """The environment's row, locked, with the values it has now.
 

@@ -36,7 +36,7 @@ from remotegpu_server.deps import (
 from remotegpu_server.environments.service import access, change, create, explain, read, stop, stop_times
 from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.idempotency import IDEMPOTENT
-from remotegpu_server.routing import api_router
+from remotegpu_server.routing import api_router, dry_run
 from remotegpu_server.settings import Settings
 
 router = api_router("environments")
@@ -48,6 +48,7 @@ def launch_of(settings: Settings, vault: Vault) -> Launch:
 
 
 @router.post("/v1/placements:explain", summary="What would happen to this request now")
+@dry_run
 async def explain_placement(body: EnvironmentSpec, db: Db, caller: Caller) -> PlacementExplanation:
     """Starts now, waits or is refused, and why. Nothing is reserved."""
     return await explain.explain(db, actor=caller, body=body)

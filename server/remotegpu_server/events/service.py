@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
@@ -47,4 +48,5 @@ async def record(
             data=json.loads(json.dumps(data or {})),
         )
     )
+    audit.made(db, subject_id)
     notify(db, STREAM_KEY, f"{subject_type}:{subject_id}")

@@ -26,7 +26,7 @@ from remotegpu.types.wire import Page
 from remotegpu_server.deps import Caller, Cursor, Db, Limit
 from remotegpu_server.idempotency import IDEMPOTENT
 from remotegpu_server.quotas import policies, requests, service, what_if
-from remotegpu_server.routing import api_router
+from remotegpu_server.routing import api_router, dry_run
 
 router = api_router("quotas")
 
@@ -42,6 +42,7 @@ async def get_quota(db: Db, caller: Caller, workspace: WorkspaceId = None) -> Qu
 
 
 @router.post("/v1/quotas:check", summary="Would the limits allow this?")
+@dry_run
 async def check_quota(body: QuotaCheck, db: Db, caller: Caller) -> QuotaVerdict:
     """Which limit would bind first, at which level, and what to do. Nothing is reserved."""
     return await what_if.check_quota(db, actor=caller, body=body)

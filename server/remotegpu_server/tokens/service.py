@@ -167,6 +167,26 @@ def _suspension(user: tables.User, customer: tables.Customer) -> str | None:
     return None
 
 
+async def require_active(db: AsyncSession, *user_ids: str) -> None:
+    """Refuse what a suspended account would start. Locks users and customers against suspension until the
+    transaction ends, so whoever suspends sees what was begun before. First in the lock order.
+
+    Raises :class:`AccountSuspended`.
+    """
+    user, customer = tables.User, tables.Customer
+    found = await db.execute(
+        select(user, customer)
+        .join(customer, customer.id == user.customer_id)
+        .where(user.id.in_(user_ids))
+        .order_by(user.id)
+        .with_for_update(read=True, of=(user, customer))
+        .execution_options(populate_existing=True)
+    )
+    for row in found:
+        if refusal := _suspension(*row):
+            raise AccountSuspended(refusal)
+
+
 async def _acting_for(db: AsyncSession, token: tables.Token, username: str) -> Actor:
     if token.kind != TokenKind.SERVICE or Scope.ACT_AS not in token.scopes:
         raise Forbidden("Only a service token with the scope act_as may name another user.")

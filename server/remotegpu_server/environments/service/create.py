@@ -39,6 +39,7 @@ from remotegpu_server.platform_settings.registry import ENVIRONMENT_MAX_LIFETIME
 from remotegpu_server.queue import priorities, waits
 from remotegpu_server.queue import snapshot as snapshots
 from remotegpu_server.reservations import enforcement as reservations
+from remotegpu_server.tokens import service as tokens
 from remotegpu_server.workspaces import service as workspaces
 
 
@@ -49,6 +50,8 @@ async def create_environment(
     authz.require(actor, Action.ENVIRONMENT_CREATE)
     asking.check_env(actor, body.env, body.secret_env)
     asking.check_parts(gpus=body.gpus, share=body.gpu_memory_bytes, profile=body.mig_profile)
+    assert actor.user_id is not None
+    await tokens.require_active(db, actor.user_id)
     workspace = await workspaces.to_use(db, actor=actor, workspace=body.workspace)
     image = await images.allowed(db, image=body.image, workspace=workspace)
     environment = await _insert(db, actor=actor, body=body, image=image, workspace=workspace, launch=launch)
@@ -112,6 +115,8 @@ async def start_environment(
     db: AsyncSession, *, actor: Actor, environment_id: str, body: EnvironmentStart, launch: Launch
 ) -> Environment:
     """Start a stopped or failed environment. One that is wanted already is answered as it is."""
+    owner_id = await queries.owner_id(db, environment_id=environment_id)
+    await tokens.require_active(db, *filter(None, (actor.user_id, owner_id)))
     workspace = await workspaces.of_environment(db, environment_id=environment_id)
     environment = await queries.lock(db, environment_id=environment_id)
     if environment is None or workspace is None:
