@@ -241,3 +241,40 @@ async def test_customer_code_is_unique(client: httpx.AsyncClient, admin: Person)
     assert (await client.post("/v1/customers", json=body, headers=admin.headers)).status_code == 201
     second = await client.post("/v1/customers", json=body | {"name": "two"}, headers=admin.headers)
     assert (second.status_code, second.json()["data"]) == (409, {"code": "KST-7"})
+
+
+@pytest.mark.parametrize("verb", ["create", "start"])
+async def test_request_that_signed_in_before_a_suspension_committed_starts_nothing(
+    verb: str, fleet: Fleet, app: FastAPI, ada: Person
+) -> None:
+    agent = await fleet.host("h1", gpus=1)
+    key = ""
+    if verb == "start":
+        key = (await fleet.create(ada.headers, gpus=1)).json()["id"]
+        await fleet.act(ada.headers, key, "stop")
+        await agent.obey()
+    async with app.state.database.sessions() as suspending:
+        user = tables.User
+        await suspending.execute(sa.update(user).where(user.id == ada.id).values(status="suspended"))
+        request = (
+            fleet.create(ada.headers, gpus=1) if verb == "create" else fleet.act(ada.headers, key, "start")
+        )
+        meanwhile = asyncio.create_task(request)
+        await _somebody_waits_for_a_lock(app)
+        await suspending.commit()
+    answer = await meanwhile
+    assert (answer.status_code, answer.json()["error"]) == (403, "account_suspended")
+    assert await fleet.gpus_free() == 1
+
+
+async def _somebody_waits_for_a_lock(app: FastAPI) -> None:
+    waiting = sa.text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with asyncio.timeout(10):
+        while True:
+            async with app.state.database.sessions() as db:
+                if await db.scalar(waiting):
+                    return
+            await asyncio.sleep(0.02)
