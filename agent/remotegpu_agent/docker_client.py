@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import aiodocker
 import aiohttp
@@ -21,6 +22,9 @@ REQUEST_S = 30.0
 """How long the engine may take for an ordinary request before it counts as silent."""
 _NO_CONNECTION = 900
 """aiodocker's status for "could not connect"."""
+
+PIECE_BYTES = 2**18
+_ENDLESS = aiohttp.ClientTimeout(total=None)
 
 JSON = dict[str, Any]
 
@@ -131,19 +135,59 @@ class Engine:
         """
         untagged = "@" not in reference and ":" not in reference.rpartition("/")[2]
         wanted = {"fromImage": reference} | ({"tag": "latest"} if untagged else {})
-        endless = aiohttp.ClientTimeout(total=None)
         docker = self._connect()
-        try:
-            async with docker._query("images/create", "POST", params=wanted, timeout=endless) as response:
-                try:
-                    async for message in json_stream_stream(response):
-                        yield message
-                finally:
-                    response.close()
-        except aiodocker.DockerError as error:
-            raise _translated(error) from error
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise RuntimeUnavailable(f"the Docker engine went away during a pull: {error}") from error
+        async with (
+            _transfer("a pull"),
+            docker._query("images/create", "POST", params=wanted, timeout=_ENDLESS) as response,
+        ):
+            try:
+                async for message in json_stream_stream(response):
+                    yield message
+            finally:
+                response.close()
+
+    @asynccontextmanager
+    async def export_container(self, container_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """A container's file system as tar, piece by piece; leaving the context ends it at the engine."""
+        docker = self._connect()
+        async with (
+            _transfer("an export"),
+            docker._query(f"containers/{container_id}/export", timeout=_ENDLESS) as response,
+        ):
+            try:
+                yield response.content.iter_chunked(PIECE_BYTES)
+            finally:
+                response.close()
+
+    async def import_image(
+        self, pieces: AsyncIterator[bytes], *, reference: str, changes: list[str], message: str
+    ) -> str:
+        """Make an image of a tar that is read as the engine takes it, and answer its id."""
+        repository, _, tag = reference.partition(":")
+        settings = [("fromSrc", "-"), ("repo", repository), ("tag", tag), ("message", message)]
+        query = urlencode([*settings, *(("changes", one) for one in changes)], quote_via=quote)
+        docker, last = self._connect(), ""
+        async with (
+            _transfer("an import"),
+            docker._query(
+                f"images/create?{query}",
+                "POST",
+                data=pieces,
+                chunked=True,
+                headers={"Content-Type": "application/x-tar"},
+                timeout=_ENDLESS,
+            ) as response,
+        ):
+            async for answer in json_stream_stream(response):
+                last = str(answer.get("status", ""))
+        if not last.startswith("sha256:"):
+            raise EngineError(500, f"the engine did not say which image it made: {last[:200]}")
+        return last
+
+    async def remove_image(self, reference: str) -> None:
+        async with self._call(timeout_s=60) as docker:
+            with _gone_is_fine():
+                await docker.images.delete(reference)
 
     async def events(self, labels: list[str]) -> AsyncIterator[JSON]:
         """Container events until the engine goes away."""
@@ -182,6 +226,17 @@ class Engine:
             except (AssertionError, ValueError) as error:  # aiodocker asserts that it found a socket
                 raise RuntimeUnavailable("no Docker socket on this host") from error
         return self._docker
+
+
+@asynccontextmanager
+async def _transfer(what: str) -> AsyncIterator[None]:
+    """Errors of a request that may take hours."""
+    try:
+        yield
+    except aiodocker.DockerError as error:
+        raise _translated(error) from error
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise RuntimeUnavailable(f"the Docker engine went away during {what}: {error}") from error
 
 
 @contextmanager

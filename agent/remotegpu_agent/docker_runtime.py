@@ -15,7 +15,7 @@ from typing import Any
 from remotegpu.types.agent import Workload
 from remotegpu.types.environments import Reason
 from remotegpu.types.hosts import RuntimeKind
-from remotegpu_agent import activity, container_spec, fault_points
+from remotegpu_agent import activity, container_spec, fault_points, image_export
 from remotegpu_agent.authorized_keys import KeyFolders
 from remotegpu_agent.docker_client import JSON, Engine, EngineError
 from remotegpu_agent.docker_networks import Networks
@@ -25,6 +25,7 @@ from remotegpu_agent.image_pull import Puller, pull_refused
 from remotegpu_agent.runtime import (
     Actual,
     ActualState,
+    BytesRead,
     Health,
     Progress,
     RuntimeUnavailable,
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 _CONTAINER_ID = re.compile(rb"[0-9a-f]{64}")
 _STATES = {"created": ActualState.CREATED, "exited": ActualState.EXITED, "dead": ActualState.EXITED}
+_BY_ID = "sha256:"
+"""How a saved image is named: by the engine's id, which no registry knows."""
 _RETRY_EVENTS_S = 2.0
 _ENDED = frozenset({"die", "oom", "destroy"})
 
@@ -95,6 +98,10 @@ class DockerRuntime:
 
     async def fetch_image(self, workload: Workload, progress: Progress) -> None:
         if await self._local_image(workload) is None:
+            if workload.image_reference.startswith(_BY_ID):
+                raise StartRefused(
+                    Reason.IMAGE_NOT_FOUND, "The saved image is not on this host any more, and nowhere else."
+                )
             await self._puller.pull(_reference_to_pull(workload), progress)
 
     async def create(self, workload: Workload, epoch: int) -> str:
@@ -204,6 +211,15 @@ class DockerRuntime:
             raise RuntimeUnavailable(error.message) from error
         tags = [tag for image in found for tag in image.get("RepoTags") or [] if tag != "<none>:<none>"]
         return sorted(tags)[:1000]
+
+    async def save_image(self, actual: Actual, reference: str, max_bytes: int, progress: BytesRead) -> str:
+        return await image_export.save(self._engine, actual.key, reference, max_bytes, progress)
+
+    async def discard_image(self, reference: str) -> None:
+        try:
+            await self._engine.remove_image(reference)
+        except EngineError as error:
+            log.warning("image %s stays: %s", reference, error.message)
 
     async def close(self) -> None:
         await self._end_events()

@@ -25,13 +25,16 @@ import psutil
 from remotegpu.types.agent import Workload
 from remotegpu.types.environments import Reason
 from remotegpu.types.hosts import RuntimeKind
+from remotegpu.types.image_saves import ImageSaveReason
 from remotegpu_agent import activity, container_spec, fault_points, processes
 from remotegpu_agent.homes import prepare_home
 from remotegpu_agent.runtime import (
     Actual,
     ActualState,
+    BytesRead,
     Health,
     Progress,
+    SaveFailed,
     StartRefused,
     StillThere,
     Usage,
@@ -164,6 +167,12 @@ class ProcessRuntime:
             return "", False
         lines = text.splitlines(keepends=True)
         return "".join(lines[-tail_lines:]), len(lines) > tail_lines or size > 1_000_000
+
+    async def save_image(self, actual: Actual, reference: str, max_bytes: int, progress: BytesRead) -> str:
+        raise SaveFailed(ImageSaveReason.HOST_FAILED, "This host runs processes, which have no image.")
+
+    async def discard_image(self, reference: str) -> None:
+        """There are none."""
 
     async def wait_change(self) -> None:
         await self._changed.wait()

@@ -18,6 +18,7 @@ from remotegpu_agent import __version__, homes, inventory, status
 from remotegpu_agent.activity import Kernels
 from remotegpu_agent.converge import Converger
 from remotegpu_agent.gpus import GpuProvider
+from remotegpu_agent.image_saves import ImageSaves
 from remotegpu_agent.journal import Journal
 from remotegpu_agent.runtime import Health, Runtime, RuntimeUnavailable
 from remotegpu_agent.sampling import HostMeter, Sampler
@@ -114,6 +115,7 @@ class Agent:
             report=self._sync.report,
             observe_every_s=settings.observe_every_s,
         )
+        self._saves = ImageSaves(runtime)
         self._sampler = Sampler(
             choose_gpus(settings, credential.host_id),
             every_s=settings.sample_every_s,
@@ -145,10 +147,11 @@ class Agent:
         tasks: dict[str, Coroutine[None, None, None]] = {
             "sampler": self._sampler.run(),
             "heartbeats": self._sync.send_heartbeats(self._heartbeat),
-            "desired": self._sync.follow_desired(self._converger.set_desired),
+            "desired": self._sync.follow_desired(self._converger.set_desired, self._saves.set_desired),
             "reports": self._sync.push(),
             "logs": self._sync.answer_logs(self._converger.log_of),
             "gpu-checks": self._sync.answer_gpu_checks(self._sampler.check),
+            "image-saves": self._saves.run(self._sync.report_save),
             "volume-removals": self._sync.answer_volume_removals(self._remove_home),
             "observer": self._converger.run(),
         }

@@ -10,6 +10,7 @@ from typing import Protocol
 from remotegpu.types.agent import Workload
 from remotegpu.types.environments import Reason
 from remotegpu.types.hosts import RuntimeKind
+from remotegpu.types.image_saves import ImageSaveReason
 
 
 class RuntimeUnavailable(Exception):
@@ -23,6 +24,14 @@ class StartRefused(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+class SaveFailed(Exception):
+    """A workload could not be saved as an image, in words for who asked for it."""
+
+    def __init__(self, reason: ImageSaveReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class StillThere(Exception):
@@ -82,6 +91,9 @@ class Usage:
 Progress = Callable[[int | None], None]
 """Called with percent, or ``None`` while it is unknown."""
 
+BytesRead = Callable[[int], None]
+"""Called with the bytes read so far."""
+
 
 class Runtime(Protocol):
     """Every method may raise RuntimeUnavailable; none concludes "gone" from an engine that is silent."""
@@ -138,6 +150,17 @@ class Runtime(Protocol):
 
     async def images(self) -> list[str]:
         """References present on this host."""
+        ...
+
+    async def save_image(self, actual: Actual, reference: str, max_bytes: int, progress: BytesRead) -> str:
+        """Its file system, without what is mounted into it, as an image; answers the image's id.
+
+        Cancellation leaves nothing behind. Raises SaveFailed.
+        """
+        ...
+
+    async def discard_image(self, reference: str) -> None:
+        """Forget a saved image, if it is there and nothing uses it."""
         ...
 
     async def close(self) -> None:

@@ -21,6 +21,8 @@ from remotegpu.types.agent import (
     GpuCheckRequest,
     Heartbeat,
     HeartbeatReply,
+    ImageSaveReport,
+    ImageSaveRequest,
     LogAnswer,
     LogRequest,
     Observation,
@@ -31,6 +33,7 @@ from remotegpu.types.agent import (
     VolumeRemovalAnswer,
     Workload,
 )
+from remotegpu_agent.image_saves import Progress
 from remotegpu_agent.runtime import RuntimeUnavailable
 
 log = logging.getLogger(__name__)
@@ -66,6 +69,8 @@ class AgentApi(Protocol):
     async def answer_gpu_check(self, check_id: str, body: GpuCheckAnswer) -> None: ...
 
     async def answer_volume_removal(self, removal_id: str, body: VolumeRemovalAnswer) -> None: ...
+
+    async def report_image_save(self, save_id: str, body: ImageSaveReport) -> None: ...
 
 
 class Backoff:
@@ -144,7 +149,11 @@ class Sync:
             if reply.revision != self._revision:
                 self._fetch.set()
 
-    async def follow_desired(self, apply: Callable[[Iterable[Workload]], None]) -> None:
+    async def follow_desired(
+        self,
+        apply: Callable[[Iterable[Workload]], None],
+        apply_saves: Callable[[Iterable[ImageSaveRequest]], None],
+    ) -> None:
         """Long-poll the desired set; a heartbeat that names another revision fetches at once."""
         while True:
             try:
@@ -160,6 +169,7 @@ class Sync:
             self._queue_logs(answer.log_requests)
             self._queue_checks(answer.gpu_checks)
             self._queue_removals(answer.volume_removals)
+            apply_saves(answer.image_saves)
 
     async def push(self) -> None:
         """Deliver reports one by one, the oldest first."""
@@ -208,6 +218,17 @@ class Sync:
             await self._until_accepted(
                 "volume removal", partial(self._api.answer_volume_removal, request.id, answer)
             )
+
+    async def report_save(self, save_id: str, progress: Progress) -> None:
+        """Repeats until the server has it; raises ApiError where it has given the save up."""
+        body = ImageSaveReport(
+            epoch=self.epoch,
+            progress_bytes=progress.read_bytes,
+            image_id=progress.image_id,
+            reason=None if progress.reason is None else str(progress.reason),
+            detail=progress.detail[:1024],
+        )
+        await self._until_answered("image save", partial(self._api.report_image_save, save_id, body))
 
     def _queue_removals(self, requests: list[VolumeRemoval]) -> None:
         self._removals_seen &= {request.id for request in requests}

@@ -31,6 +31,8 @@ from remotegpu_server.gpus import routes as gpus_routes
 from remotegpu_server.hosts import loop as hosts_loop
 from remotegpu_server.hosts import routes as hosts_routes
 from remotegpu_server.hub_starts import loop as hub_starts_loop
+from remotegpu_server.image_saves import loop as image_saves_loop
+from remotegpu_server.image_saves import routes as image_saves_routes
 from remotegpu_server.images import routes as images_routes
 from remotegpu_server.loops import Loop, LoopRunner
 from remotegpu_server.middleware import RequestEnvelope
@@ -69,6 +71,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     settings_routes.router,
     usage_routes.router,
     environments_routes.router,
+    image_saves_routes.router,
     queue_routes.router,
     reservations_routes.router,
     agents_routes.router,
@@ -98,6 +101,7 @@ LOOPS: tuple[Loop, ...] = (
     quotas_loop.REQUESTS,
     quotas_loop.POLICIES,
     dedications_loop.LOOP,
+    image_saves_loop.LOOP,
     retention.LOOP,
     invariants.LOOP,
 )

@@ -129,6 +129,8 @@ class Action(StrEnum):
     ENVIRONMENT_STOP = "environment:stop"
     ENVIRONMENT_WRITE = "environment:write"
     ENVIRONMENT_RELEASE = "environment:release"
+    ENVIRONMENT_SAVE = "environment:save"
+    """Make an image of it."""
     EVENTS_READ = "events:read"
     NOTIFICATION_READ = "notification:read"
     NOTIFICATION_WRITE = "notification:write"
@@ -236,6 +238,7 @@ _RULES: dict[Action, _Who] = {
     Action.ENVIRONMENT_STOP: _Who.ROW_WRITER,
     Action.ENVIRONMENT_WRITE: _Who.ROW_WRITER,
     Action.ENVIRONMENT_RELEASE: _Who.ADMIN,
+    Action.ENVIRONMENT_SAVE: _Who.ROW_WRITER,
     Action.EVENTS_READ: _Who.PERSON_OR_WORKLOAD,
     Action.NOTIFICATION_READ: _Who.PERSON,
     Action.NOTIFICATION_WRITE: _Who.PERSON,

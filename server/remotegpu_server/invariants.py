@@ -186,6 +186,12 @@ CHECKS: dict[str, str] = {
         UNION ALL SELECT id FROM placements JOIN placements_history USING (id)
         UNION ALL SELECT id FROM allocations JOIN allocations_history USING (id)
     """,
+    "a saved image is of one workspace and content; a live save is of a start on its host": """
+        SELECT id FROM images WHERE local AND (digest IS NULL OR visibility <> 'workspace')
+        UNION ALL SELECT s.id FROM image_saves s LEFT JOIN placements p
+            ON p.environment_id = s.environment_id AND p.generation = s.generation AND p.host_id = s.host_id
+        WHERE s.status IN ('requested', 'saving') AND p.id IS NULL
+    """,
     "I27 SSH keys are one line of type and key": """
         SELECT id FROM ssh_keys WHERE public_key !~ '^[a-z0-9@.-]+ [A-Za-z0-9+/]+=*$'
     """,

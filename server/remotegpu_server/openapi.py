@@ -79,6 +79,8 @@ EXAMPLES: dict[str, Any] = {
     "DedicationReclaim": {"reason": "needed elsewhere", "force": False},
     "GpuCheckAnswer": {"epoch": 7, "passed": True, "detail": ""},
     "VolumeRemovalAnswer": {"epoch": 7, "removed": True, "detail": ""},
+    "ImageSaveReport": {"epoch": 7, "progress_bytes": 1073741824},
+    "ImageSaveCreate": {"name": "my-tools", "display_name": "PyTorch with my tools"},
     "GpuRestore": {"reason": "the cable was loose"},
     "HostBatch": {"verb": "cordon", "hosts": ["gpu-01", "gpu-02"], "reason": "new cables"},
     "HostDrain": {"deadline_s": 3600, "message": "The rack is moved."},

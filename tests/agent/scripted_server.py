@@ -16,6 +16,8 @@ from remotegpu.types.agent import (
     Enrolled,
     Heartbeat,
     HeartbeatReply,
+    ImageSaveReport,
+    ImageSaveRequest,
     LogAnswer,
     LogRequest,
     Observation,
@@ -40,11 +42,13 @@ class ScriptedServer:
         self.sessions: list[SessionCreate] = []
         self.heartbeats: list[Heartbeat] = []
         self.observations: list[Observation] = []
+        self.save_reports: list[tuple[str, ImageSaveReport]] = []
         self.log_answers: dict[str, LogAnswer] = {}
         self.failures: dict[str, list[tuple[int, str]]] = {}
         """Part of a path -> answers (status, code) to give instead, one for each request."""
         self._workloads: list[Workload] = []
         self._log_requests: list[LogRequest] = []
+        self._saves: list[ImageSaveRequest] = []
         self._revision = 1
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
@@ -73,9 +77,14 @@ class ScriptedServer:
         self._thread.join()
         self._http.server_close()
 
-    def desire(self, *workloads: Workload, logs: tuple[LogRequest, ...] = ()) -> None:
+    def desire(
+        self,
+        *workloads: Workload,
+        logs: tuple[LogRequest, ...] = (),
+        saves: tuple[ImageSaveRequest, ...] = (),
+    ) -> None:
         with self.changed:
-            self._workloads, self._log_requests = list(workloads), list(logs)
+            self._workloads, self._log_requests, self._saves = list(workloads), list(logs), list(saves)
             self._revision += 1
             self.changed.notify_all()
 
@@ -101,6 +110,15 @@ class ScriptedServer:
             return None
 
         return self.until(f"{workload_id} is {observed}", probe, timeout_s=timeout_s)
+
+    def until_saved(self, save_id: str, *, timeout_s: float = 60) -> ImageSaveReport:
+        """The report that ends a save."""
+
+        def probe() -> ImageSaveReport | None:
+            ends = [one for key, one in self.save_reports if key == save_id and (one.image_id or one.reason)]
+            return ends[0] if ends else None
+
+        return self.until(f"{save_id} is over", probe, timeout_s=timeout_s)
 
     def story(self) -> list[str]:
         return [f"{it.workload_id}/{it.generation} {it.observed} {it.message}" for it in self.observations]
@@ -146,6 +164,9 @@ class ScriptedServer:
         if match := re.fullmatch(r"/v1/agent/log-requests/([^/]+)", path):
             self.log_answers[match[1]] = LogAnswer.model_validate_json(body)
             return 204, None
+        if match := re.fullmatch(r"/v1/agent/image-saves/([^/]+)", path):
+            self.save_reports.append((match[1], ImageSaveReport.model_validate_json(body)))
+            return 204, None
         return 404, {"error": "not_found", "detail": path, "hint": None, "request_id": "r", "data": {}}
 
     def _long_poll(self, query: dict[str, str]) -> tuple[int, Any]:
@@ -162,6 +183,7 @@ class ScriptedServer:
             log_requests=self._log_requests,
             gpu_checks=[],
             volume_removals=[],
+            image_saves=self._saves,
         )
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

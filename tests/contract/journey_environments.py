@@ -41,6 +41,16 @@ async def drive(world: World) -> None:
     )
     assert logs.text == "hello\n"
 
+    saved = await user.environments.save_image(made.id, name="with-my-tools", description="More tools")
+    assert (saved.status, saved.image_name) == ("requested", "with-my-tools")
+    (asked,) = (await agent.desired()).image_saves
+    for report in ({}, {"image_id": f"sha256:{'5' * 64}"}):
+        body = wire.ImageSaveReport(epoch=agent.epoch, progress_bytes=2**20, **report)
+        await agent.client.agent.report_image_save(asked.id, body)
+    (done,) = (await user.environments.image_saves(made.id)).items
+    assert (done.status, done.progress_bytes) == ("done", 2**20)
+    assert (await user.images.get("with-my-tools")).local
+
     assert (await user.environments.stop(made.id)).status == "stopping"
     await agent.report(wire.Observed.ABSENT)
     assert (await user.environments.wait_stopped(made.id, timeout_s=5)).status == "stopped"

@@ -258,6 +258,11 @@ def test_upgrade_0009_moves_nothing_to_the_history_and_shows_all_allocations(upg
     assert _rows(upgraded, "SELECT id FROM all_allocations") == [("alc-1",)]
 
 
+def test_upgrade_0011_takes_every_image_for_one_of_a_registry(upgraded: sa.Engine) -> None:
+    assert _rows(upgraded, "SELECT DISTINCT local FROM images WHERE id LIKE 'img-_'") == [(False,)]
+    assert _rows(upgraded, "SELECT count(*) FROM image_saves") == [(0,)]
+
+
 def test_every_revision_is_asserted_here() -> None:
     asserted = {name.split("_")[2] for name in globals() if name.startswith("test_upgrade_0")}
     missing = {f"{number:04}" for number in range(2, int(schema.HEAD) + 1)} - asserted - _ROWS_STAY

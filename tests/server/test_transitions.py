@@ -47,6 +47,7 @@ MACHINES = [
     Machine("environments", "status", transitions.TRANSITIONS, "lifecycle.md"),
     Machine("hosts", "operational", transitions.HOST_OPERATIONAL, "hosts.md"),
     Machine("dedications", "status", transitions.DEDICATION_STATUS, "dedications.md"),
+    Machine("image_saves", "status", transitions.IMAGE_SAVE_STATUS, "images.md"),
 ]
 _IDS = [f"{one.table}.{one.column}" for one in MACHINES]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from remotegpu.cli import output, watching
 from remotegpu.cli.connection import connect, find_environment
 from remotegpu.types.environments import Environment
 
+SAVE_POLL_S = 1.0
 HUB_VARIABLES = ("REMOTEGPU_HUB_URL", "JUPYTERHUB_PUBLIC_HUB_URL")
 
 
@@ -207,6 +209,27 @@ def extend(arguments: argparse.Namespace) -> None:
             else "is not going to be stopped now"
         )
         output.show_item(arguments, extended, f"{extended.name} {when}.")
+
+
+def save(arguments: argparse.Namespace) -> None:
+    """Make an image of it; wait until it is there, unless told otherwise."""
+    with connect(arguments) as client:
+        known = find_environment(client, arguments.environment, owner=arguments.owner)
+        saved = client.environments.save_image(
+            known.id,
+            name=arguments.image,
+            display_name=arguments.display_name,
+            description=arguments.description,
+        )
+        ends = time.monotonic() + arguments.timeout
+        while not arguments.no_wait and saved.status in ("requested", "saving"):
+            if time.monotonic() > ends:
+                raise remotegpu.WaitTimeout(f"{saved.image_name} is not saved after {arguments.timeout:g} s.")
+            time.sleep(SAVE_POLL_S)
+            saved = next(one for one in client.environments.image_saves(known.id) if one.id == saved.id)
+        output.show_item(arguments, saved, saved.message)
+        if saved.status == "failed":
+            sys.exit(1)
 
 
 def access(arguments: argparse.Namespace) -> None:

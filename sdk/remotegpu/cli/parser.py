@@ -145,6 +145,16 @@ def _environments(commands: Commands[argparse.ArgumentParser]) -> None:
     rename.add_argument("--display-name")
     extend = _with_environment(_add(env, "extend", "environments.extend", "put its stop off"))
     extend.add_argument("--hours", type=float, default=1.0, metavar="N", help="default: %(default)s")
+    save = _with_environment(
+        _add(env, "save", "environments.save", "save it as an image of its workspace, without the home")
+    )
+    save.add_argument("image", help="name of the new image")
+    save.add_argument("--display-name")
+    save.add_argument("--description")
+    save.add_argument("--no-wait", action="store_true", help="return at once")
+    save.add_argument(
+        "--timeout", type=float, default=3600, metavar="S", help="seconds (default: %(default)s)"
+    )
     _with_environment(_add(env, "access", "environments.access", "how to reach it: notebook, SSH, ports"))
     _with_environment(_add(env, "open", "environments.open_", "print the URL of its notebook"))
 

@@ -280,6 +280,29 @@ class VolumeRemovalAnswer(Wire):
     """Why it could not be removed."""
 
 
+class ImageSaveRequest(Wire):
+    """A running container's file system must become an image. Gone from the list: stop saving it."""
+
+    id: str
+    workload_id: str
+    generation: int
+    reference: Line
+    """Name of the image on this host."""
+    max_bytes: Bytes
+    """Larger than this, the save fails."""
+
+
+class ImageSaveReport(Wire):
+    """How far a save is. ``image_id`` is there once it is done, ``reason`` once it has failed."""
+
+    epoch: int
+    progress_bytes: Bytes
+    image_id: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
+    reason: Line | None = None
+    """A value of :class:`remotegpu.types.image_saves.ImageSaveReason`."""
+    detail: Annotated[str, StringConstraints(max_length=1024)] = ""
+
+
 class DesiredWorkloads(Wire):
     """The full desired set of a host at a revision: levels, not commands."""
 
@@ -288,6 +311,7 @@ class DesiredWorkloads(Wire):
     log_requests: list[LogRequest]
     gpu_checks: list[GpuCheckRequest]
     volume_removals: list[VolumeRemoval]
+    image_saves: list[ImageSaveRequest]
 
 
 class LogAnswer(Wire):

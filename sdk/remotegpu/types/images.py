@@ -97,6 +97,8 @@ class Image(Wire):
     display_name: str
     description: str
     digest: str | None
+    local: bool
+    """No registry has it: it starts only on hosts that have it, as one saved from an environment does."""
     runtime: RuntimeKind
     command: list[str] | None
     status: ImageStatus

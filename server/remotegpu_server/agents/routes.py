@@ -18,6 +18,7 @@ from remotegpu.types.agent import (
     GpuCheckAnswer,
     Heartbeat,
     HeartbeatReply,
+    ImageSaveReport,
     LogAnswer,
     Observation,
     Session,
@@ -140,3 +141,9 @@ async def put_volume_removal(removal_id: str, body: VolumeRemovalAnswer, db: Db,
 async def put_log_answer(request_id: str, body: LogAnswer, db: Db, caller: Caller) -> None:
     """The newest output of a container, for the reader that waits."""
     await service.answer_log_request(db, actor=caller, request_id=request_id, body=body)
+
+
+@router.put("/v1/agent/image-saves/{save_id}", status_code=204, summary="Report the save of an image")
+async def put_image_save(save_id: str, body: ImageSaveReport, db: Db, caller: Caller) -> None:
+    """Progress, the finished image, or why there is none. 409: given up, so remove what there is of it."""
+    await service.report_image_save(db, actor=caller, save_id=save_id, body=body)

@@ -25,6 +25,7 @@ from remotegpu.types.agent import (
     GpuCheckAnswer,
     Heartbeat,
     HeartbeatReply,
+    ImageSaveReport,
     Inventory,
     InventoryGpu,
     LogAnswer,
@@ -51,6 +52,7 @@ from remotegpu_server.gpus import health as gpu_health
 from remotegpu_server.hosts.service import credentials
 from remotegpu_server.hosts.service import health as host_health
 from remotegpu_server.hosts.service import joining as hosts
+from remotegpu_server.image_saves import service as image_saves
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import HOST_DISK_FULL_PERCENT
 from remotegpu_server.settings import Settings
@@ -402,6 +404,12 @@ async def answer_volume_removal(
     await cleanup.answer_removal(db, host=host, removal_id=removal_id, body=body)
 
 
+async def report_image_save(db: AsyncSession, *, actor: Actor, save_id: str, body: ImageSaveReport) -> None:
+    """How far a save is, or how it ended."""
+    host = await _fenced(db, actor=actor, epoch=body.epoch)
+    await image_saves.report(db, actor=actor, host=host, save_id=save_id, body=body)
+
+
 async def desired_set(db: AsyncSession, *, host_id: str, launch: Launch) -> DesiredWorkloads:
     """Everything the host must make true, and the logs that somebody waits for.
 
@@ -426,6 +434,7 @@ async def desired_set(db: AsyncSession, *, host_id: str, launch: Launch) -> Desi
         ],
         gpu_checks=await checks.open_checks(db, host_id=host_id),
         volume_removals=await cleanup.open_removals(db, host_id=host_id),
+        image_saves=await image_saves.open_saves(db, host_id=host_id),
     )
 
 

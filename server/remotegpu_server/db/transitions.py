@@ -1,5 +1,5 @@
 """Legal moves, declared once (pictures: ``docs/lifecycle.md``): of an environment's public status, of what an
-admin wants of a host, and of a host's dedication.
+admin wants of a host, of a host's dedication, and of the save of an image.
 
 The ``lifecycle`` modules move by them, and triggers in the database refuse everything else.
 """
@@ -41,3 +41,11 @@ DEDICATION_STATUS: dict[str, frozenset[str]] = {
     "cancelled": frozenset(),
 }
 """A host's dedication; ``grace`` is left for ``active`` by an extension."""
+
+IMAGE_SAVE_STATUS: dict[str, frozenset[str]] = {
+    "requested": frozenset({"saving", "done", "failed"}),
+    "saving": frozenset({"done", "failed"}),
+    "done": frozenset(),
+    "failed": frozenset(),
+}
+"""An environment that is saved as an image."""

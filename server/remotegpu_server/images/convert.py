@@ -16,6 +16,7 @@ def to_wire(row: tables.Image) -> Image:
         display_name=row.display_name,
         description=row.description,
         digest=row.digest,
+        local=row.local,
         runtime=RuntimeKind(row.runtime),
         command=row.command,
         status=ImageStatus(row.status),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, insert, or_, select, true, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -159,15 +160,64 @@ async def create_image(db: AsyncSession, *, actor: Actor, body: ImageCreate) -> 
     return convert.to_wire(row)
 
 
+async def name_is_taken(db: AsyncSession, *, name: str) -> bool:
+    """Whether any entry has it, also one that the asker does not see: names are unique for all."""
+    return await db.scalar(select(tables.Image.id).where(tables.Image.name == name)) is not None
+
+
+async def add_saved(
+    db: AsyncSession, *, save: tables.ImageSave, reference: str, digest: str, actor: Actor
+) -> str | None:
+    """The entry for what was saved, as its base but for its workspace alone; ``None``: the name is taken.
+
+    ``digest`` is the engine's id of it: no registry has it.
+    """
+    base = await _found(db, save.base_image_id)
+    facts = {one: getattr(base, one) for one in _FACTS - {"size_bytes"}}
+    row = await db.scalar(
+        upsert(tables.Image)
+        .values(
+            id=tables.new_id("img"),
+            name=save.image_name,
+            reference=reference,
+            display_name=save.display_name or save.image_name,
+            description=save.description,
+            digest=digest,
+            local=True,
+            runtime=base.runtime,
+            command=base.command,
+            visibility="workspace",
+            workspace_id=save.workspace_id,
+            size_bytes=save.progress_bytes,
+            **facts,
+        )
+        .on_conflict_do_nothing(index_elements=[tables.Image.name])
+        .returning(tables.Image)
+    )
+    if row is None:
+        return None
+    message = f"Image {row.name} was saved from an environment; workspace members may start it."
+    await _record(db, actor, row, "image.created", message, {"reference": reference, "save_id": save.id})
+    image_id: str = row.id
+    return image_id
+
+
 async def update_image(db: AsyncSession, *, actor: Actor, image: str, body: ImageUpdate) -> Image:
-    """Change an entry. A new reference without a digest is pinned anew by the first host that pulls it."""
+    """Change an entry. A new reference without a digest is pinned anew by the first host that pulls it; it is
+    a registry's, whatever the entry was before.
+    """
     authz.require(actor, Action.IMAGE_WRITE)
     row = await _found(db, image)
+    elsewhere = body.reference is not None and body.reference != row.reference
+    if row.local and not elsewhere and "digest" in body.model_fields_set:
+        raise Invalid("A saved image is its content: another digest needs a registry's reference too.")
     changes: dict[str, Any] = body.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     if "digest" in body.model_fields_set:
         changes["digest"] = body.digest
-    elif body.reference is not None and body.reference != row.reference:
+    elif elsewhere:
         changes["digest"] = None
+    if elsewhere:
+        changes["local"] = False
     if changes.get("status", row.status) != "deprecated" and row.status == "deprecated":
         changes |= {"starts_until": None, "deprecation_note": ""}
     if changes:

@@ -266,7 +266,8 @@ def _grouped(gpus: Sequence[GpuInventory]) -> bool:
 def _static(host: HostInventory) -> tuple[object, ...]:
     """What of a host does not change with what runs on it."""
     lent_to = (host.dedicated_customer_id, host.dedicated_workspace_id)
-    return (host.ready, host.runtime, host.labels, host.datasets, host.cpus, host.memory_bytes, *lent_to)
+    holds = (host.datasets, host.images)
+    return (host.ready, host.runtime, host.labels, host.cpus, host.memory_bytes, *holds, *lent_to)
 
 
 def _largest(groups: Iterable[int | None]) -> int:

@@ -109,6 +109,16 @@ def _no_dataset(request: Request, fleet: Fleet, rows: Mask) -> Refusal:
     )
 
 
+def _no_local_image(request: Request, fleet: Fleet, rows: Mask) -> Refusal:
+    return Refusal(
+        satisfiable=False,
+        reason=Reason.NO_MATCHING_HOST,
+        detail=f"No host that fits has the image {request.image_reference}, and no registry has it.",
+        hint="A saved image starts only on the host where it was saved. Choose another image.",
+        data={"image_reference": request.image_reference},
+    )
+
+
 def _no_profile(request: Request, fleet: Fleet, rows: Mask) -> Refusal:
     known = sorted({row.kind[2] for row in fleet.rows if row.kind and row.kind[2]})
     if request.mig_profile is None:
@@ -256,6 +266,7 @@ _SAYS: dict[rules.Rule, Callable[[Request, Fleet, Mask], Refusal]] = {
     rules.runtime: _no_runtime,
     rules.labels: _no_label,
     rules.datasets: _no_dataset,
+    rules.local_image: _no_local_image,
     rules.profile: _no_profile,
     rules.model: _no_model,
     rules.gpu_memory: _no_gpu_memory,

@@ -46,6 +46,8 @@ class Request:
     datasets: frozenset[str] = frozenset()
     """Must be cached on the host."""
     image_reference: str = ""
+    local_image: bool = False
+    """No registry has it: only hosts that have it will do."""
     image_bytes: int = 0
     """What a host without the image would fetch."""
     homes: tuple[Home, ...] = ()
@@ -69,7 +71,7 @@ class Request:
         return replace(
             self,
             homes=(),
-            image_reference="",
+            image_reference=self.image_reference if self.local_image else "",
             image_bytes=0,
             customer_id=self.customer_id if lent else None,
             workspace_id=self.workspace_id if lent else None,

@@ -31,6 +31,12 @@ def datasets(request: Request, fleet: Fleet) -> Mask | bool:
     return np.array([request.datasets <= host.datasets for host in fleet.hosts], bool)[fleet.host_of]
 
 
+def local_image(request: Request, fleet: Fleet) -> Mask | bool:
+    if not request.local_image:
+        return True
+    return np.array([request.image_reference in host.images for host in fleet.hosts], bool)[fleet.host_of]
+
+
 def profile(request: Request, fleet: Fleet) -> Mask | bool:
     """MIG instances serve those that ask for their profile, GPUs the others."""
     return True if request.gpus == 0 else fleet.profile == fleet.codes.find(request.mig_profile)
@@ -99,6 +105,7 @@ FOREVER: tuple[Rule, ...] = (
     runtime,
     labels,
     datasets,
+    local_image,
     profile,
     model,
     gpu_memory,

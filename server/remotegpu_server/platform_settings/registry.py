@@ -22,6 +22,8 @@ class Setting(Generic[T]):
     doc: str
     minimum: float | None = None
     maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    """The only texts that it takes; empty: any."""
     public: bool = False
     """True: everybody signed in may read it."""
 
@@ -35,6 +37,38 @@ def _declare(setting: Setting[T]) -> Setting[T]:
     REGISTRY[setting.key] = setting
     return setting
 
+
+IMAGE_SAVE_ALLOWED = _declare(
+    Setting(
+        key="images.save_allowed",
+        default="members",
+        choices=("nobody", "owners", "members"),
+        public=True,
+        doc="Who may save an environment as an image of its workspace: `members` of the workspace that are "
+        "more than viewers, only its `owners` and admins, or `nobody`.",
+    )
+)
+
+IMAGE_SAVE_MAX_BYTES = _declare(
+    Setting(
+        key="images.save_max_bytes",
+        default=50 * 2**30,
+        minimum=2**20,
+        maximum=2**50,
+        public=True,
+        doc="A save whose file system is larger than this fails.",
+    )
+)
+
+IMAGE_SAVE_LIMIT_S = _declare(
+    Setting(
+        key="images.save_limit_s",
+        default=3600.0,
+        minimum=60.0,
+        maximum=86400.0,
+        doc="A save that is not done after this long has failed.",
+    )
+)
 
 ENVIRONMENT_START_SILENCE_S = _declare(
     Setting(

@@ -96,6 +96,8 @@ def _require_valid(setting: AnySetting, wanted: SettingValue) -> None:
     kind = type(setting.default)
     if not isinstance(wanted, _KINDS[kind]) or (isinstance(wanted, bool) and kind is not bool):
         raise _invalid(setting, f"must be of type {convert.type_of(setting)}")
+    if setting.choices and wanted not in setting.choices:
+        raise _invalid(setting, f"must be one of {', '.join(setting.choices)}")
     if isinstance(wanted, bool | str):
         return
     if not math.isfinite(wanted):

@@ -172,6 +172,7 @@ async def build(app: FastAPI, actors: Actors) -> World:
         "request_id": "log-none",
         "check_id": "chk-none",
         "removal_id": "rmv-none",
+        "save_id": "sav-none",
         "gpu": gpu,
         "dedication": dedication,
         "key_id": ssh_key,

@@ -287,6 +287,8 @@ ROUTES: dict[str, Row] = {
         },
     ),
     "GET /v1/environments/{environment_id}/logs": Row(ROW_READ, _ENVIRONMENT),
+    "POST /v1/environments/{environment_id}:save-image": Row(ROW_WRITE, _ENVIRONMENT),
+    "GET /v1/environments/{environment_id}/image-saves": Row(ROW_READ_OR_WORKLOAD),
     "GET /v1/environments/{environment_id}/usage": Row(ROW_READ_OR_WORKLOAD),
     # SSH keys
     "GET /v1/ssh-keys": Row(PERSON),
@@ -311,5 +313,6 @@ ROUTES: dict[str, Row] = {
     "GET /v1/agent/workloads": Row(AGENT, query={"epoch": 0, "wait_s": 0}),
     "PUT /v1/agent/workloads/{workload_id}/observed": Row(AGENT),
     "PUT /v1/agent/log-requests/{request_id}": Row(AGENT),
+    "PUT /v1/agent/image-saves/{save_id}": Row(AGENT),
 }
 """``METHOD path`` -> row. A route that is not here fails the test."""

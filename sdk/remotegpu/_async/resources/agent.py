@@ -11,6 +11,7 @@ from remotegpu.types.agent import (
     GpuCheckAnswer,
     Heartbeat,
     HeartbeatReply,
+    ImageSaveReport,
     LogAnswer,
     Observation,
     Session,
@@ -57,6 +58,10 @@ class AsyncAgent(AsyncResource):
     async def answer_gpu_check(self, check_id: str, body: GpuCheckAnswer) -> None:
         """Hand in the result of a self-test."""
         await self._transport.send("PUT", f"/v1/agent/gpu-checks/{segment(check_id)}", body=body)
+
+    async def report_image_save(self, save_id: str, body: ImageSaveReport) -> None:
+        """Say how far a save is, or how it ended. `StateConflict`: the server has given it up."""
+        await self._transport.send("PUT", f"/v1/agent/image-saves/{segment(save_id)}", body=body)
 
     async def answer_volume_removal(self, removal_id: str, body: VolumeRemovalAnswer) -> None:
         """Say whether a home is gone from this host's disk."""

@@ -20,6 +20,7 @@ from remotegpu.types.environments import (
     EnvironmentUsage,
     IdlePolicy,
 )
+from remotegpu.types.image_saves import ImageSave
 
 Progress = bool | Callable[[Environment], object]
 
@@ -189,6 +190,30 @@ class SyncEnvironments(SyncResource):
         """Put its stop off by so many seconds, and take an announced idle stop back."""
         path = f"/v1/environments/{segment(environment_id)}:extend"
         return self._transport.call(Environment, "POST", path, body={"by_s": by_s})
+
+    def save_image(
+        self,
+        environment_id: str,
+        *,
+        name: str,
+        display_name: str | None = None,
+        description: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> ImageSave:
+        """Save what runs as an image of its workspace: its file system, without the home. It is asked for;
+        :meth:`image_saves` tells how far it is.
+        """
+        path = f"/v1/environments/{segment(environment_id)}:save-image"
+        body = given(name=name, display_name=display_name, description=description)
+        return self._transport.create(ImageSave, path, body=body, idempotency_key=idempotency_key)
+
+    def image_saves(
+        self, environment_id: str, *, limit: int | None = None, cursor: str | None = None
+    ) -> Page[ImageSave]:
+        """Its saves, newest first, with progress and the reason of a failure."""
+        path = f"/v1/environments/{segment(environment_id)}/image-saves"
+        params = given(limit=limit, cursor=cursor)
+        return fetch_page(self._transport, ImageSave, path, params)
 
     def access(self, environment_id: str) -> EnvironmentAccess:
         """How to reach it while it runs: notebook, SSH, desktop, ports. Holds no credential."""

@@ -26,7 +26,7 @@ from remotegpu_server.db.tables.identity import (
     Workspace,
     WorkspaceMember,
 )
-from remotegpu_server.db.tables.images import Image, WorkspaceImage
+from remotegpu_server.db.tables.images import Image, ImageSave, WorkspaceImage
 from remotegpu_server.db.tables.operations import (
     AuditRecord,
     Event,
@@ -62,6 +62,7 @@ __all__ = [
     "HubStart",
     "IdempotencyKey",
     "Image",
+    "ImageSave",
     "Leadership",
     "LogRequest",
     "LoginFailure",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from remotegpu_server.db.tables.base import Base, now, one_of
+
+_LIVE = text("status IN ('requested', 'saving')")
 
 
 class Image(Base):
@@ -37,6 +39,9 @@ class Image(Base):
     python_version: Mapped[str | None]
     size_bytes: Mapped[int | None] = mapped_column(BigInteger)
     digest: Mapped[str | None]
+    """Of the registry; of a ``local`` image the engine's id."""
+    local: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    """No registry has it: it starts only on hosts whose inventory names its reference."""
     runtime: Mapped[str]
     command: Mapped[list[str] | None]
     status: Mapped[str] = mapped_column(server_default="active")
@@ -47,6 +52,43 @@ class Image(Base):
     """Of a deprecated image: new starts are refused from then on; ``NULL``: they are only warned about."""
     deprecation_note: Mapped[str] = mapped_column(server_default="")
     created_at: Mapped[datetime] = mapped_column(server_default=now)
+
+
+class ImageSave(Base):
+    """An environment that is to become an image: desired state of its host's agent while it is live."""
+
+    __tablename__ = "image_saves"
+    __table_args__ = (
+        one_of("status", "requested", "saving", "done", "failed"),
+        CheckConstraint(
+            "(finished_at IS NOT NULL) = (status IN ('done', 'failed'))"
+            " AND (reason IS NOT NULL) = (status = 'failed')",
+            name="finished",
+        ),
+        Index("uq_image_saves_live_environment", "environment_id", unique=True, postgresql_where=_LIVE),
+        Index("uq_image_saves_live_name", "image_name", unique=True, postgresql_where=_LIVE),
+        Index("ix_image_saves_live_host", "host_id", postgresql_where=_LIVE),
+        Index("ix_image_saves_environment", "environment_id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="CASCADE"))
+    generation: Mapped[int] = mapped_column(BigInteger)
+    host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id", ondelete="CASCADE"))
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id", ondelete="CASCADE"))
+    requested_by: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    image_name: Mapped[str]
+    display_name: Mapped[str]
+    description: Mapped[str]
+    base_image_id: Mapped[str] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"))
+    """What the environment was started from."""
+    image_id: Mapped[str | None] = mapped_column(ForeignKey("images.id", ondelete="SET NULL"))
+    status: Mapped[str] = mapped_column(server_default="requested")
+    reason: Mapped[str | None]
+    message: Mapped[str] = mapped_column(server_default="")
+    progress_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
+    finished_at: Mapped[datetime | None]
 
 
 class WorkspaceImage(Base):

@@ -285,8 +285,9 @@ def _workload(
         desired=desired,
         name=environment.name,
         owner=owner,
-        image_reference=image.reference,
-        image_digest=image.digest,
+        # A local image by its content, which no agent can mistake for something to pull.
+        image_reference=image.digest if image.local and image.digest else image.reference,
+        image_digest=None if image.local else image.digest,
         command=image.command,
         env=environment.env | _share(gpus),
         secret_env=open_env(launch.vault, environment.secret_env) if running else {},

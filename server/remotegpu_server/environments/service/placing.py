@@ -79,6 +79,7 @@ def request_of(
         memory_bytes=environment.memory_bytes,
         runtime=image.runtime,
         image_reference=image.reference,
+        local_image=image.local,
         homes=homes,
         customer_id=environment.customer_id,
         workspace_id=environment.workspace_id,

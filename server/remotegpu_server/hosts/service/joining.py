@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from sqlalchemy import Text, func, literal, text, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu_server.authz import Actor
 from remotegpu_server.db import tables
+from remotegpu_server.db.notify import notify
 from remotegpu_server.hosts import lifecycle, queries
 
 
@@ -47,3 +50,17 @@ def _routable(address: str | None) -> bool:
         return address is not None and not ip_address(address).is_loopback
     except ValueError:
         return False
+
+
+async def add_image(db: AsyncSession, *, host_id: str, reference: str) -> None:
+    """Its agent made an image: in the inventory before the agent's next session tells it."""
+    host = tables.Host
+    known = func.coalesce(host.inventory["images"], text("'[]'::jsonb"))
+    images = known.op("||")(func.to_jsonb(literal([reference], ARRAY(Text))))
+    await db.execute(
+        update(host)
+        .where(host.id == host_id)
+        .values(inventory=func.jsonb_set(host.inventory, text("'{images}'"), images))
+        .execution_options(synchronize_session=False)
+    )
+    notify(db, "queue")

@@ -1,0 +1,1 @@
+"""Running environments saved as images."""
