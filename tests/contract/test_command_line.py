@@ -52,7 +52,8 @@ def test_first_day_of_an_admin(
     assert "already" in run("image", "add", "base", "registry.example.org/base:2", status=1)
     run("image", "add", "python", "host-python", "--runtime", "process", "--command", "python -m 'my server'")
     listed = {image["name"]: image["command"] for image in json.loads(run("image", "list", "--json"))}
-    assert listed == {"base": None, "python": ["python", "-m", "my server"]}
+    assert listed["base"] is None
+    assert listed["python"] == ["python", "-m", "my server"]
     assert "One-time password" in run("user", "add", "ada")
     assert run("user", "add", "Ada!", status=1).count("username") == 1
     assert "ada" in run("user", "list")

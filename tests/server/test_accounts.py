@@ -256,10 +256,14 @@ async def test_request_that_signed_in_before_a_suspension_committed_starts_nothi
     async with app.state.database.sessions() as suspending:
         user = tables.User
         await suspending.execute(sa.update(user).where(user.id == ada.id).values(status="suspended"))
-        request = (
-            fleet.create(ada.headers, gpus=1) if verb == "create" else fleet.act(ada.headers, key, "start")
+        token = tables.Token
+        await suspending.execute(
+            sa.update(token).where(token.user_id == ada.id).values(revoked_at=sa.func.now())
         )
-        meanwhile = asyncio.create_task(request)
+        creates = verb == "create"
+        meanwhile = asyncio.create_task(
+            fleet.create(ada.headers, gpus=1) if creates else fleet.act(ada.headers, key, "start")
+        )
         await _somebody_waits_for_a_lock(app)
         await suspending.commit()
     answer = await meanwhile

@@ -20,8 +20,8 @@ from remotegpu_server.settings import Settings
 from remotegpu_server.testing import Actors, Person
 
 JSON = {"Content-Type": "application/json"}
-ANSWERED_WITHOUT_KEY = {"/v1/auth/login", "/v1/agent/enroll", "/v1/agent/sessions"}
-"""Creates without an account yet, or idempotent by their own epoch."""
+ANSWERED_WITHOUT_KEY = {"/v1/auth/login", "/v1/auth/oidc:finish", "/v1/agent/enroll", "/v1/agent/sessions"}
+"""Creates without an account yet, with a code that is spent once, or idempotent by their own epoch."""
 
 
 @pytest.fixture

@@ -18,16 +18,19 @@ _SEEDS = (
      "TensorFlow", "2.14", "11.8"),
     ("tensorflow-2-15", "TensorFlow 2.15", "tensorflow/tensorflow:2.15.0-gpu-jupyter", "deep-learning",
      "TensorFlow", "2.15", "12.2"),
-    ("ngc-pytorch-24-01", "NGC PyTorch 24.01", "nvcr.io/nvidia/pytorch:24.01-py3", "deep-learning",
+    ("ngc-pytorch-24-01", "NGC PyTorch 24.01", "ngc/nvidia/pytorch:24.01-py3", "deep-learning",
      "PyTorch", "2.2", "12.3"),
-    ("ngc-tensorflow-24-01", "NGC TensorFlow 24.01", "nvcr.io/nvidia/tensorflow:24.01-tf2-py3",
+    ("ngc-tensorflow-24-01", "NGC TensorFlow 24.01", "ngc/nvidia/tensorflow:24.01-tf2-py3",
      "deep-learning", "TensorFlow", "2.14", "12.3"),
-    ("scipy-notebook", "Jupyter SciPy notebook", "quay.io/jupyter/scipy-notebook:python-3.11",
+    ("scipy-notebook", "Jupyter SciPy notebook", "jupyter/scipy-notebook:python-3.11",
      "data-science", None, None, None),
     ("huggingface-transformers", "Hugging Face Transformers", "huggingface/transformers-pytorch-gpu:latest",
      "deep-learning", "Transformers", None, None),
 )  # fmt: skip
-"""Name, display name, reference, category, framework and its version, CUDA version."""
+"""Name, display name, reference, category, framework and its version, CUDA version.
+
+References name no registry: a site sets the one that it pulls from before it activates an entry.
+"""
 
 
 async def seed(db: AsyncSession) -> None:
