@@ -46,6 +46,7 @@ lint: $(READY) ## Check style, types, import contracts and the generated client
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python sdk/generate_sync.py --check
+	@$(BIN)/python sdk/generate_reference.py --check
 
 docs: $(READY) ## Write the SDK's reference from its docstrings
 	@$(BIN)/python sdk/generate_reference.py
