@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_process import AgentProcess, docker, get
+from agent_process import AgentProcess, clean_up, docker, get
 from agent_workloads import absent
+from joined_host import JoinedHost
 from scripted_server import ScriptedServer
 
+import remotegpu
 from remotegpu.types.agent import ImageSaveRequest
 from remotegpu.types.image_saves import ImageSaveReason
 from remotegpu_agent import image_export
 from remotegpu_agent.runtime import SaveFailed
+from remotegpu_server.testing import LiveServer
 
 pytestmark = pytest.mark.docker
 
@@ -203,6 +209,45 @@ def test_image_that_the_server_does_not_want_any_more_is_removed(
     server.desire(wanted, saves=(request(),))
     server.until("the agent was told", lambda: "does not want it" in docker_agent.log)
     server.until("nothing is left", lambda: images() == before)
+
+
+def test_environment_is_saved_by_command_line_and_starts_again_from_its_image(
+    live_server: LiveServer, test_image: str, tmp_path: Path
+) -> None:
+    anonymous = remotegpu.Client(live_server.url, "")
+    token = anonymous.auth.login(username="admin", password=live_server.admin_password)
+    with anonymous, remotegpu.Client(live_server.url, token.secret) as admin:
+        admin.images.create(name="lab", reference=test_image)
+        host = JoinedHost(live_server, admin, "one", tmp_path / "one", ["--runtime", "docker"])
+        try:
+            host.start(admin)
+            spec = {"gpus": 0, "cpus": 0.1, "memory_bytes": 2**28}
+            made = admin.environments.create(name="work", image="lab", **spec)
+            admin.environments.wait_ready(made.id, timeout_s=60, progress=False)
+            container = docker("ps", "-q", "--filter", f"label=org.remotegpu.host={host.id}").strip()
+            (live,) = json.loads(docker("inspect", container))
+            own = [entry.partition("=")[2] for entry in live["Config"]["Env"] if "REMOTEGPU_TOKEN" in entry]
+            assert own, "the test must look for something"
+            (tmp_path / "installed").write_text("a tool")
+            docker("cp", str(tmp_path / "installed"), f"{container}:/tmp/installed")
+            environ = os.environ | {"REMOTEGPU_URL": live_server.url, "REMOTEGPU_TOKEN": token.secret}
+            words = [sys.executable, "-m", "remotegpu", "env", "save", "work", "with-tools"]
+            told = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60)
+            assert told.returncode == 0, told.stderr + told.stdout
+            assert "with-tools is there" in told.stdout
+            image = admin.images.get("with-tools").reference
+            archive = subprocess.run(["docker", "save", image], capture_output=True, check=True).stdout
+            assert not [one for one in ("REMOTEGPU_", *own) if one.encode() in archive]
+            admin.environments.delete(made.id)
+            again = admin.environments.create(name="again", image="with-tools", **spec)
+            ready = admin.environments.wait_ready(again.id, timeout_s=60, progress=False)
+            assert get(ready.address, "/exists/tmp/installed") == "yes"
+            assert get(ready.address, "/env/REMOTEGPU_TOKEN") not in own
+        finally:
+            host.stop()
+            clean_up(host.id, "docker")
+            for saved in admin.images.list(search="with-tools"):
+                docker("image", "rm", "-f", saved.reference, check=False)
 
 
 def _copy_into(container: str, source: subprocess.Popen[bytes]) -> None:
