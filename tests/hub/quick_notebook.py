@@ -28,5 +28,6 @@ class Handler(BaseHTTPRequestHandler):
 
 
 time.sleep(float(sys.argv[1]) if len(sys.argv) > 1 else 0)
-url = urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
+own = f"http://127.0.0.1:{os.environ.get('REMOTEGPU_PROCESS_PORT')}"  # started without a hub
+url = urlsplit(os.environ.get("JUPYTERHUB_SERVICE_URL", own))
 ThreadingHTTPServer((url.hostname or "127.0.0.1", url.port or 8888), Handler).serve_forever()
