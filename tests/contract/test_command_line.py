@@ -103,3 +103,22 @@ def test_first_day_of_an_admin(
     assert not kept.exists()
     live_server.stop()
     assert "Cannot reach" in run("--url", live_server.url, "gpu", "list", status=3)
+
+
+def test_a_host_is_lent_extended_ended_and_reclaimed(
+    live_server: LiveServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Shell(monkeypatch, capsys, tmp_path / "config")
+    login = ("login", live_server.url, "--username", "admin", "--password-stdin")
+    run(*login, stdin=f"{live_server.admin_password}\n")
+    run("host", "add", "lent-01")
+    lend = ("dedication", "create", "lent-01", "--customer", "default", "--until", "2999-01-01T00:00+00:00")
+    lent = json.loads(run("--json", *lend))
+    run(*lend, status=1)
+    later = run("--json", "dedication", "extend", lent["id"], "--until", "2999-02-01T00:00+00:00")
+    assert json.loads(later)["ends_at"].startswith("2999-02-01")
+    assert "status: grace" in run("dedication", "end", lent["id"], "--reason", "a test")
+    assert "status: cleaning" in run("dedication", "reclaim", lent["id"], "--reason", "a test", "--force")

@@ -52,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     _reservations(commands)
     _ssh_keys(commands)
     _hosts_and_gpus(commands)
+    _dedications(commands)
     _quota(commands)
     _settings(commands)
     _images(commands)
@@ -266,6 +267,27 @@ def _hosts_and_gpus(commands: Commands[argparse.ArgumentParser]) -> None:
     list_.add_argument("--host")
     list_.add_argument("--model")
     list_.add_argument("--free", action="store_true", help="only those that are free")
+
+
+def _dedications(commands: Commands[argparse.ArgumentParser]) -> None:
+    group = _group(commands, "dedication", "hosts lent to a customer or a workspace")
+    create = _add(group, "create", "dedications.create", "lend a host for a period")
+    create.add_argument("host")
+    create.add_argument("--customer", required=True)
+    create.add_argument("--workspace", help="left out: the whole customer")
+    create.add_argument("--start-at", type=_time, metavar="TIME", help="left out: now")
+    create.add_argument("--until", type=_time, required=True, metavar="TIME")
+    create.add_argument("--remark")
+    extend = _add(group, "extend", "dedications.extend", "change its end")
+    extend.add_argument("dedication", help="id")
+    extend.add_argument("--until", type=_time, required=True, metavar="TIME")
+    end = _add(group, "end", "dedications.end", "end it early: its grace begins")
+    end.add_argument("dedication", help="id")
+    end.add_argument("--reason")
+    reclaim = _add(group, "reclaim", "dedications.reclaim", "clean the host up now")
+    reclaim.add_argument("dedication", help="id")
+    reclaim.add_argument("--reason", required=True)
+    reclaim.add_argument("--force", action="store_true", help="although work runs")
 
 
 def _quota(commands: Commands[argparse.ArgumentParser]) -> None:
