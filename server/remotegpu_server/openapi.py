@@ -72,6 +72,7 @@ EXAMPLES: dict[str, Any] = {
     },
     "EnrollmentTokenCreate": {"expires_in_s": 3600},
     "HostCreate": {"name": "gpu-01", "labels": {"rack": "a3"}},
+    "HostImport": {"csv": "name,ip_address,labels\ngpu-02,192.0.2.7,rack=a3;region=north\n"},
     "CredentialRotate": {"overlap_s": 3600},
     "DedicationCreate": {"host": "gpu-01", "customer": "physics", "ends_at": "2027-01-31T00:00:00Z"},
     "DedicationEnd": {"reason": "the project is over"},

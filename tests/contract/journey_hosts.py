@@ -52,6 +52,9 @@ async def drive_last(world: World) -> None:
     assert (done.succeeded, set(done.failed)) == ([], {"never-used", "nobody"})
     assert [one.name async for one in await admin.hosts.list(operational="retired")] == ["never-used"]
     await admin.hosts.delete("never-used")
+    tried = await admin.hosts.import_csv("name,labels\nnew,rack=b3\none,\n", dry_run=True)
+    assert (tried.succeeded, set(tried.failed)) == (["new"], {"3"})
+    assert (await admin.hosts.export_csv()).splitlines()[0] == "name,hostname,ip_address,labels"
     assert [host.name async for host in await admin.hosts.list()] == ["one"]
 
 

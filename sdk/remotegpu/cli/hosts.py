@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import remotegpu
 from remotegpu.cli import output
@@ -69,3 +71,22 @@ def operate(arguments: argparse.Namespace) -> None:
         finished = f" Done: {', '.join(done.succeeded)}." if done.succeeded else ""
         raise remotegpu.Conflict(f"{refused}{finished}")
     output.show_item(arguments, done, f"{arguments.verb}: {', '.join(done.succeeded)}.")
+
+
+def import_csv(arguments: argparse.Namespace) -> None:
+    """A host for each line; lines that are refused are said, and make the command fail."""
+    text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text(encoding="utf-8-sig")
+    with connect(arguments) as client:
+        done = client.hosts.import_csv(text, dry_run=arguments.dry_run)
+    refused = "; ".join(f"line {line}: {why}" for line, why in done.failed.items())
+    verb = "Would add" if arguments.dry_run else "Added"
+    added = f"{verb} {len(done.succeeded)} hosts."
+    if refused:
+        raise remotegpu.Conflict(f"{refused} {added}")
+    output.show_item(arguments, done, added)
+
+
+def export_csv(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        text = client.hosts.export_csv()
+    output.say(arguments, text.rstrip(), csv=text)

@@ -254,6 +254,10 @@ def _hosts_and_gpus(commands: Commands[argparse.ArgumentParser]) -> None:
         "--label", type=_pair, action="append", default=[], metavar="KEY=VALUE", help="repeatable"
     )
     add.add_argument("--again", action="store_true", help="a new token for a host that exists already")
+    import_ = _add(host, "import", "hosts.import_csv", "add hosts from a CSV file")
+    import_.add_argument("file", metavar="FILE", help="name,hostname,ip_address,labels; - is standard input")
+    import_.add_argument("--dry-run", action="store_true", help="say what would happen, and add nothing")
+    _add(host, "export", "hosts.export_csv", "print all hosts as CSV")
     for verb, what in _HOST_VERBS.items():
         do = _add(host, verb, "hosts.operate", what)
         do.set_defaults(verb=verb, deadline=None)

@@ -103,6 +103,16 @@ class HostCreate(Wire):
     """Unique. Left out: the same."""
 
 
+class HostImport(Wire):
+    """Hosts to add from a CSV sheet: a first line with ``name`` and any of ``hostname``, ``ip_address``,
+    ``labels`` (``key=value;key=value``), then a host a line, at most 1000.
+    """
+
+    csv: Annotated[str, StringConstraints(min_length=1, max_length=900_000)]
+    dry_run: bool = False
+    """True: say what would become of each line, and add nothing."""
+
+
 class HostUpdate(Wire):
     """Fields left out stay as they are."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from remotegpu.errors import Invalid
 from remotegpu.types.audit import AuditExportFormat, AuditOutcome, AuditRecord, AuditVerification
 from remotegpu.types.wire import Page
-from remotegpu_server import pagination
+from remotegpu_server import pagination, spreadsheets
 from remotegpu_server.audit import chain
 from remotegpu_server.audit import service as audit
 from remotegpu_server.audit.convert import to_wire
@@ -22,7 +20,6 @@ from remotegpu_server.authz import Action, Actor, require
 from remotegpu_server.db import tables
 
 _BATCH = 500
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet would run."""
 
 
@@ -64,7 +61,7 @@ async def export(
 ) -> AsyncIterator[bytes]:
     """Every record that fits, oldest first, a page in memory at a time. Ends when the token does."""
     if format_ is AuditExportFormat.CSV:
-        yield _csv_line(list(AuditRecord.model_fields))
+        yield spreadsheets.line(AuditRecord.model_fields).encode()
     after = 0
     while True:
         async with sessions() as db:
@@ -118,12 +115,4 @@ def _line(record: AuditRecord, format_: AuditExportFormat) -> bytes:
         return record.model_dump_json().encode() + b"\n"
     values = record.model_dump(mode="json")
     values["detail"] = record.model_dump_json(include={"detail"}).removeprefix('{"detail":')[:-1]
-    return _csv_line(["" if value is None else str(value) for value in values.values()])
-
-
-def _csv_line(cells: list[str]) -> bytes:
-    """Cells that a spreadsheet would take for a formula get an apostrophe in front."""
-    buffer = io.StringIO()
-    escaped = [f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in cells]
-    csv.writer(buffer, lineterminator="\r\n").writerow(escaped)
-    return buffer.getvalue().encode()
+    return spreadsheets.line(values.values()).encode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Query, Response
 from pydantic import StringConstraints
 
 from remotegpu.types.hosts import (
@@ -18,6 +18,7 @@ from remotegpu.types.hosts import (
     HostCredential,
     HostDrain,
     HostHealth,
+    HostImport,
     HostReason,
     HostUpdate,
     HostVerb,
@@ -25,7 +26,7 @@ from remotegpu.types.hosts import (
 )
 from remotegpu.types.wire import BatchResult, Page
 from remotegpu_server.deps import Caller, Cursor, Db, Limit
-from remotegpu_server.hosts.service import credentials, entries, operate
+from remotegpu_server.hosts.service import credentials, entries, operate, sheet
 from remotegpu_server.idempotency import IDEMPOTENT
 from remotegpu_server.routing import api_router
 
@@ -60,6 +61,23 @@ async def list_hosts(
 async def operate_hosts(body: HostBatch, db: Db, caller: Caller) -> BatchResult:
     """Each by itself; the answer says which failed, and why."""
     return await operate.batch(db, actor=caller, body=body)
+
+
+@router.post("/v1/hosts:import", summary="Add hosts from CSV (admins)")
+async def import_hosts(body: HostImport, db: Db, caller: Caller) -> BatchResult:
+    """Each line by itself; `failed` says by line number what is wrong with it."""
+    return await sheet.import_csv(db, actor=caller, body=body)
+
+
+@router.get(
+    "/v1/hosts:export",
+    summary="All hosts as CSV (admins)",
+    response_class=Response,
+    responses={200: {"content": {"text/csv": {}}}},
+)
+async def export_hosts(db: Db, caller: Caller) -> Response:
+    """In the columns that an import takes. What a spreadsheet would take for a formula is marked as text."""
+    return Response(await sheet.export_csv(db, actor=caller), media_type="text/csv")
 
 
 @router.post("/v1/hosts", status_code=201, summary="Add a host (admins)", dependencies=[IDEMPOTENT])

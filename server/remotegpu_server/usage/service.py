@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -12,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import Invalid, NotFound
 from remotegpu.types.usage import UsageGroup, UsageRecord, UsageReport
-from remotegpu_server import authz
+from remotegpu_server import authz, spreadsheets
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.usage import convert, queries
@@ -20,7 +18,6 @@ from remotegpu_server.usage import convert, queries
 DEFAULT_DAYS = 30
 LONGEST_DAYS = 3660
 MOST_RECORDS = 50_000
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet runs a cell that begins so."""
 
 
@@ -92,14 +89,5 @@ async def _customer_id(db: AsyncSession, customer: str | None) -> str | None:
 
 def to_csv(report: UsageReport) -> str:
     """The records with a head. What a spreadsheet would take for a formula gets an apostrophe before it."""
-    names = list(UsageRecord.model_fields)
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names)
-    writer.writeheader()
-    for record in report.records:
-        writer.writerow({name: _cell(value) for name, value in record.model_dump(mode="json").items()})
-    return out.getvalue()
-
-
-def _cell(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    records = (record.model_dump(mode="json").values() for record in report.records)
+    return spreadsheets.line(UsageRecord.model_fields) + "".join(map(spreadsheets.line, records))

@@ -181,6 +181,8 @@ ROUTES: dict[str, Row] = {
     "POST /v1/hosts/{host}:activate": Row(ADMIN),
     "POST /v1/hosts/{host}:retire": Row(ADMIN),
     "POST /v1/hosts:batch": Row(ADMIN),
+    "POST /v1/hosts:import": Row(ADMIN),
+    "GET /v1/hosts:export": Row(ADMIN),
     "POST /v1/hosts/{host}:rotate-credential": Row(ADMIN),
     "POST /v1/hosts/{host}:revoke-credential": Row(ADMIN),
     "POST /v1/gpus/{gpu}:check": Row(ADMIN),

@@ -132,6 +132,17 @@ class AsyncHosts(AsyncResource):
         body = given(verb=verb, hosts=[*hosts], reason=reason, deadline_s=deadline_s)
         return await self._transport.call(BatchResult, "POST", "/v1/hosts:batch", body=body)
 
+    async def import_csv(self, text: str, *, dry_run: bool | None = None) -> BatchResult:
+        """Add a host for each line of a CSV sheet with the columns ``name``, ``hostname``, ``ip_address`` and
+        ``labels`` (``key=value;key=value``). ``failed`` says by line number what is wrong; the others stand.
+        """
+        body = given(csv=text, dry_run=dry_run)
+        return await self._transport.call(BatchResult, "POST", "/v1/hosts:import", body=body)
+
+    async def export_csv(self) -> str:
+        """All hosts as a CSV sheet, in the columns that an import takes."""
+        return (await self._transport.send("GET", "/v1/hosts:export")).text
+
     async def rotate_credential(
         self, host: str, *, overlap_s: int | None = None, idempotency_key: str | None = None
     ) -> HostCredential:
