@@ -133,6 +133,14 @@ def test_c7b_token_of_one_agent_changes_nothing_of_another_machine_on_any_agent_
     assert [one.id for one in b.desired().gpu_checks] == [check.id], "it is still open"
     b.client.agent.answer_gpu_check(check.id, wire.GpuCheckAnswer(epoch=b.epoch, passed=True))
 
+    # A save that is under way is in tests/server/test_image_saves.py.
+    report = wire.ImageSaveReport(epoch=a.epoch, progress_bytes=0)
+    refused(
+        "PUT /v1/agent/image-saves/{save_id}",
+        NotFound,
+        lambda: as_a.report_image_save("sav-000000000000", report),
+    )
+
     asked.add("PUT /v1/agent/log-requests/{request_id}")
     assert _logs_while_another_agent_answers(ada, a, b, made.id) == "the truth"
 
@@ -266,6 +274,7 @@ def _things_of(site: Site, ada: Person) -> dict[str, str]:
         "request_id": "log-000000000000",
         "check_id": "chk-000000000000",
         "removal_id": "rmv-000000000000",
+        "save_id": "sav-000000000000",
     }
 
 
@@ -279,7 +288,7 @@ def _seen(site: Site, ada: Person) -> dict[str, Any]:
         "workspaces": ada.client.workspaces.list(),
         "keys": ada.client.ssh_keys.list(),
         "requests": ada.client.quota_requests.list(),
-        "dedications": site.admin.dedications.list(),
+        "dedications": ada.client.dedications.list(),
         "reservations": ada.client.reservations.list(),
         "quota": [one for one in ada.client.quotas.mine().lines if one.resource != "gpu_hours"],
         "customer": [site.admin.customers.get(me.user.customer_id)],
