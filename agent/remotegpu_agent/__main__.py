@@ -1,4 +1,4 @@
-"""``remotegpu-agent run | enroll | status``."""
+"""``remotegpu-agent run | enroll | install-credential | status``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from remotegpu_agent import __version__, fault_points, status
@@ -23,6 +24,8 @@ from remotegpu_agent.settings import (
 # aiohttp a DNS resolver of its own. Both expect that these are absent; it saves 6 MB.
 for _unused in ("httpx._main", "aiodns"):
     sys.modules.setdefault(_unused, None)  # type: ignore[arg-type]
+
+_SECRET_PREFIX = "rga_"  # noqa: S105  how every agent secret begins
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,6 +69,18 @@ def _enroll(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _install_credential(arguments: argparse.Namespace) -> int:
+    credential = load_credential(arguments.state_dir)
+    secret = sys.stdin.read().strip()
+    if not secret.startswith(_SECRET_PREFIX) or not secret.isascii() or not secret.isprintable():
+        raise SettingsError(
+            "Standard input does not hold an agent's secret; `remotegpu host rotate-credential` makes one."
+        )
+    save_credential(arguments.state_dir, replace(credential, secret=secret))
+    print(f"The new secret of {credential.host_name} is in place; it counts from the agent's next start.")
+    return 0
+
+
 def _status(arguments: argparse.Namespace) -> int:
     answer = status.read(arguments.state_dir)
     print(json.dumps(answer, indent=1))
@@ -96,7 +111,7 @@ def _settings(arguments: argparse.Namespace, *, url: str) -> Settings:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="remotegpu-agent", description="The RemoteGPU host agent.")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="run|enroll|status")
+    commands = parser.add_subparsers(required=True, metavar="run|enroll|install-credential|status")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--state-dir", type=Path, default=_default_state_dir(), help="default: %(default)s")
     server = argparse.ArgumentParser(add_help=False)
@@ -124,6 +139,11 @@ def _parser() -> argparse.ArgumentParser:
     token = enroll.add_mutually_exclusive_group(required=True)
     token.add_argument("--token", help="visible in the process list: prefer --token-file")
     token.add_argument("--token-file")
+
+    install = commands.add_parser(
+        "install-credential", parents=[common], help="replace this host's secret by the one on standard input"
+    )
+    install.set_defaults(command=_install_credential)
 
     show = commands.add_parser("status", parents=[common], help="print the running agent's state as JSON")
     show.set_defaults(command=_status)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from remotegpu.cli import main
@@ -118,7 +120,49 @@ def test_a_host_is_lent_extended_ended_and_reclaimed(
     lend = ("dedication", "create", "lent-01", "--customer", "default", "--until", "2999-01-01T00:00+00:00")
     lent = json.loads(run("--json", *lend))
     run(*lend, status=1)
+    assert lent["id"] in run("dedication", "list", "--host", "lent-01")
     later = run("--json", "dedication", "extend", lent["id"], "--until", "2999-02-01T00:00+00:00")
     assert json.loads(later)["ends_at"].startswith("2999-02-01")
     assert "status: grace" in run("dedication", "end", lent["id"], "--reason", "a test")
     assert "status: cleaning" in run("dedication", "reclaim", lent["id"], "--reason", "a test", "--force")
+
+
+def test_rotated_secret_of_a_host_is_installed_and_works(
+    live_server: LiveServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Shell(monkeypatch, capsys, tmp_path / "config")
+    login = ("login", live_server.url, "--username", "admin", "--password-stdin")
+    run(*login, stdin=f"{live_server.admin_password}\n")
+    token = json.loads(run("--json", "host", "add", "h1"))["secret"]
+    state = tmp_path / "agent"
+    _agent(
+        "enroll", "--url", live_server.url, "--token-file", "/dev/stdin", "--state-dir", state, stdin=token
+    )
+    kept = state / "credential.json"
+    old = json.loads(kept.read_text())["secret"]
+
+    rotated = json.loads(run("--json", "host", "rotate-credential", "h1", "--overlap", "60"))["secret"]
+    _agent("install-credential", "--state-dir", state, stdin="not a secret", status=2)
+    assert json.loads(kept.read_text())["secret"] == old
+    _agent("install-credential", "--state-dir", state, stdin=f"{rotated}\n")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert json.loads(kept.read_text())["secret"] == rotated
+    path = f"{live_server.url}/v1/agent/workloads?epoch=1&wait_s=0"
+    known = {
+        secret: httpx.get(path, headers={"Authorization": f"Bearer {secret}"}).status_code
+        for secret in (old, rotated)
+    }
+    run("host", "revoke-credential", "h1")
+    gone = httpx.get(path, headers={"Authorization": f"Bearer {rotated}"}).status_code
+    assert (401 not in known.values(), gone) == (True, 401)
+    assert "no such GPU" in run("gpu", "check", "gpu-none", status=1)
+    assert "no such GPU" in run("gpu", "restore", "gpu-none", "--reason", "a test", status=1)
+
+
+def _agent(*words: object, stdin: str, status: int = 0) -> None:
+    command = [sys.executable, "-m", "remotegpu_agent", *map(str, words)]
+    done = subprocess.run(command, input=stdin, text=True, capture_output=True)
+    assert done.returncode == status, done.stderr

@@ -9,6 +9,11 @@ from remotegpu.cli.connection import connect
 from remotegpu.types.dedications import Dedication
 
 
+def list_(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        output.show_list(arguments, "Dedication", client.dedications.list(host=arguments.host))
+
+
 def extend(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         _show(arguments, client.dedications.extend(arguments.dedication, ends_at=arguments.until))
@@ -41,5 +46,8 @@ def create(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace, dedication: Dedication) -> None:
-    facts = dedication.model_dump(mode="json", exclude_none=True)
-    output.show_item(arguments, dedication, "\n".join(f"{name}: {value}" for name, value in facts.items()))
+    """All of it, a fact a line and a step of the clean-up a line."""
+    facts = dedication.model_dump(mode="json", exclude_none=True, exclude={"steps"})
+    lines = [f"{name}: {value}" for name, value in facts.items()]
+    lines += [f"step {step.name}: {step.status} {step.detail}".rstrip() for step in dedication.steps]
+    output.show_item(arguments, dedication, "\n".join(lines))

@@ -73,6 +73,23 @@ def operate(arguments: argparse.Namespace) -> None:
     output.show_item(arguments, done, f"{arguments.verb}: {', '.join(done.succeeded)}.")
 
 
+def rotate_credential(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        made = client.hosts.rotate_credential(arguments.host, overlap_s=arguments.overlap)
+    output.show_item(
+        arguments,
+        made,
+        f"Type this on {arguments.host} and restart its agent, before the old secret ends:\n"
+        f"  printf %s {shlex.quote(made.secret)} | remotegpu-agent install-credential",
+    )
+
+
+def revoke_credential(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        host = client.hosts.revoke_credential(arguments.host)
+    output.show_item(arguments, host, f"{host.name} has no credential any more; what runs there goes on.")
+
+
 def import_csv(arguments: argparse.Namespace) -> None:
     """A host for each line; lines that are refused are said, and make the command fail."""
     text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text(encoding="utf-8-sig")

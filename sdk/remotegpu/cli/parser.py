@@ -258,6 +258,11 @@ def _hosts_and_gpus(commands: Commands[argparse.ArgumentParser]) -> None:
     import_.add_argument("file", metavar="FILE", help="name,hostname,ip_address,labels; - is standard input")
     import_.add_argument("--dry-run", action="store_true", help="say what would happen, and add nothing")
     _add(host, "export", "hosts.export_csv", "print all hosts as CSV")
+    rotate = _add(host, "rotate-credential", "hosts.rotate_credential", "a new secret for a host's agent")
+    rotate.add_argument("host", help="name or id")
+    rotate.add_argument("--overlap", type=int, metavar="S", help="seconds that the old one still works")
+    revoke = _add(host, "revoke-credential", "hosts.revoke_credential", "end a host's credential at once")
+    revoke.add_argument("host", help="name or id")
     for verb, what in _HOST_VERBS.items():
         do = _add(host, verb, "hosts.operate", what)
         do.set_defaults(verb=verb, deadline=None)
@@ -271,10 +276,16 @@ def _hosts_and_gpus(commands: Commands[argparse.ArgumentParser]) -> None:
     list_.add_argument("--host")
     list_.add_argument("--model")
     list_.add_argument("--free", action="store_true", help="only those that are free")
+    check = _add(gpu, "check", "platform.check_gpu", "have a sick GPU's agent test it (admins)")
+    check.add_argument("gpu", help="id")
+    restore = _add(gpu, "restore", "platform.restore_gpu", "take a sick GPU back on your word (admins)")
+    restore.add_argument("gpu", help="id")
+    restore.add_argument("--reason", required=True)
 
 
 def _dedications(commands: Commands[argparse.ArgumentParser]) -> None:
     group = _group(commands, "dedication", "hosts lent to a customer or a workspace")
+    _add(group, "list", "dedications.list_", "newest first").add_argument("--host", help="name or id")
     create = _add(group, "create", "dedications.create", "lend a host for a period")
     create.add_argument("host")
     create.add_argument("--customer", required=True)

@@ -15,6 +15,19 @@ def list_gpus(arguments: argparse.Namespace) -> None:
         output.show_list(arguments, "Gpu", found)
 
 
+def check_gpu(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        check = client.gpus.check(arguments.gpu)
+        said = f"Its agent was asked; `remotegpu event watch --subject-id {check.gpu_id}` tells the result."
+        output.show_item(arguments, check, said)
+
+
+def restore_gpu(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        gpu = client.gpus.restore(arguments.gpu, reason=arguments.reason)
+        output.show_item(arguments, gpu, f"{gpu.uuid} on {gpu.host_name} takes work again.")
+
+
 def list_images(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         output.show_list(arguments, "Image", client.images.list())
