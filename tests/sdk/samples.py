@@ -8,6 +8,7 @@ IMAGE = {
     "id": "img1",
     "name": "base",
     "reference": "registry.example.org/base:1",
+    "local": False,
     "display_name": "Base",
     "description": "",
     "digest": None,
