@@ -35,6 +35,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "uuid",
     ),
     "Image": ("name", "reference", "status", "runtime", "display_name"),
+    "ImageSave": ("id", "image_name", "status", "progress_bytes", "message", "created_at"),
     "User": ("username", "role", "status", "customer_name", "display_name"),
     "Workspace": ("id", "name", "kind", "status", "owner", "role", "members", "environments"),
     "WorkspaceMember": ("username", "role", "status", "display_name", "joined_at"),
