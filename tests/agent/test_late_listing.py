@@ -36,6 +36,9 @@ class LateListing:
             Actual(key="c1", name="c1", workload_id="env-1", generation=1, state=state, exit_code=exit_code)
         ]
 
+    def authorize(self, workload_id: str, keys: object) -> None:
+        """It has no SSH server."""
+
     async def logs(self, actual: Actual, tail_lines: int) -> tuple[str, bool]:
         return "bye", False
 

@@ -98,8 +98,8 @@ def test_file_in_a_shared_home_is_there_on_the_other_host(shared: Site) -> None:
     assert get(on_a.address, "/write") == "written"
     shared.stop(shared.ada, on_a)
 
-    # One of b's two GPUs is taken, so that b leaves less behind: with a home on a, a would still win.
-    shared.run_on("b", shared.other)
+    # a is full now: with a home on a, there would be a note that the files lie there.
+    shared.run_on("a", shared.other, gpus=2)
     explained = shared.explain()
     assert (explained.host_name, explained.home_note) == ("b", None)
 

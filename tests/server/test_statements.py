@@ -28,6 +28,7 @@ BUDGET = 25
 NOT_WALKED = {
     "/v1/environments/{environment_id}/logs": "waits for the agent to answer",
     "/metrics": "for machines; no rows",
+    "/v1/audit/records:export": "streams everything, a statement a batch",
 }
 
 
@@ -117,6 +118,19 @@ class _Rows:
             "quota_request": asked["id"],
             "key": "system.name",
         }
+        await self._save_and_fail(number)
+
+    async def _save_and_fail(self, number: int) -> None:
+        """One save more of the named environment, which lies on the first host; it ends at once."""
+        path = f"/v1/environments/{self.named['environment_id']}:save-image"
+        asked = await self.client.post(path, json={"name": f"saved-{number}"}, headers=self.admin.headers)
+        assert asked.status_code == 202, asked.text
+        agent = self.agents[0]
+        report = {"epoch": agent.epoch, "progress_bytes": 0, "reason": "host_failed"}
+        answer = await self.client.put(
+            f"/v1/agent/image-saves/{asked.json()['id']}", json=report, headers=agent.headers
+        )
+        assert answer.status_code == 204, answer.text
 
     async def _post(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
         answer = await self.client.post(path, json=body, headers=headers)
