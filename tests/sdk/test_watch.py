@@ -196,7 +196,7 @@ def test_window_that_moves_by_less_than_its_size_loses_and_doubles_nothing(
     for step in [*steps, len(whole)]:
         end = min(len(whole), end + step)
         found += tail.added(whole[max(0, end - 40) : end] if end < len(whole) else whole[-40:])
-    moved = all(step <= 40 for step in steps) and len(whole) - sum(steps) <= 40
+    moved = len(whole) - sum(steps) <= 20  # the last window, too, shares half of itself with the one before
     assert found == whole if moved else found.endswith(whole[-40:])
 
 
