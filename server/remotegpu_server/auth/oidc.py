@@ -183,7 +183,9 @@ async def _user_of(db: AsyncSession, settings: Settings, claims: dict[str, Any])
     ours = users_with_customers().where(
         row.oidc_issuer == settings.oidc_issuer, row.oidc_subject == str(claims["sub"])
     )
-    found = (await db.execute(ours.with_for_update(of=row))).one_or_none()
+    found = (
+        await db.execute(ours.with_for_update(of=row).execution_options(populate_existing=True))
+    ).one_or_none()
     if found is None:
         await _make(db, settings, claims)
         found = (await db.execute(ours)).one()

@@ -145,7 +145,10 @@ async def _spend(db: AsyncSession, row: tables.PasswordReset, new_hash: str) -> 
     """Once, whoever else comes with the same secret; every other link of the user ends, too."""
     reset, user = tables.PasswordReset, tables.User
     found = await db.scalar(
-        select(user).where(user.id == row.user_id, user.status == "active").with_for_update()
+        select(user)
+        .where(user.id == row.user_id, user.status == "active")
+        .with_for_update()
+        .execution_options(populate_existing=True)
     )
     spent = await db.scalar(
         update(reset)
