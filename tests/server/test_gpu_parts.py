@@ -273,6 +273,24 @@ async def test_fleet_of_a_process_follows_every_change_and_forgets_what_was_roll
     assert await free(cpus=True) == 32
 
 
+async def test_fleet_sees_what_the_transaction_that_looked_last_changed_afterwards(
+    fleet: Fleet, app: FastAPI
+) -> None:
+    """A snapshot does not list its own transaction; once a later one has ended, it takes it for ended too."""
+    agent = await fleet.host("h1", gpus=2)
+    sessions = app.state.database.sessions
+    async with sessions() as looking, sessions() as other, sessions() as after:
+        await looking.execute(sa.text("SELECT pg_current_xact_id()"))
+        await other.execute(sa.text("SELECT pg_current_xact_id()"))
+        await other.commit()
+        await capacity.fleet(looking)
+        await looking.execute(sa.text("UPDATE hosts SET cpus = 7"))
+        await looking.commit()
+        host = (await capacity.fleet(after)).host(agent.host_id)
+    assert host is not None
+    assert host.cpus_free == 7
+
+
 async def test_dedicated_host_takes_the_work_of_those_it_is_lent_to(
     fleet: Fleet, actors: Actors, app: FastAPI
 ) -> None:

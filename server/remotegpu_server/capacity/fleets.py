@@ -27,11 +27,15 @@ Loader = Callable[[AsyncSession, Sequence[str] | None], Awaitable[list[HostInven
 _CHANGED = text("""
     SELECT CAST(pg_current_snapshot() AS text) AS snapshot,
         array_agg(DISTINCT host_id) AS hosts,
-        array_agg(DISTINCT host_id) FILTER (WHERE xid = pg_current_xact_id_if_assigned()) AS own
+        array_agg(DISTINCT host_id) FILTER (WHERE xid = pg_current_xact_id_if_assigned()) AS own,
+        CAST(pg_current_xact_id_if_assigned() AS text) AS reader
     FROM capacity_changes
     WHERE xid >= pg_snapshot_xmin(CAST(:seen AS pg_snapshot))
-      AND NOT pg_visible_in_snapshot(xid, CAST(:seen AS pg_snapshot))
+      AND (NOT pg_visible_in_snapshot(xid, CAST(:seen AS pg_snapshot)) OR xid = CAST(:reader AS xid8))
 """)
+_SEEN = text(
+    "SELECT CAST(pg_current_snapshot() AS text), CAST(pg_current_xact_id_if_assigned() AS text) AS reader"
+)
 
 
 class _Fleets:
@@ -41,6 +45,9 @@ class _Fleets:
         self._fleet: Fleet | None = None
         self._lock = asyncio.Lock()
         self._seen = ""
+        self._reader: str | None = None
+        """The transaction that looked last, if it had an id: a snapshot does not list its own transaction, and
+        so takes for seen what that one changes afterwards."""
         self._unsettled: set[str] = set()
         """Hosts that were read with changes of a transaction that may still be rolled back."""
         self._loaded_at = 0.0
@@ -54,7 +61,7 @@ class _Fleets:
             return self._fleet
 
     async def _load(self, db: AsyncSession, load: Loader) -> Fleet:
-        self._seen = await db.scalar(text("SELECT CAST(pg_current_snapshot() AS text)")) or ""
+        self._seen, self._reader = (await db.execute(_SEEN)).one()
         own = text("SELECT host_id FROM capacity_changes WHERE xid = pg_current_xact_id_if_assigned()")
         self._unsettled = set((await db.scalars(own)).all())
         fleet = Fleet(await load(db, None))
@@ -63,7 +70,8 @@ class _Fleets:
         return fleet
 
     async def _refresh(self, db: AsyncSession, load: Loader, fleet: Fleet) -> None:
-        snapshot, hosts, own = (await db.execute(_CHANGED, {"seen": self._seen})).one()
+        looked_from = {"seen": self._seen, "reader": self._reader}
+        snapshot, hosts, own, reader = (await db.execute(_CHANGED, looked_from)).one()
         changed = {*(hosts or ()), *self._unsettled}
         if changed:
             present = {host.id: host for host in await load(db, sorted(changed))}
@@ -72,7 +80,7 @@ class _Fleets:
                     fleet.update(present[host_id])
                 elif fleet.host(host_id) is not None:
                     fleet.remove(host_id)
-        self._seen, self._unsettled = snapshot, set(own or ())
+        self._seen, self._reader, self._unsettled = snapshot, reader, set(own or ())
 
 
 _known: WeakKeyDictionary[object, _Fleets] = WeakKeyDictionary()
