@@ -263,6 +263,14 @@ def test_upgrade_0011_takes_every_image_for_one_of_a_registry(upgraded: sa.Engin
     assert _rows(upgraded, "SELECT count(*) FROM image_saves") == [(0,)]
 
 
+def test_upgrade_0012_leaves_what_is_held_with_its_environment(upgraded: sa.Engine) -> None:
+    found = _rows(upgraded, "SELECT id, environment_id, attempt_id FROM placements ORDER BY id")
+    assert found == [("plc-1", "env-1", None), ("plc-2", "env-3", None)]
+    assert _rows(upgraded, "SELECT id, environment_id, attempt_id FROM all_allocations") == [
+        ("alc-1", "env-1", None)
+    ]
+
+
 def test_every_revision_is_asserted_here() -> None:
     asserted = {name.split("_")[2] for name in globals() if name.startswith("test_upgrade_0")}
     missing = {f"{number:04}" for number in range(2, int(schema.HEAD) + 1)} - asserted - _ROWS_STAY

@@ -303,10 +303,139 @@ class ImageSaveReport(Wire):
     detail: Annotated[str, StringConstraints(max_length=1024)] = ""
 
 
+class TaskClaim(Wire):
+    """Ask for attempts that were placed on this host."""
+
+    epoch: int
+    request_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{8,64}$")]
+    """New for each claim, and the same when an answer was lost: it then answers the same set."""
+    max_attempts: Annotated[int, Field(ge=1, le=100)]
+    """No more than can be started."""
+    wait_s: Annotated[float, Field(ge=0, le=55)] = 0.0
+    """Held so long while there is nothing."""
+
+
+class ClaimedAttempt(Wire):
+    """One attempt, complete: the agent needs nothing else to run it."""
+
+    id: str
+    task_id: str
+    number: int
+    rank: int
+    name: str
+    owner: str
+    image_reference: str
+    image_digest: str | None
+    command: list[str] | None
+    script: str | None
+    working_dir: str
+    """Empty: the home."""
+    env: dict[str, str]
+    secret_env: dict[str, str]
+    """Never in labels, logs or argv."""
+    gpu_uuids: list[str]
+    cpus: float
+    memory_bytes: Bytes
+    home: HomeVolume
+    timeout_s: float
+    stop_grace_s: float
+    log_cap_bytes: Bytes
+    """Output above this is dropped, with a mark; the writer is not disturbed."""
+
+
+class ClaimedAttempts(Wire):
+    """The answer to a claim."""
+
+    attempts: list[ClaimedAttempt]
+    next_in_s: float
+    """When to claim again, at the soonest."""
+
+
+class AttemptWrite(Wire):
+    """What every write about an attempt carries."""
+
+    epoch: int
+
+
+class AttemptLease(Wire):
+    """How long the agent may go on without an answer, from the moment it sent the request."""
+
+    lease_s: float
+    renew_in_s: float
+    """When to renew, at the latest."""
+    fence_s: float
+    """When to end the attempt by itself."""
+    stop: bool
+    """End it: TERM, grace, KILL, then ``complete`` and ``release``."""
+    stop_reason: str | None
+    """A value of :class:`remotegpu.types.environments.Reason`."""
+
+
+class AttemptProgress(AttemptWrite):
+    """How far it is, in its own words."""
+
+    progress: Annotated[float, Field(ge=0, le=1)] | None
+    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+
+
+class AttemptLogs(AttemptWrite):
+    """The next piece of its output. Sequence numbers count from 0 without a gap."""
+
+    sequence: Annotated[int, Field(ge=0)]
+    data: Annotated[str, StringConstraints(max_length=1_400_000)]
+    """Base64 of at most 1 MiB of output, both streams as they came."""
+    truncated: bool = False
+    """Output after this piece is dropped: the cap was reached."""
+
+
+class AttemptLogsReply(Wire):
+    """What the server has."""
+
+    next_sequence: int
+    """Lower than expected: send again from there. Higher: those before are stored."""
+    next_in_s: float
+
+
+class AttemptResult(AttemptWrite):
+    """How it ended. The same result again changes nothing."""
+
+    status: AttemptOutcome
+    exit_code: int | None = None
+    reason: Line
+    """A value of :class:`remotegpu.types.environments.Reason`."""
+    message: Annotated[str, StringConstraints(max_length=2048)] = ""
+    peak_gpu_memory_bytes: Bytes | None = None
+    peak_memory_bytes: Bytes | None = None
+
+
+class AttemptOutcome(WireEnum):
+    """How an attempt ended, as its agent saw it."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    PREEMPTED = "preempted"
+    LOST = "lost"
+    UNKNOWN = "unknown"
+
+
+class GrantedAttempt(Wire):
+    """An attempt that its host may run. What runs and is not listed must end."""
+
+    id: str
+    stop: bool
+    stop_reason: str | None
+
+
 class DesiredWorkloads(Wire):
     """The full desired set of a host at a revision: levels, not commands."""
 
     revision: int
+    attempts: list[GrantedAttempt]
+    """Claimed ones that have not been released."""
+    claimable: int
+    """Attempts that wait to be claimed."""
     workloads: list[Workload]
     log_requests: list[LogRequest]
     gpu_checks: list[GpuCheckRequest]

@@ -60,7 +60,7 @@ class EnvironmentStatus(WireEnum):
 
 
 class Reason(WireEnum):
-    """Why an environment is in its status. Stored with every change."""
+    """Why an environment, a task or an attempt is in its status. Stored with every change."""
 
     REQUESTED = "requested"
     """Somebody asked for it."""
@@ -118,6 +118,30 @@ class Reason(WireEnum):
     """It ran as long as it may."""
     IDLE = "idle"
     """Nobody used it, and its GPUs did nothing."""
+    DEPENDENCIES = "dependencies"
+    """Waits for other tasks."""
+    DEPENDENCY_FAILED = "dependency_failed"
+    """A task that it waited for did not succeed."""
+    ARRAY_LIMIT = "array_limit"
+    """As many of its array run as may."""
+    RETRY_DELAY = "retry_delay"
+    """The last attempt ended badly; the next one follows after a while."""
+    SUCCEEDED = "succeeded"
+    """Ended with exit code 0."""
+    EXIT_CODE = "exit_code"
+    """Ended with another exit code."""
+    COMMAND_NOT_FOUND = "command_not_found"
+    TIMEOUT = "timeout"
+    """Ran longer than its ``timeout_s``."""
+    CANCELLED = "cancelled"
+    """Somebody stopped it."""
+    LEASE_LOST = "lease_lost"
+    """Its host was silent for longer than the fence, and the attempt was given up."""
+    PROCESS_LOST = "process_lost"
+    """Its agent came back and found nothing of it."""
+    DISK_FULL = "disk_full"
+    GANG_ENDED = "gang_ended"
+    """Another host of the same attempt failed."""
     UNKNOWN = "unknown"
 
 

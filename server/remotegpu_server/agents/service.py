@@ -428,6 +428,8 @@ async def desired_set(db: AsyncSession, *, host_id: str, launch: Launch) -> Desi
     )
     return DesiredWorkloads(
         revision=revision or 0,
+        attempts=[],
+        claimable=0,
         workloads=await observe.desired_workloads(db, host_id=host_id, launch=launch),
         log_requests=[
             LogRequest(id=one.id, workload_id=one.environment_id, tail_lines=one.tail_lines) for one in asked

@@ -46,8 +46,8 @@ class _Fleets:
         self._lock = asyncio.Lock()
         self._seen = ""
         self._reader: str | None = None
-        """The transaction that looked last, if it had an id: a snapshot does not list its own transaction, and
-        so takes for seen what that one changes afterwards."""
+        """The transaction that looked last, if it had an id: a snapshot does not list its own transaction, so
+        what that one changes afterwards would be taken for seen."""
         self._unsettled: set[str] = set()
         """Hosts that were read with changes of a transaction that may still be rolled back."""
         self._loaded_at = 0.0

@@ -1,5 +1,5 @@
 """Legal moves, declared once (pictures: ``docs/lifecycle.md``): of an environment's public status, of what an
-admin wants of a host, of a host's dedication, and of the save of an image.
+admin wants of a host, of a host's dedication, of the save of an image, of tasks and of attempts.
 
 The ``lifecycle`` modules move by them, and triggers in the database refuse everything else.
 """
@@ -49,3 +49,24 @@ IMAGE_SAVE_STATUS: dict[str, frozenset[str]] = {
     "failed": frozenset(),
 }
 """An environment that is saved as an image."""
+
+TASK_STATUS: dict[str, frozenset[str]] = {
+    "pending": frozenset({"assigned", "cancelled"}),
+    "assigned": frozenset({"running", "pending", "succeeded", "failed", "cancelled", "timed_out"}),
+    "running": frozenset({"pending", "succeeded", "failed", "cancelled", "timed_out"}),
+    "succeeded": frozenset(),
+    "failed": frozenset({"pending"}),
+    "cancelled": frozenset({"pending"}),
+    "timed_out": frozenset({"pending"}),
+}
+"""A task; back to ``pending`` for another attempt, after an end only when somebody asks for it."""
+
+_ATTEMPT_ENDS = frozenset({"succeeded", "failed", "cancelled", "timed_out", "lost", "preempted"})
+ATTEMPT_STATUS: dict[str, frozenset[str]] = {
+    "assigned": frozenset({"claimed", "cancelled", "lost", "preempted", "failed"}),
+    "claimed": frozenset({"accepted", "cancelled", "lost", "preempted", "failed"}),
+    "accepted": frozenset({"running"}) | _ATTEMPT_ENDS,
+    "running": _ATTEMPT_ENDS,
+    **{end: frozenset() for end in sorted(_ATTEMPT_ENDS)},
+}
+"""A try of a task on one host."""

@@ -146,12 +146,13 @@ async def _try(
 
 
 async def _stop_environments(db: AsyncSession, dedication: tables.Dedication) -> str:
-    held = tables.Placement
+    held, wanted = tables.Placement, tables.Environment
     live = (
         await db.scalars(
-            select(held.environment_id)
+            select(wanted.id)
+            .join(held, held.environment_id == wanted.id)
             .where(lifecycle.of_tenant(dedication), held.released_at.is_(None))
-            .order_by(held.environment_id)
+            .order_by(wanted.id)
         )
     ).all()
     for environment_id in live:

@@ -69,14 +69,15 @@ async def bundles(db: AsyncSession, *, ids: Sequence[str]) -> list[Bundle]:
 async def held_gpus(db: AsyncSession, *, environment_ids: Sequence[str]) -> dict[str, list[HeldGpu]]:
     """Live allocations by environment, in the order of the GPUs' index."""
     rows = await db.execute(
-        select(tables.Allocation, tables.Gpu)
+        select(tables.Environment.id, tables.Allocation, tables.Gpu)
+        .join(tables.Allocation, tables.Allocation.environment_id == tables.Environment.id)
         .join(tables.Gpu, tables.Gpu.id == tables.Allocation.gpu_id)
-        .where(tables.Allocation.environment_id.in_(environment_ids), tables.Allocation.released_at.is_(None))
+        .where(tables.Environment.id.in_(environment_ids), tables.Allocation.released_at.is_(None))
         .order_by(tables.Gpu.index, tables.Gpu.id)
     )
     result: dict[str, list[HeldGpu]] = {}
-    for allocation, gpu in rows:
-        result.setdefault(allocation.environment_id, []).append(HeldGpu(allocation, gpu))
+    for environment_id, allocation, gpu in rows:
+        result.setdefault(environment_id, []).append(HeldGpu(allocation, gpu))
     return result
 
 

@@ -38,11 +38,12 @@ async def change(db: AsyncSession, row: tables.Host, **values: Any) -> tables.Ho
 
 async def live_environments(db: AsyncSession, *, host_id: str) -> Sequence[str]:
     """Ids of the environments that hold something on the host, in id order."""
-    held = tables.Placement
+    held, wanted = tables.Placement, tables.Environment
     rows = await db.scalars(
-        select(held.environment_id)
+        select(wanted.id)
+        .join(held, held.environment_id == wanted.id)
         .where(held.host_id == host_id, held.released_at.is_(None))
-        .order_by(held.environment_id)
+        .order_by(wanted.id)
     )
     return rows.all()
 

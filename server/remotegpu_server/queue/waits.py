@@ -71,7 +71,7 @@ async def _store(db: AsyncSession, answers: Mapping[str, Wait], *, generations: 
     )
     first = [
         {
-            "environment_id": key,
+            "ask_id": key,
             "generation": generations[key],
             "p50_at": wait.estimate.p50_at,
             "p90_at": wait.estimate.p90_at,
@@ -90,7 +90,8 @@ async def compare(db: AsyncSession) -> int:
         text(
             """
             UPDATE start_estimates s SET started_at = p.placed_at FROM placements p
-            WHERE p.environment_id = s.environment_id AND p.generation = s.generation AND s.started_at IS NULL
+            WHERE p.generation = s.generation AND s.started_at IS NULL AND s.ask_id = coalesce(
+                p.environment_id, (SELECT task_id FROM attempts WHERE id = p.attempt_id))
             RETURNING extract(epoch FROM s.p50_at - p.placed_at)
             """
         )
@@ -101,9 +102,11 @@ async def compare(db: AsyncSession) -> int:
     await db.execute(
         text(
             """
-            DELETE FROM start_estimates s USING environments e
-            WHERE e.id = s.environment_id AND s.started_at IS NULL
-              AND (e.generation <> s.generation OR e.status <> 'pending')
+            DELETE FROM start_estimates s WHERE s.started_at IS NULL AND NOT EXISTS (
+                SELECT FROM environments e
+                WHERE e.id = s.ask_id AND e.generation = s.generation AND e.status = 'pending'
+                UNION ALL SELECT FROM tasks t
+                WHERE t.id = s.ask_id AND t.generation = s.generation AND t.status = 'pending')
             """
         )
     )

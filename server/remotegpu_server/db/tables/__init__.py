@@ -44,9 +44,11 @@ from remotegpu_server.db.tables.quotas import (
     QuotaRequest,
 )
 from remotegpu_server.db.tables.ssh_keys import SshKey
+from remotegpu_server.db.tables.tasks import Attempt, Task, TaskArray, TaskDependency, TaskSchedule
 
 __all__ = [
     "Allocation",
+    "Attempt",
     "AuditRecord",
     "Base",
     "CapacityChange",
@@ -79,6 +81,10 @@ __all__ = [
     "Reservation",
     "SshKey",
     "StartEstimate",
+    "Task",
+    "TaskArray",
+    "TaskDependency",
+    "TaskSchedule",
     "Token",
     "User",
     "Volume",

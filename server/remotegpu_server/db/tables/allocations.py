@@ -11,6 +11,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Identity,
     Index,
+    Text,
     UniqueConstraint,
     func,
     text,
@@ -21,7 +22,7 @@ from remotegpu_server.db.tables.base import Base, Xid8, now, one_of
 
 
 class Placement(Base):
-    """A live hold of CPU, memory and a home on one host by one start of an environment.
+    """A live hold of CPU, memory and a home on one host by one start of an environment, or by an attempt.
 
     Released exactly once, on proof of absence; GPUs hang on it as :class:`Allocation` rows.
     """
@@ -35,18 +36,27 @@ class Placement(Base):
             unique=True,
             postgresql_where=text("released_at IS NULL"),
         ),
+        CheckConstraint("(environment_id IS NULL) <> (attempt_id IS NULL)", name="of_one_workload"),
+        Index(
+            "uq_placements_attempt",
+            "attempt_id",
+            unique=True,
+            postgresql_where=text("attempt_id IS NOT NULL"),
+        ),
         Index("ix_placements_live_host", "host_id", postgresql_where=text("released_at IS NULL")),
         Index("ix_placements_admin_host", "host_id", postgresql_where=text("release_proof = 'admin'")),
         Index("ix_placements_live_user", "user_id", postgresql_where=text("released_at IS NULL")),
         Index("ix_placements_live_customer", "customer_id", postgresql_where=text("released_at IS NULL")),
         Index("ix_placements_live_workspace", "workspace_id", postgresql_where=text("released_at IS NULL")),
         CheckConstraint("(released_at IS NULL) = (release_proof IS NULL)", name="released_with_proof"),
-        one_of("release_proof", "absent", "reboot", "admin"),
+        one_of("release_proof", "absent", "reboot", "fence", "admin"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="RESTRICT"))
+    environment_id: Mapped[str | None] = mapped_column(ForeignKey("environments.id", ondelete="RESTRICT"))
+    attempt_id: Mapped[str | None] = mapped_column(Text, ForeignKey("attempts.id", ondelete="RESTRICT"))
     generation: Mapped[int] = mapped_column(BigInteger)
+    """Of the environment, or the number of the attempt."""
     host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id", ondelete="RESTRICT"))
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"))
     customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id", ondelete="RESTRICT"))
@@ -83,13 +93,15 @@ class Allocation(Base):
         Index("ix_allocations_live_gpu", "gpu_id", postgresql_where=text("released_at IS NULL")),
         CheckConstraint("memory_bytes IS NULL OR memory_bytes > 0", name="share_is_something"),
         CheckConstraint("gpu_fraction > 0 AND gpu_fraction <= 1", name="fraction_of_one"),
+        CheckConstraint("(environment_id IS NULL) <> (attempt_id IS NULL)", name="of_one_workload"),
+        Index("ix_allocations_attempt", "attempt_id", postgresql_where=text("attempt_id IS NOT NULL")),
         Index("ix_allocations_placement", "placement_id"),
         Index("ix_allocations_live_user", "user_id", postgresql_where=text("released_at IS NULL")),
         Index("ix_allocations_live_customer", "customer_id", postgresql_where=text("released_at IS NULL")),
         Index("ix_allocations_live_workspace", "workspace_id", postgresql_where=text("released_at IS NULL")),
         Index("ix_allocations_customer_released", "customer_id", "released_at"),
         CheckConstraint("(released_at IS NULL) = (release_proof IS NULL)", name="released_with_proof"),
-        one_of("release_proof", "absent", "reboot", "admin"),
+        one_of("release_proof", "absent", "reboot", "fence", "admin"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -100,9 +112,10 @@ class Allocation(Base):
     """How much of a GPU it counts as, against quotas and in statistics."""
     host_id: Mapped[str]
     placement_id: Mapped[str]
-    environment_id: Mapped[str] = mapped_column(
+    environment_id: Mapped[str | None] = mapped_column(
         ForeignKey("environments.id", ondelete="RESTRICT"), index=True
     )
+    attempt_id: Mapped[str | None] = mapped_column(Text, ForeignKey("attempts.id", ondelete="RESTRICT"))
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"))
     customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id", ondelete="RESTRICT"))
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id", ondelete="RESTRICT"))

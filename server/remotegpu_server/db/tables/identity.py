@@ -169,11 +169,13 @@ class Token(Base):
         CheckConstraint("(kind = 'user') <= (user_id IS NOT NULL)", name="user_owned"),
         CheckConstraint("(kind IN ('agent', 'enrollment')) <= (host_id IS NOT NULL)", name="host_bound"),
         CheckConstraint(
-            "(kind = 'workload') <= (environment_id IS NOT NULL AND user_id IS NOT NULL)",
+            "(kind = 'workload') <= ((environment_id IS NULL) <> (attempt_id IS NULL)"
+            " AND user_id IS NOT NULL)",
             name="workload_bound",
         ),
         Index("ix_tokens_live_user", "user_id", postgresql_where=text("revoked_at IS NULL")),
         Index("ix_tokens_environment", "environment_id", postgresql_where=text("environment_id IS NOT NULL")),
+        Index("ix_tokens_attempt", "attempt_id", postgresql_where=text("attempt_id IS NOT NULL")),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -185,6 +187,7 @@ class Token(Base):
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     host_id: Mapped[str | None] = mapped_column(ForeignKey("hosts.id", ondelete="CASCADE"), index=True)
     environment_id: Mapped[str | None] = mapped_column(ForeignKey("environments.id", ondelete="CASCADE"))
+    attempt_id: Mapped[str | None] = mapped_column(ForeignKey("attempts.id", ondelete="CASCADE"))
     created_at: Mapped[datetime] = mapped_column(server_default=now)
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]

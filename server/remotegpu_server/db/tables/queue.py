@@ -50,9 +50,8 @@ class StartEstimate(Base):
         Index("ix_start_estimates_started", "started_at", postgresql_where=text("started_at IS NOT NULL")),
     )
 
-    environment_id: Mapped[str] = mapped_column(
-        ForeignKey("environments.id", ondelete="CASCADE"), primary_key=True
-    )
+    ask_id: Mapped[str] = mapped_column(primary_key=True)
+    """Of the environment or the task."""
     generation: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     estimated_at: Mapped[datetime] = mapped_column(server_default=now)
     p50_at: Mapped[datetime]

@@ -360,7 +360,7 @@ async def host_rebooted(
     )
     released = 0
     for placement in rows.all():
-        if placement.environment_id in still_there:
+        if placement.environment_id is None or placement.environment_id in still_there:
             continue
         environment = await queries.lock(db, environment_id=placement.environment_id)
         assert environment is not None, "placements keep their environment"
