@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import httpx
 import pytest
@@ -25,7 +27,9 @@ from remotegpu_server.testing import Actors, Person
 
 ROUNDS = int(os.environ.get("REMOTEGPU_ROUNDS", "200"))
 CHECKED_EVERY = 25
+STEPS = 20
 pytestmark = pytest.mark.timeout(600)
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -37,8 +41,13 @@ async def work(work: Work) -> Work:
     return work
 
 
-async def _race(app: FastAPI, name: str, one_round: Callable[[int], Awaitable[str]]) -> None:
-    """``one_round`` plays a round, asserts its result and names how it went."""
+async def _race(
+    app: FastAPI, name: str, one_round: Callable[[int], Awaitable[str]], *, ends: frozenset[str] = frozenset()
+) -> None:
+    """``one_round`` plays a round, asserts its result and names how it went.
+
+    ``ends``: what must have been seen, or the two sides never met.
+    """
     seen: Counter[str] = Counter()
     for number in range(ROUNDS):
         seen[await one_round(number)] += 1
@@ -46,6 +55,31 @@ async def _race(app: FastAPI, name: str, one_round: Callable[[int], Awaitable[st
             async with app.state.database.sessions() as db:
                 await assert_invariants(db)
     print(f"{name}: {ROUNDS} rounds, {dict(seen)}")
+    if ROUNDS >= 3 * STEPS:
+        assert ends <= set(seen), f"{name}: never {ends - set(seen)}, only {dict(seen)}"
+
+
+class _Sweep:
+    """Begins the short side of a race later and later within what the long side takes, as measured here.
+
+    A fixed delay meets nothing on a machine of another speed.
+    """
+
+    def __init__(self) -> None:
+        self._took_s = 0.0
+
+    async def timed(self, asked: Awaitable[T]) -> T:
+        """The long side."""
+        started = time.monotonic()
+        answer = await asked
+        took_s = time.monotonic() - started
+        self._took_s = took_s if not self._took_s else 0.8 * self._took_s + 0.2 * took_s
+        return answer
+
+    async def within(self, number: int, ask: Callable[[], Awaitable[T]]) -> T:
+        """The short side: in the first of ``STEPS`` rounds at once, in the last after the other's end."""
+        await asyncio.sleep(number % STEPS / (STEPS - 4) * self._took_s)
+        return await ask()
 
 
 async def _after(number: int, asked: Awaitable[httpx.Response]) -> httpx.Response:
@@ -83,23 +117,75 @@ async def test_last_gpu(fleet: Fleet, actors: Actors, app: FastAPI) -> None:
     await _race(app, "last GPU", one_round)
 
 
-@pytest.mark.parametrize("level", ["user", "customer"])
-async def test_last_unit_of_quota(fleet: Fleet, actors: Actors, app: FastAPI, level: str) -> None:
+_LIMITED = {
+    "user": (("user",), (("ada", "team"), ("ada", "own"), ("ada", "team"))),
+    "workspace": (("workspace",), (("ada", "team"), ("bob", "team"), ("bob", "team"))),
+    "customer": (("customer",), (("ada", "own"), ("bob", "team"), ("cyd", "own"))),
+    "all": (
+        ("user", "workspace", "customer"),
+        (("ada", "team"), ("bob", "team"), ("ada", "own"), ("cyd", "own")),
+    ),
+}
+"""Which limits have one GPU left, and who asks where."""
+
+
+def _level_that_binds(limited: tuple[str, ...], loser: tuple[str, str], winner: tuple[str, str]) -> str:
+    """The narrowest limit that the two share."""
+    shared = {"user": loser[0] == winner[0], "workspace": loser[1] == winner[1] == "team", "customer": True}
+    return next(level for level in limited if shared[level])
+
+
+async def test_last_unit_of_quota_at_each_level_and_at_all_three(
+    fleet: Fleet, actors: Actors, app: FastAPI
+) -> None:
+    """One is let through; each of the others is told the narrowest limit that keeps it out."""
     agent = await fleet.host("h1", gpus=8, cpus=1000)
-    people = [await actors.user("ada"), await actors.user("bob")]
-    await fleet.limit(level, "ada" if level == "user" else "default", gpus=1)
-    racers = [people[0], people[0], people[0] if level == "user" else people[1]]
+    people = {name: await actors.user(name) for name in ("ada", "bob", "cyd")}
+    owner = people["ada"].headers
+    answer = await fleet.client.post("/v1/workspaces", headers=owner, json={"name": "Team"})
+    team = answer.json()["id"]
+    body = {"user": "bob", "role": "member"}
+    answer = await fleet.client.post(f"/v1/workspaces/{team}/members", headers=owner, json=body)
+    assert answer.status_code == 201, answer.text
+    for name in people:
+        await fleet.limit("user", name, gpus=1)
+    await fleet.limit("workspace", team, gpus=1)
+    await fleet.limit("customer", "default", gpus=1)
+
+    async def ask(number: int, index: int, who: tuple[str, str]) -> httpx.Response:
+        where = {"workspace": team} if who[1] == "team" else {}
+        return await fleet.create(people[who[0]].headers, f"r{number}-{index}", gpus=1, **where)
 
     async def one_round(number: int) -> str:
-        answers = await asyncio.gather(
-            *(fleet.create(one.headers, f"r{number}-{index}", gpus=1) for index, one in enumerate(racers))
-        )
-        assert _codes(answers) == [201, 409, 409]
+        level = list(_LIMITED)[number % len(_LIMITED)]
+        limited, racers = _LIMITED[level]
+        async with app.state.database.sessions() as db:
+            await db.execute(
+                text(
+                    "UPDATE quotas SET changed_at = now(), limit_value ="
+                    " CASE WHEN subject_type = ANY(:limited) THEN 1 END WHERE resource = 'gpus'"
+                ),
+                {"limited": list(limited)},
+            )
+            await db.commit()
+        turn = number // len(_LIMITED) % len(racers)
+        racers = racers[turn:] + racers[:turn]
+        answers = await asyncio.gather(*(ask(number, index, who) for index, who in enumerate(racers)))
+        assert _codes(answers) == [201] + [409] * (len(racers) - 1)
         winner = _winner(answers)
-        await _forget(fleet, agent, racers[winner], answers[winner].json()["id"])
-        return f"winner {winner}"
+        for who, answer in zip(racers, answers, strict=True):
+            if answer.status_code == 409:
+                binding = _level_that_binds(limited, who, racers[winner])
+                refusal = answer.json()
+                assert (refusal["error"], refusal["data"]["subject"]) == ("quota_exceeded", binding)
+                assert refusal["detail"].startswith(f"{binding.capitalize()} "), refusal["detail"]
+                assert "may hold 1 GPU at once; 1 is in use" in refusal["detail"]
+        async with app.state.database.sessions() as db:
+            await assert_invariants(db)
+        await _forget(fleet, agent, people[racers[winner][0]], answers[winner].json()["id"])
+        return f"{level}: {'/'.join(racers[winner])}"
 
-    await _race(app, f"last unit of a {level}'s quota", one_round)
+    await _race(app, "last unit of quota", one_round, ends=frozenset({"all: ada/team", "all: cyd/own"}))
 
 
 async def _one_of(app: FastAPI, name: str, ask: Callable[[int], list[Awaitable[httpx.Response]]]) -> None:
@@ -186,6 +272,7 @@ async def test_stop_against_start_and_queue(fleet: Fleet, actors: Actors, app: F
     """What waits is cancelled while the queue would start it: stopped and nothing held, or stopping."""
     agent = await fleet.host("h1", gpus=1, cpus=1000)
     ada, bob = await actors.user("ada"), await actors.user("bob")
+    sweep = _Sweep()
 
     async def one_round(number: int) -> str:
         blocker = (await fleet.create(ada.headers, f"b{number}", gpus=1)).json()["id"]
@@ -194,7 +281,8 @@ async def test_stop_against_start_and_queue(fleet: Fleet, actors: Actors, app: F
         await fleet.client.delete(f"/v1/environments/{blocker}", headers=ada.headers)
         await agent.obey()
         stopped, _ = await asyncio.gather(
-            fleet.act(bob.headers, waiting["id"], "stop"), queue.place_pending(work)
+            sweep.within(number, lambda: fleet.act(bob.headers, waiting["id"], "stop")),
+            sweep.timed(queue.place_pending(work)),
         )
         assert stopped.status_code == 200, stopped.text
         await queue.place_pending(work)
@@ -204,18 +292,19 @@ async def test_stop_against_start_and_queue(fleet: Fleet, actors: Actors, app: F
         assert await fleet.gpus_free() == 1
         return str(now["status"])
 
-    await _race(app, "cancel against start", one_round)
+    await _race(app, "cancel against start", one_round, ends=frozenset({"stopped", "stopping"}))
 
 
 async def test_cordon_against_place(fleet: Fleet, actors: Actors, app: FastAPI) -> None:
     """A host is cordoned while something is placed: whatever was granted was granted before the cordon."""
     agent = await fleet.host("h1", gpus=1, cpus=1000)
     ada = await actors.user("ada")
+    sweep = _Sweep()
 
     async def one_round(number: int) -> str:
         created, cordoned = await asyncio.gather(
-            fleet.create(ada.headers, f"r{number}", gpus=1, queue=False),
-            _after(number, fleet.client.post("/v1/hosts/h1:cordon", headers=fleet.admin)),
+            sweep.timed(fleet.create(ada.headers, f"r{number}", gpus=1, queue=False)),
+            sweep.within(number, lambda: fleet.client.post("/v1/hosts/h1:cordon", headers=fleet.admin)),
         )
         assert cordoned.status_code == 200, cordoned.text
         late = await fleet.create(ada.headers, f"late{number}", gpus=0, queue=False)
@@ -223,12 +312,14 @@ async def test_cordon_against_place(fleet: Fleet, actors: Actors, app: FastAPI) 
         if created.status_code == 201:
             await _forget(fleet, agent, ada, created.json()["id"])
         else:
-            assert created.status_code == 503, created.text
+            refusal = created.json()
+            assert (created.status_code, refusal["error"]) == (503, "no_capacity"), created.text
+            assert refusal["data"]["reason"] == "no_ready_host", "told, not an error"
         answer = await fleet.client.post("/v1/hosts/h1:uncordon", headers=fleet.admin)
         assert answer.status_code == 200
         return str(created.status_code)
 
-    await _race(app, "cordon against place", one_round)
+    await _race(app, "cordon against place", one_round, ends=frozenset({"201", "503"}))
 
 
 async def test_stop_against_report(fleet: Fleet, actors: Actors, app: FastAPI) -> None:
