@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import datetime, timedelta
 
 import httpx
 from fastapi import FastAPI
@@ -139,6 +140,99 @@ async def test_small_request_passes_only_when_it_is_gone_before_the_heads_turn(
     assert short.json()["status"] == "starting"
 
 
+async def test_work_that_was_let_pass_is_extended_up_to_the_heads_certain_start_and_no_further(
+    fleet: Fleet, actors: Actors, client: httpx.AsyncClient, app: FastAPI, work: Work
+) -> None:
+    agent = await fleet.host("h1", gpus=2)
+    ada, ben, eve = [await actors.user(name) for name in ("ada", "ben", "eve")]
+    start = await _now(app)
+    at = [(start + timedelta(hours=hours)).isoformat() for hours in range(4)]
+    holder_id = (await fleet.create(ada.headers, "holder", gpus=1, stop_at=at[2])).json()["id"]
+    head = (await fleet.create(ben.headers, "head", gpus=2)).json()
+    short = (await fleet.create(eve.headers, "short", gpus=1, stop_at=at[1])).json()
+    assert short["status"] == "starting", "let pass"
+    await agent.obey()
+    promised = (await fleet.get(ben.headers, head["id"]))["wait"]["estimate"]["p90_at"]
+
+    async def extend(headers: dict[str, str], key: str, by_s: float) -> httpx.Response:
+        return await client.post(f"/v1/environments/{key}:extend", headers=headers, json={"by_s": by_s})
+
+    for headers in (eve.headers, fleet.admin):
+        refused = await extend(headers, short["id"], 2 * 3600)
+        assert (refused.status_code, refused.json()["error"]) == (409, "state_conflict")
+        assert "waits for what it holds" in refused.json()["detail"]
+        latest = datetime.fromisoformat(refused.json()["data"]["latest_at"])
+        assert timedelta(0) <= datetime.fromisoformat(at[2]) - latest <= timedelta(seconds=2)
+    longer = await extend(eve.headers, short["id"], refused.json()["data"]["max_by_s"])
+    assert longer.status_code == 200, longer.text
+    await queue_loop.tell(work)
+    still = (await fleet.get(ben.headers, head["id"]))["wait"]["estimate"]["p90_at"]
+    assert datetime.fromisoformat(still) <= datetime.fromisoformat(promised) + timedelta(seconds=1)
+    full = await extend(eve.headers, short["id"], 60)
+    assert (full.status_code, full.json()["data"]["max_by_s"]) == (409, 0.0)
+    assert (await extend(ada.headers, holder_id, 3600)).status_code == 200, "it ran before the head asked"
+    assert (await extend(eve.headers, short["id"], 1800)).status_code == 200, "the head starts later by that"
+
+
+async def test_restart_gives_work_that_was_let_pass_no_second_lifetime(
+    fleet: Fleet, actors: Actors, app: FastAPI
+) -> None:
+    agent = await fleet.host("h1", gpus=2)
+    ada, ben, eve = [await actors.user(name) for name in ("ada", "ben", "eve")]
+    at = (await _now(app) + timedelta(hours=2)).isoformat()
+    await fleet.create(ada.headers, "holder", gpus=1, stop_at=at)
+    head = (await fleet.create(ben.headers, "head", gpus=2)).json()
+    short = (await fleet.create(eve.headers, "short", gpus=1, max_lifetime_s=4000)).json()
+    assert short["status"] == "starting", "let pass"
+    await agent.obey()
+    async with app.state.database.sessions() as db:
+        await db.execute(
+            text("UPDATE environments SET deadline_at = now() + interval '10 minutes' WHERE id = :id"),
+            {"id": short["id"]},
+        )
+        await db.execute(
+            text(
+                "UPDATE environments SET deadline_at = now() + interval '1 hour', "
+                "stop_at = now() + interval '1 hour' WHERE name = 'holder'"
+            )
+        )
+        await db.commit()
+    before = await fleet.get(eve.headers, short["id"])
+    await fleet.act(eve.headers, short["id"], "restart")
+    await agent.obey()
+    after = await fleet.get(eve.headers, short["id"])
+    assert (after["status"], after["stops_at"]) == ("running", before["stops_at"])
+    assert (await fleet.get(ben.headers, head["id"]))["status"] == "pending"
+
+
+async def test_extension_into_a_reservation_of_others_is_refused_with_the_time_it_begins(
+    fleet: Fleet, actors: Actors, client: httpx.AsyncClient, app: FastAPI
+) -> None:
+    agent = await fleet.host("h1", gpus=1)
+    ada, boss = await actors.user("ada"), await actors.user("boss", role="owner", customer="other")
+    now = await _now(app)
+    at = [(now + timedelta(hours=hours)).isoformat() for hours in range(4)]
+    mine = (await fleet.create(ada.headers, "mine", gpus=1, stop_at=at[1])).json()["id"]
+    await agent.obey()
+    made = await client.post(
+        "/v1/reservations",
+        headers=fleet.admin,
+        json={"name": "r", "customer": boss.customer_id, "gpus": 1, "starts_at": at[2], "ends_at": at[3]},
+    )
+    assert made.status_code == 201, made.text
+    path = f"/v1/environments/{mine}:extend"
+    refused = await client.post(path, headers=ada.headers, json={"by_s": 3601})
+    assert (refused.status_code, refused.json()["data"]["max_by_s"]) == (409, 3600.0)
+    assert "reserved for others" in refused.json()["detail"]
+    assert (await client.post(path, headers=ada.headers, json={"by_s": 3600})).status_code == 200
+
+
+async def _now(app: FastAPI) -> datetime:
+    async with app.state.database.sessions() as db:
+        now: datetime = (await db.execute(text("SELECT now()"))).scalar_one()
+    return now
+
+
 async def test_start_at_waits_without_a_place_and_holds_nobody_up(
     fleet: Fleet, actors: Actors, app: FastAPI, work: Work
 ) -> None:
@@ -207,7 +301,7 @@ def wanted(key: str, gpus: int, runs_for_s: float | None = None) -> Wanted:
 
 
 def holder(gpus: int, ends_in_s: float | None, age_s: float = 0.0) -> Holder:
-    return Holder(Amount(1, GIB, gpus, A), "c", age_s, ends_in_s)
+    return Holder(Amount(1, GIB, gpus, A), "c", age_s, ends_in_s, "holder")
 
 
 def test_certain_start_is_when_enough_known_ends_have_passed() -> None:

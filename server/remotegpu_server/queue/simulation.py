@@ -42,6 +42,8 @@ class Holder:
     age_s: float
     ends_in_s: float | None
     """``None``: nobody has said; it is drawn from past runs."""
+    id: str
+    """Of the workload."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,6 +196,7 @@ async def _holders(db: AsyncSession) -> dict[str, list[simulation.Holder]]:
             func.extract("epoch", func.now() - held.placed_at),
             func.extract("epoch", row.deadline_at - func.now()),
             row.desired,
+            row.id,
             func.max(gpu.model),
             func.max(gpu.memory_total_bytes),
             func.max(gpu.mig_profile),
@@ -208,13 +209,13 @@ async def _holders(db: AsyncSession) -> dict[str, list[simulation.Holder]]:
         .group_by(held.id, row.id)
     )
     result: dict[str, list[simulation.Holder]] = defaultdict(list)
-    for host_id, cpus, memory, customer_id, age_s, left_s, desired, *kind, gpus in found:
+    for host_id, cpus, memory, customer_id, age_s, left_s, desired, key, *kind, gpus in found:
         ends_in_s = None if left_s is None else max(float(left_s), 0.0) + STOP_MARGIN_S
         if desired != "running":
             ends_in_s = STOP_MARGIN_S
         # What a share gives back adds up to a whole GPU only by chance: it counts as nothing.
         amount = simulation.Amount(cpus, memory, gpus, tuple(kind) if gpus else None)
-        result[host_id].append(simulation.Holder(amount, customer_id, float(age_s), ends_in_s))
+        result[host_id].append(simulation.Holder(amount, customer_id, float(age_s), ends_in_s, key))
     return result
 
 

@@ -74,6 +74,7 @@ async def restart(db: AsyncSession, *, actor: Actor, environment_id: str, launch
             f"{environment.name} is {environment.status}; only one that runs can be restarted.",
             hint=_instead(environment),
         )
+    stop_at = await stop_times.stop_at_after_restart(db, environment=environment)
     await tokens.revoke_of_environment(db, environment.id)
     secret_env = await placing.secret_env_of_start(db, environment=environment, launch=launch)
     row, placement = tables.Environment, tables.Placement
@@ -106,7 +107,8 @@ async def restart(db: AsyncSession, *, actor: Actor, environment_id: str, launch
         address=None,
         endpoints={},
         progress_percent=None,
-        deadline_at=moved.stop_at,
+        stop_at=stop_at,
+        deadline_at=stop_at,
         deadline_warned_s=None,
         secret_env=secret_env,
         **stop_times.NOT_IDLE,

@@ -18,6 +18,7 @@ from remotegpu_server.environments.service.stop import locked
 from remotegpu_server.events import service as events
 from remotegpu_server.platform_settings import registry
 from remotegpu_server.platform_settings import service as platform_settings
+from remotegpu_server.queue import extensions
 
 NOT_IDLE: dict[str, Any] = {"idle_since": None, "idle_stage": None, "idle_stop_at": None}
 """Columns of an environment that is in use, or of which that is not known."""
@@ -123,13 +124,37 @@ async def _put_off(db: AsyncSession, *, environment: tables.Environment, by_s: f
     ceiling = await platform_settings.value(db, registry.ENVIRONMENT_MAX_LIFETIME_S)
     latest = (environment.started_at or now) + timedelta(seconds=ceiling)
     if ceiling and after > latest:
-        left_s = max(0.0, (latest - environment.deadline_at).total_seconds())
-        raise StateConflict(
-            f"{environment.name} may run until {latest:%Y-%m-%d %H:%M} UTC at most.",
-            hint=f"It can be extended by {left_s:.0f} s." if left_s else "Stop it, and start it again.",
-            data={"latest_at": latest.isoformat(), "max_by_s": left_s},
-        )
+        raise _too_long(environment, latest=latest, why="longer runs are not allowed here")
+    bound = await extensions.limit(db, environment=environment, until=after)
+    if bound is not None:
+        raise _too_long(environment, latest=bound.latest_at, why=bound.why)
     return after
+
+
+async def stop_at_after_restart(db: AsyncSession, *, environment: tables.Environment) -> datetime | None:
+    """``stop_at`` of the next generation in the same place. A lifetime counts anew from its readiness, unless
+    that would break what others were promised: then the end that it has now stays.
+    """
+    if environment.deadline_at is None or environment.max_lifetime_s is None:
+        return environment.stop_at
+    starting_s = await platform_settings.value(db, registry.ENVIRONMENT_START_SILENCE_S)
+    until = await queries.now(db) + timedelta(seconds=starting_s + environment.max_lifetime_s)
+    if environment.stop_at is not None:
+        until = min(until, environment.stop_at)
+    if until <= environment.deadline_at:
+        return environment.stop_at
+    bound = await extensions.limit(db, environment=environment, until=until)
+    return environment.stop_at if bound is None else environment.deadline_at
+
+
+def _too_long(environment: tables.Environment, *, latest: datetime, why: str) -> StateConflict:
+    assert environment.deadline_at is not None, "only a known end is put off"
+    left_s = float(max(0, (latest - environment.deadline_at) // timedelta(seconds=1)))
+    return StateConflict(
+        f"{environment.name} may run until {latest:%Y-%m-%d %H:%M} UTC at most: {why}.",
+        hint=f"It can be extended by {left_s:.0f} s." if left_s else "Stop it, and start it again.",
+        data={"latest_at": latest.isoformat(), "max_by_s": left_s},
+    )
 
 
 async def warn(db: AsyncSession, *, environment: tables.Environment, actor: Actor) -> None:
