@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import MutableMapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,19 +19,26 @@ from remotegpu.types.hosts import GpuMetrics, HostMetrics, RuntimeKind
 from remotegpu_server.testing import Actors, Person
 
 GIB = 2**30
+_calling: ContextVar[str | None] = ContextVar("calling", default=None)
+"""The method that makes the requests of this task."""
 
 
 class Recorder:
-    """The app, noting which routes answered, and clients, noting which methods were called."""
+    """The app, noting which routes answered, and clients, noting which methods asked which."""
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
         self.routes: set[tuple[str, str]] = set()
         self.methods: set[str] = set()
+        self.asked: dict[str, set[tuple[str, str]]] = {}
+        """By method, the routes that it asked."""
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         await self.app(scope, receive, send)
-        self.routes.add((scope["method"], scope["route"].path))
+        route = (scope["method"], scope["route"].path)
+        self.routes.add(route)
+        if (method := _calling.get()) is not None:
+            self.asked.setdefault(method, set()).add(route)
 
     def client(self, token: str = "") -> Any:
         return _Noted(asgi_client(self, token), self.methods)
@@ -50,8 +60,21 @@ class _NotedResource:
         self._name, self._resource, self._methods = name, resource, methods
 
     def __getattr__(self, method: str) -> Any:
-        self._methods.add(f"{self._name}.{method}")
-        return getattr(self._resource, method)
+        name = f"{self._name}.{method}"
+        self._methods.add(name)
+        found = getattr(self._resource, method)
+        if not inspect.iscoroutinefunction(found):
+            return found
+
+        @functools.wraps(found)
+        async def noted(*args: Any, **fields: Any) -> Any:
+            before = _calling.set(name)
+            try:
+                return await found(*args, **fields)
+            finally:
+                _calling.reset(before)
+
+        return noted
 
 
 RESOURCES = frozenset(

@@ -6,6 +6,8 @@ A noun's journey is ``journey_<noun>.py``: ``async def drive(world)``. Add it to
 from __future__ import annotations
 
 import inspect
+import sys
+from typing import Any, get_type_hints
 
 import journey_audit
 import journey_customers
@@ -54,6 +56,8 @@ JOURNEYS = (
 """In this order: later ones use the host and the images of earlier ones."""
 
 
+WORDS = {"from": "begin", "to": "end", "label": "labels", "csv": "text"}
+"""Arguments that Python calls otherwise."""
 STREAMS = {"environments.follow", "environments.watch", "events.watch", "hosts.watch"}
 
 
@@ -80,6 +84,40 @@ async def test_every_method_works_and_every_endpoint_has_one(app: FastAPI, actor
     # A stream has no end, and this transport hands over whole answers: see test_event_stream.py.
     assert recorder.methods == all_methods() - STREAMS
     assert recorder.routes == routes_of(app)
+    left_out = {
+        f"{method}({WORDS.get(name, name)})"
+        for method, routes in recorder.asked.items()
+        for route in routes
+        for name in inputs_of(app, *route)
+        if WORDS.get(name, name) not in arguments_of(method)
+    }
+    assert not left_out, "the API takes these, and the methods do not"
+
+
+def inputs_of(app: FastAPI, verb: str, path: str) -> set[str]:
+    """Names of the fields of the body and of the query of an endpoint."""
+    document = app.openapi()
+    operation = document["paths"][path][verb.lower()]
+    names = {one["name"] for one in operation.get("parameters", []) if one["in"] == "query"}
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+    return names | _properties(document, content.get("schema", {}))
+
+
+def _properties(document: dict[str, Any], schema: dict[str, Any]) -> set[str]:
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+    return set(schema.get("properties", {})).union(
+        *(_properties(document, one) for one in schema.get("anyOf", []) + schema.get("oneOf", []))
+    )
+
+
+def arguments_of(method: str) -> set[str]:
+    """Names of a method's arguments; of one that takes the wire type itself, also its fields."""
+    name, verb = method.split(".")
+    function = getattr(type(getattr(remotegpu.AsyncClient("http://remotegpu.test", ""), name)), verb)
+    hints = get_type_hints(function, vars(sys.modules[function.__module__]))
+    whole = [hints[name] for name in hints if name != "return" and hasattr(hints[name], "model_fields")]
+    return set(inspect.signature(function).parameters).union(*(kind.model_fields for kind in whole))
 
 
 def all_methods() -> set[str]:

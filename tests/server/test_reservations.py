@@ -142,3 +142,23 @@ async def test_unused_reservation_is_given_back_after_its_grace_and_an_ended_one
     assert states == {made["id"]: "unused", other["id"]: "ended"}
     await loop.place_pending(work)
     assert (await fleet.get(ben.headers, waiting["id"]))["status"] == "starting"
+
+
+async def test_start_runs_in_the_reservation_that_it_names_and_stops_with_it(
+    fleet: Fleet, actors: Actors, client: httpx.AsyncClient
+) -> None:
+    agent = await fleet.host("h1", gpus=1)
+    ada, ben = await actors.user("ada"), await actors.user("ben", customer="other")
+    made = (await reserve(client, ada.headers, 1, hours=(2, 4))).json()
+    key = (await fleet.create(ada.headers, "mine", gpus=0)).json()["id"]
+    await fleet.act(ada.headers, key, "stop")
+    await agent.obey()
+    path = f"/v1/environments/{key}:start"
+    foreign = (await reserve(client, ben.headers, 1, hours=(30, 31))).json()["id"]
+    asked = {"gpus": 1, "reservation": foreign}
+    assert (await client.post(path, headers=ada.headers, json=asked)).status_code == 404
+    started = await client.post(path, headers=ada.headers, json=asked | {"reservation": made["id"]})
+    assert started.status_code == 200, started.text
+    found = started.json()
+    assert (found["reservation_id"], found["status"]) == (made["id"], "pending")
+    assert (found["start_at"], found["stop_at"]) == (made["starts_at"], made["ends_at"])

@@ -244,6 +244,8 @@ class EnvironmentStart(Wire):
     min_run_s: MinRunS | None = None
     start_at: UtcTime | None = None
     """For this start; left out: now."""
+    reservation: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    """For this start; left out: an active one of the workspace or customer, if it has room."""
     queue: bool = True
     secret_env: EnvVars = {}
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from remotegpu._async.resource import AsyncResource
 from remotegpu._protocol import decode, given
-from remotegpu.types.environments import PlacementExplanation
+from remotegpu.types.environments import IdlePolicy, PlacementExplanation
 
 
 class AsyncPlacements(AsyncResource):
@@ -27,7 +28,14 @@ class AsyncPlacements(AsyncResource):
         memory_bytes: int | None = None,
         env: Mapping[str, str] | None = None,
         workspace: str | None = None,
+        stop_at: datetime | None = None,
+        max_lifetime_s: float | None = None,
+        idle: IdlePolicy | None = None,
         priority: int | None = None,
+        preemptible: bool | None = None,
+        min_run_s: float | None = None,
+        start_at: datetime | None = None,
+        reservation: str | None = None,
     ) -> PlacementExplanation:
         """Whether such an environment would start now, wait (and why) or be refused. Reserves nothing."""
         body = given(
@@ -43,7 +51,14 @@ class AsyncPlacements(AsyncResource):
             memory_bytes=memory_bytes,
             env=None if env is None else dict(env),
             workspace=workspace,
+            stop_at=None if stop_at is None else stop_at.isoformat(),
+            max_lifetime_s=max_lifetime_s,
+            idle=None if idle is None else idle.model_dump(),
             priority=priority,
+            preemptible=preemptible,
+            min_run_s=min_run_s,
+            start_at=None if start_at is None else start_at.isoformat(),
+            reservation=reservation,
         )
         response = await self._transport.send("POST", "/v1/placements:explain", body=body, repeatable=True)
         return decode(PlacementExplanation, response)

@@ -133,6 +133,7 @@ class SyncEnvironments(SyncResource):
         preemptible: bool | None = None,
         min_run_s: float | None = None,
         start_at: datetime | None = None,
+        reservation: str | None = None,
         queue: bool | None = None,
     ) -> Environment:
         """Start a stopped or failed environment; what is left out keeps its last value. Empty lists
@@ -158,6 +159,7 @@ class SyncEnvironments(SyncResource):
             preemptible=preemptible,
             min_run_s=min_run_s,
             start_at=None if start_at is None else start_at.isoformat(),
+            reservation=reservation,
             queue=queue,
         )
         path = f"/v1/environments/{segment(environment_id)}:start"

@@ -260,6 +260,7 @@ async def _reserved_again(
         gpu_memory_bytes=environment.gpu_memory_bytes,
         stop_at=body.stop_at,
         start_at=body.start_at,
+        reservation=body.reservation,
     )
     return await reservations.columns_of(db, workspace=workspace, body=asked)
 
