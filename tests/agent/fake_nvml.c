@@ -1,6 +1,7 @@
 /* A tiny libnvidia-ml.so.1. It reads its state on every call from the file that FAKE_NVML names: one line for
  * each GPU, name|uuid|MiB total|MiB used|GPU %|memory %|C|mW|fault|pid:MiB,pid:MiB|uncorrected ECC|MIG,
- * and where it matters |NVLink group|profile:uuid:MiB,profile:uuid:MiB for its MIG instances.
+ * and where it matters |NVLink group|profile:uuid:MiB,profile:uuid:MiB for its MIG instances, and then
+ * |replaced rows of correctable errors:of uncorrectable ones:pending:failed|retired pages pending.
  * A negative number means "not supported". No file: the driver is not loaded (9). XID events are absent. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +13,7 @@ enum { OK = 0, UNINITIALIZED = 1, BAD = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMA
 
 struct gpu {
     char name[96], uuid[96], processes[256], instances[256];
-    long total, used, util, memory_util, celsius, milliwatts, fault, ecc, mig, group;
+    long total, used, util, memory_util, celsius, milliwatts, fault, ecc, mig, group, rows[4], retired;
 };
 static int initialised;
 
@@ -25,10 +26,12 @@ static int load(struct gpu *gpus) {
     while (count < 16 && fgets(line, sizeof line, file)) {
         struct gpu *g = &gpus[count];
         memset(g, 0, sizeof *g);
-        g->group = -1;
-        if (sscanf(line, "%95[^|]|%95[^|]|%ld|%ld|%ld|%ld|%ld|%ld|%ld|%255[^|]|%ld|%ld|%ld|%255[^|\n]", g->name,
+        g->group = g->rows[0] = g->retired = -1;
+        if (sscanf(line, "%95[^|]|%95[^|]|%ld|%ld|%ld|%ld|%ld|%ld|%ld|%255[^|]|%ld|%ld|%ld|%255[^|\n]|%ld:%ld:%ld:%ld|%ld",
+                   g->name,
                    g->uuid, &g->total, &g->used, &g->util, &g->memory_util, &g->celsius, &g->milliwatts,
-                   &g->fault, g->processes, &g->ecc, &g->mig, &g->group, g->instances) >= 12)
+                   &g->fault, g->processes, &g->ecc, &g->mig, &g->group, g->instances, &g->rows[0],
+                   &g->rows[1], &g->rows[2], &g->rows[3], &g->retired) >= 12)
             count++;
     }
     fclose(file);
@@ -128,6 +131,18 @@ int nvmlDeviceGetTotalEccErrors(void *h, u32 kind, u32 counter, u64 *count) {
     DEVICE(h); (void)counter;
     if (g.ecc < 0) return NOT_SUPPORTED;
     *count = kind == 1 ? (u64)g.ecc : 0;
+    return OK;
+}
+int nvmlDeviceGetRemappedRows(void *h, u32 *corrected, u32 *uncorrected, u32 *pending, u32 *failed) {
+    DEVICE(h);
+    if (g.rows[0] < 0) return NOT_SUPPORTED;
+    *corrected = (u32)g.rows[0]; *uncorrected = (u32)g.rows[1]; *pending = (u32)g.rows[2]; *failed = (u32)g.rows[3];
+    return OK;
+}
+int nvmlDeviceGetRetiredPagesPendingStatus(void *h, u32 *pending) {
+    DEVICE(h);
+    if (g.retired < 0) return NOT_SUPPORTED;
+    *pending = (u32)g.retired;
     return OK;
 }
 int nvmlDeviceGetMigMode(void *h, u32 *now, u32 *pending) {

@@ -127,6 +127,26 @@ def test_uncorrected_ecc_errors_make_a_gpu_unhealthy(look: Any) -> None:
     assert "3 uncorrected ECC errors" in samples[0]["unhealthy_reason"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "retired", "reason"),
+    [
+        ("2:5:0:0", -1, None),
+        ("2:5:1:0", -1, "broken memory is replaced only by a reset of the device"),
+        ("2:5:0:1", -1, "rows of its memory could not be replaced"),
+        ("2:5:1:1", -1, "rows of its memory could not be replaced"),
+        ("-1:0:0:0", 0, None),
+        ("-1:0:0:0", 1, "broken memory is replaced only by a reset of the device"),
+    ],
+)
+def test_memory_that_was_not_replaced_makes_a_gpu_unhealthy_and_replaced_rows_do_not(
+    look: Any, rows: str, retired: int, reason: str | None
+) -> None:
+    _, (sample, other) = look("", first=f"{H200}|-1|-|{rows}|{retired}\n{A100}\n")
+    assert sample["unhealthy_reason"] == reason
+    assert sample["remapped_rows"] == (5 if rows.startswith("2") else None)
+    assert (other["unhealthy_reason"], other["remapped_rows"]) == (None, None)
+
+
 def test_driver_that_goes_away_and_comes_back_is_opened_again(look: Any) -> None:
     _, gone, back = look(None, f"{H200}\n", first=f"{H200}\n")
     assert "driver is not loaded" in gone[0]["unhealthy_reason"]
