@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from jupyterhub.auth import Authenticator
+from jupyterhub.handlers.static import CacheControlStaticFilesHandler
 from tornado import web
 from traitlets import Float, Unicode, default
 
@@ -15,6 +17,7 @@ from remotegpu.types.workspaces import MemberStatus, WorkspaceKind
 from remotegpu_hub.connection import shared_client
 from remotegpu_hub.explain import ExplainHandler
 
+STATIC = Path(__file__).parent / "static"
 ADMIN_GROUP = "remotegpu-admins"
 """Members hold the custom scope of the admin pages."""
 
@@ -48,8 +51,13 @@ class RemoteGPUAuthenticator(Authenticator):
         """The RemoteGPU server, as the hub."""
         return shared_client(self.server_url, self.hub_token)
 
-    def get_handlers(self, app: object) -> list[tuple[str, type[web.RequestHandler]]]:
-        return [*super().get_handlers(app), (r"/remotegpu/explain", ExplainHandler)]
+    def get_handlers(self, app: object) -> list[tuple[Any, ...]]:
+        return [
+            *super().get_handlers(app),
+            (r"/remotegpu/explain", ExplainHandler),
+            # Files of their own: a site may forbid inline scripts.
+            (r"/remotegpu/static/(.*)", CacheControlStaticFilesHandler, {"path": str(STATIC)}),
+        ]
 
     async def authenticate(self, handler: Any, data: dict[str, str]) -> dict[str, Any] | None:
         """The user, ``None`` for a wrong password, or a refusal that says what to do."""

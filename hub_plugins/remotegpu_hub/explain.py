@@ -13,18 +13,19 @@ from tornado import web
 class ExplainHandler(BaseHandler):
     """Answers the options form with quota and capacity as its user has them.
 
-    ``user`` in the query is the user whose form it is: an admin may fill in the form of somebody else.
+    ``user`` and ``server`` in the query say whose form it is: an admin may fill in the form of somebody else.
     """
 
     @web.authenticated
     async def get(self) -> None:
         name = self.get_query_argument("user", "") or self.current_user.name
-        await self._answer(user_name=name)
+        await self._answer(user_name=name, server_name=self.get_query_argument("server", ""))
 
     @needs_scope("servers")
-    async def _answer(self, user_name: str) -> None:
+    async def _answer(self, user_name: str, server_name: str) -> None:
         user = self.find_user(user_name)
-        explain = getattr(user.spawner, "explain", None) if user is not None else None
+        known = user is not None and (not server_name or server_name in user.orm_spawners)
+        explain = getattr(user.get_spawner(server_name), "explain", None) if known else None
         if explain is None:
             raise web.HTTPError(404)
         query = {

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader
 
 from remotegpu import errors
 from remotegpu.types.environments import PlacementExplanation, PlacementOutcome
-from remotegpu.types.hosts import ModelCapacity
+from remotegpu.types.hosts import Capacity, MigCapacity, ModelCapacity
 from remotegpu.types.images import Image
+from remotegpu.types.queue import Wait
 from remotegpu.types.quotas import QuotaLine
+from remotegpu.types.workspaces import MemberStatus
 from remotegpu_spawner.errors import SpawnRefused, refusal
 from remotegpu_spawner.launch import SILENT
-from remotegpu_spawner.options import GIB, InvalidOption, from_form, parse
+from remotegpu_spawner.offers import offers_of
+from remotegpu_spawner.options import GIB, InvalidOption, Options, from_form, parse
 from remotegpu_spawner.progress import estimate_in_words
 
 if TYPE_CHECKING:
@@ -42,30 +46,40 @@ async def render(spawner: RemoteGPUSpawner) -> str:
     """The form as HTML. Everything that came from elsewhere is escaped by the template."""
     client = spawner.client()
     try:
-        capacity, quota, listed = await asyncio.gather(
-            client.capacity.get(), client.quotas.mine(), spawner.images()
+        capacity, quota, listed, identity, existing = await asyncio.gather(
+            client.capacity.get(),
+            client.quotas.mine(),
+            spawner.images(),
+            client.me.get(),
+            spawner.find(client),
         )
     except errors.RemoteGPUError as error:
         return _templates.get_template("unavailable.html").render(error=str(error))
     images = await spawner.offered(listed)
-    most = max((model.total for model in capacity.gpu_models), default=0)
-    chosen = {
-        "image": spawner.image,
-        "gpu_models": spawner.gpu_models,
-        "gpus": min(spawner.gpus, most),
-        "cpus": f"{spawner.defaults.cpus:g}",
-        "memory_gib": f"{spawner.defaults.memory_gib:g}",
-    } | (spawner.user_options or spawner.orm_spawner.user_options or {})
     return _templates.get_template("options_form.html").render(
         images=[(image, label or _text(image)) for label, image in images],
-        models=[(model, describe(model)) for model in capacity.gpu_models],
-        free=" · ".join(describe(model) for model in capacity.gpu_models),
+        models=models(capacity),
+        profiles=profiles(capacity),
+        share=share(capacity),
         capacity=capacity,
-        chosen=chosen,
+        chosen=_chosen(spawner, capacity),
         quota=quota_bars(quota.lines),
-        explain_url=f"{spawner.hub.base_url}remotegpu/explain",
+        workspaces=[one for one in identity.workspaces if one.member_status is MemberStatus.ACTIVE],
+        lives_in=existing.workspace_id if existing else None,
+        base_url=f"{spawner.hub.base_url}remotegpu/",
         for_user=spawner.user.name,
+        for_server=spawner.name,
     )
+
+
+def _chosen(spawner: RemoteGPUSpawner, capacity: Capacity) -> Options:
+    """What is filled in: the last choice, else the site's default as far as there are GPUs."""
+    most = max((model.total for model in capacity.gpu_models), default=0)
+    defaults = replace(spawner.defaults, gpus=min(spawner.gpus, most))
+    try:
+        return parse(spawner.user_options or spawner.orm_spawner.user_options, defaults)
+    except InvalidOption:
+        return defaults  # kept by the hub from a start of long ago
 
 
 async def explain(spawner: RemoteGPUSpawner, query: Mapping[str, list[str]]) -> dict[str, Any]:
@@ -73,16 +87,13 @@ async def explain(spawner: RemoteGPUSpawner, query: Mapping[str, list[str]]) -> 
     client = spawner.client()
     try:
         wanted = parse(from_form(query), spawner.defaults)
-        capacity, listed = await asyncio.gather(client.capacity.get(), spawner.images())
-        models = [{"model": model.model, "text": describe(model)} for model in capacity.gpu_models]
-        image = await spawner.chosen_image(wanted.image, listed)
-        explained = await client.placements.explain(
-            image=image.name,
-            gpus=wanted.gpus,
-            gpu_models=wanted.gpu_models,
-            cpus=wanted.cpus,
-            memory_bytes=wanted.memory_bytes,
+        capacity, listed, existing = await asyncio.gather(
+            client.capacity.get(), spawner.images(), spawner.find(client)
         )
+        image = await spawner.chosen_image(wanted.image, listed)
+        workspace = existing.workspace_id if existing else wanted.workspace
+        wanted = replace(wanted, image=image.name, workspace=workspace)
+        explained = await client.placements.explain(**wanted.spec())
     except InvalidOption as error:
         return {"outcome": "refused", "message": str(error)}
     except SpawnRefused as error:
@@ -96,9 +107,10 @@ async def explain(spawner: RemoteGPUSpawner, query: Mapping[str, list[str]]) -> 
         "outcome": str(explained.outcome),
         "message": _sentence(explained),
         "home_note": explained.home_note,
-        "prospects": _prospects(explained),
-        "offers": _offers(explained),
-        "models": models,
+        "prospects": prospects(explained.wait),
+        "offers": offers_of(explained.wait),
+        "free": models(capacity) | profiles(capacity),
+        "share": share(capacity),
         "quota": quota_bars(explained.quota),
     }
 
@@ -111,9 +123,8 @@ def _sentence(explained: PlacementExplanation) -> str:
     return explained.message
 
 
-def _prospects(explained: PlacementExplanation) -> str:
+def prospects(wait: Wait | None) -> str:
     """When it would start, and behind whom."""
-    wait = explained.wait
     if wait is None:
         return ""
     when = estimate_in_words(wait.estimate)
@@ -121,44 +132,38 @@ def _prospects(explained: PlacementExplanation) -> str:
     return " ".join([*lines, *(f"{line}." for line in wait.ahead)]).strip()
 
 
-def _offers(explained: PlacementExplanation) -> list[dict[str, Any]]:
-    """What would start now, as fields of this form; a click fills them in."""
-    found = []
-    for offer in explained.wait.counter_offers if explained.wait else []:
-        fields = {_FORM_FIELDS[name]: value for name, value in offer.fields.items() if name in _FORM_FIELDS}
-        if len(fields) == len(offer.fields):
-            found.append(
-                {
-                    "message": offer.message,
-                    "fields": {key: _form_value(key, one) for key, one in fields.items()},
-                }
-            )
-    return found
-
-
-_FORM_FIELDS = {
-    "gpus": "gpus",
-    "gpu_models": "gpu_model",
-    "cpus": "cpus",
-    "memory_bytes": "memory_gib",
-}
-
-
-def _form_value(name: str, value: Any) -> Any:
-    if name == "gpu_model":
-        return value[0] if value else ""
-    return round(value / GIB, 2) if name == "memory_gib" else value
-
-
 def _text(image: Image) -> str:
     name = image.display_name or image.name
     return f"{name} – {image.description}" if image.description else name  # noqa: RUF001
 
 
-def describe(model: ModelCapacity) -> str:
-    """The model with its free numbers, for the list of models."""
-    simulated = ", simulated" if model.simulated else ""
-    return f"{model.model} – {model.free} of {model.total} free{simulated}"  # noqa: RUF001
+def models(capacity: Capacity) -> dict[str, str]:
+    """By model what of it is free; real and simulated GPUs are told apart."""
+    found: dict[str, list[str]] = {}
+    for one in capacity.gpu_models:
+        found.setdefault(one.model, []).append(_free(one))
+    return {model: f"{model} – {'; '.join(free)}" for model, free in found.items()}  # noqa: RUF001
+
+
+def profiles(capacity: Capacity) -> dict[str, str]:
+    """By MIG profile what of it is free."""
+    found: dict[str, list[str]] = {}
+    for one in capacity.mig_profiles:
+        found.setdefault(one.profile, []).append(f"{_free(one)} ({one.model})")
+    return {profile: f"{profile} – {'; '.join(free)}" for profile, free in found.items()}  # noqa: RUF001
+
+
+def _free(kind: ModelCapacity | MigCapacity) -> str:
+    return f"{kind.free} of {kind.total} free{', simulated' if kind.simulated else ''}"
+
+
+def share(capacity: Capacity) -> dict[str, Any] | None:
+    """The soft share that the fleet has now; ``None``: it has no GPU that could be shared."""
+    if not capacity.gpu_models:
+        return None
+    largest = max(model.largest_free_share_bytes for model in capacity.gpu_models) / GIB
+    text = f"the largest that is free now is {largest:g} GiB" if largest else "none is free now"
+    return {"largest_gib": largest, "text": text}
 
 
 def quota_bars(lines: list[QuotaLine]) -> list[dict[str, Any]]:
@@ -175,12 +180,11 @@ def _bar(line: QuotaLine, limit: float, used: float) -> dict[str, Any]:
     limit, used = limit / scale, round(used / scale, 2)
     percent = min(100, round(100 * used / limit)) if limit else 100
     whose = _WHOSE.get(str(line.subject), "your organisation's")
-    colour = "bg-danger" if percent >= 100 else "bg-warning" if percent >= _NEARLY_USED_PERCENT else ""
+    level = "full" if percent >= 100 else "nearly" if percent >= _NEARLY_USED_PERCENT else "free"
     return {
-        "key": f"{line.subject}-{line.resource}",
         "label": _RESOURCES.get(str(line.resource), str(line.resource)),
         "whose": whose,
         "text": f"{used:g} of {limit:g} used" if limit else "none allowed",
         "percent": percent,
-        "colour": colour,
+        "level": level,
     }

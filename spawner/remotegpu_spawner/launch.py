@@ -62,9 +62,11 @@ class Launch:
                 self.client.environments.create(
                     name=self.name,
                     display_name=self.display_name,
-                    **self._sizes(),
+                    secret_env=self.secret_env,
+                    **self.wanted.spec(),
                 )
             )
+        self._refuse_another_workspace(existing)
         if kept(existing):
             return await self._start_again(existing.id)
         if existing.status in LIVE:
@@ -78,7 +80,11 @@ class Launch:
         deadline = time.monotonic() + self.end_wait_s
         while True:
             try:
-                return await self.send(self.client.environments.start(environment_id, **self._sizes()))
+                return await self.send(
+                    self.client.environments.start(
+                        environment_id, secret_env=self.secret_env, **self.wanted.start()
+                    )
+                )
             except errors.StateConflict as error:
                 if time.monotonic() > deadline:
                     raise SpawnRefused(
@@ -89,15 +95,14 @@ class Launch:
                     ) from error
             await asyncio.sleep(PACE_STARTING_S)
 
-    def _sizes(self) -> dict[str, Any]:
-        return {
-            "image": self.wanted.image,
-            "gpus": self.wanted.gpus,
-            "gpu_models": self.wanted.gpu_models,
-            "cpus": self.wanted.cpus,
-            "memory_bytes": self.wanted.memory_bytes,
-            "secret_env": self.secret_env,
-        }
+    def _refuse_another_workspace(self, existing: Environment) -> None:
+        if self.wanted.workspace not in ("", existing.workspace_id):
+            raise SpawnRefused(
+                "This server lives in another workspace and stays there. Make a new server for the workspace "
+                "that you chose, or delete this one first; your home stays.",
+                reason="workspace",
+                status_code=409,
+            )
 
     async def follow(self, environment: Environment) -> str:
         """The address, once the notebook server answers. :raises SpawnRefused: it never will."""

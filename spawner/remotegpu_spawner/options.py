@@ -5,10 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 GIB = 2**30
 
-FIELDS = ("image", "gpus", "gpu_models", "cpus", "memory_gib")
+FIELDS = (
+    "image",
+    "gpus",
+    "gpu_models",
+    "gpu_memory_gib",
+    "mig_profile",
+    "cpus",
+    "memory_gib",
+    "workspace",
+)
+PART = "gpu_part"
+"""The form's choice of what a GPU is asked for as; its other fields stay filled in beside it."""
+_PARTS: dict[str, dict[str, object]] = {
+    "whole": {"gpu_memory_gib": 0, "mig_profile": ""},
+    "share": {"gpus": 1, "mig_profile": ""},
+    "mig": {"gpu_memory_gib": 0, "gpu_models": []},
+}
+"""What each part makes of the fields that belong to another one."""
 
 
 class InvalidOption(ValueError):
@@ -24,12 +42,39 @@ class Options:
     gpus: int = 1
     gpu_models: tuple[str, ...] = ()
     """Any of these; empty: any model."""
+    gpu_memory_gib: float = 0.0
+    """A soft share of one GPU's memory; 0: whole GPUs."""
+    mig_profile: str = ""
+    """MIG instances of this profile; empty: GPUs."""
     cpus: float = 1.0
     memory_gib: float = 2.0
+    workspace: str = ""
+    """Id of the workspace of a new environment; empty: the personal one."""
 
     @property
     def memory_bytes(self) -> int:
         return int(self.memory_gib * GIB)
+
+    def spec(self) -> dict[str, Any]:
+        """The fields of a new environment."""
+        return {
+            "image": self.image,
+            "gpus": self.gpus,
+            "gpu_models": self.gpu_models,
+            "gpu_memory_bytes": int(self.gpu_memory_gib * GIB) or None,
+            "mig_profile": self.mig_profile or None,
+            "cpus": self.cpus,
+            "memory_bytes": self.memory_bytes,
+            "workspace": self.workspace or None,
+        }
+
+    def start(self) -> dict[str, Any]:
+        """The fields of another start: what is not asked for is said, else the last start's would stay."""
+        spec = self.spec() | {
+            "gpu_memory_bytes": int(self.gpu_memory_gib * GIB),
+            "mig_profile": self.mig_profile,
+        }
+        return {name: value for name, value in spec.items() if name != "workspace"}
 
     def with_image(self, name: str) -> Options:
         """The same request with the image that was meant."""
@@ -38,7 +83,10 @@ class Options:
     @property
     def profile(self) -> str:
         """For the hub's admin page: ``1x A100-80GB / base``."""
-        gpus = f"{self.gpus}x {'|'.join(self.gpu_models) or 'GPU'}" if self.gpus else "CPU only"
+        models = "|".join(self.gpu_models) or "GPU"
+        gpus = f"{self.gpus}x {self.mig_profile or models}" if self.gpus else "CPU only"
+        if self.gpu_memory_gib:
+            gpus = f"{self.gpu_memory_gib:g} GiB of {models}"
         return f"{gpus} / {self.image}" if self.image else gpus
 
 
@@ -49,6 +97,10 @@ def from_form(form: Mapping[str, list[str]]) -> dict[str, object]:
     }
     if "gpu_models" in sent:
         sent["gpu_models"] = [value.strip() for value in form["gpu_models"] if value.strip()]
+    if part := form.get(PART):
+        if part[0] not in _PARTS:
+            raise InvalidOption(f"{PART} must be one of {', '.join(_PARTS)}.")
+        sent |= _PARTS[part[0]]
     return {name: value for name, value in asdict(parse(sent, Options())).items() if name in sent}
 
 
@@ -68,8 +120,11 @@ def parse(options: Mapping[str, object] | None, defaults: Options) -> Options:
         image=_text(sent, "image", defaults.image),
         gpus=int(_number(sent, "gpus", defaults.gpus, whole=True)),
         gpu_models=_models(sent, defaults.gpu_models),
+        gpu_memory_gib=_number(sent, "gpu_memory_gib", defaults.gpu_memory_gib),
+        mig_profile=_text(sent, "mig_profile", defaults.mig_profile),
         cpus=_number(sent, "cpus", defaults.cpus),
         memory_gib=_number(sent, "memory_gib", defaults.memory_gib),
+        workspace=_text(sent, "workspace", defaults.workspace),
     )
 
 

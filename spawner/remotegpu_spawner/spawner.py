@@ -167,7 +167,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
         wanted = self.request()
         client = self.client()
         try:
-            images, existing = await asyncio.gather(self.images(), self._find(client))
+            images, existing = await asyncio.gather(self.images(), self.find(client))
             image = await self.chosen_image(wanted.image, images)
             wanted = wanted.with_image(image.name)
             self._remember(wanted)
@@ -181,7 +181,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
     async def poll(self) -> int | None:
         """``None`` while it runs, and whenever that is in doubt."""
         try:
-            environment = await self._find(self.client())
+            environment = await self.find(self.client())
         except Exception as error:  # noqa: BLE001  any exception would make the hub believe that it ended
             self.log.warning(
                 "%s: taken as running, the RemoteGPU server does not tell: %s", self._log_name, error
@@ -201,7 +201,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
         self._revoke_old_tokens()
         client = self.client()
         try:
-            environment = await self._find(client)
+            environment = await self.find(client)
             if environment is None or environment.status not in LIVE or kept(environment):
                 return
             await client.environments.stop(environment.id)
@@ -225,7 +225,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
         stored = str(self.server.url)
         try:
             client = self.client()
-            environment = await self._find(client)
+            environment = await self.find(client)
             if environment is not None and environment.address is None:
                 environment = await until_answering(client, environment, timeout_s=self.start_timeout)
         except Exception as error:  # noqa: BLE001  see above: the hub would exit
@@ -247,7 +247,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
     async def delete_forever(self) -> None:
         """The named server is deleted, so its environment is. The home stays."""
         client = self.client()
-        environment = await self._find(client)
+        environment = await self.find(client)
         if environment is not None:
             await client.environments.delete(environment.id)
 
@@ -294,7 +294,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
 
     # Steps ------------------------------------------------------------------------------------------------
 
-    async def _find(self, client: AsyncClient) -> Environment | None:
+    async def find(self, client: AsyncClient) -> Environment | None:
         """The environment of this server: by its name, because a crash during start leaves no id behind."""
         page = await client.environments.list(owner=self.user.name, name=self.environment_name)
         living = [found for found in page.items if found.status is not EnvironmentStatus.DELETED]
@@ -345,7 +345,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
 
         stopping.later(
             client,
-            lambda: self._find(client),
+            lambda: self.find(client),
             generation=generation,
             still_wanted=still_wanted,
             log=self.log,

@@ -63,7 +63,6 @@ def test_first_notebook_from_login_to_freed_gpu(stack: Stack, browser: Browser, 
 def _choose_one_gpu(user: HubUser) -> None:
     user.page.goto(f"{user.stack.hub_url}/hub/spawn")
     user.page.wait_for_selector("#spawn_form")
-    user.page.select_option("select[name=gpu_models]", index=0)
     user.page.fill("input[name=gpus]", "1")
     form = user.page.locator("#spawn_form")
     until("the form says that it would start now", lambda: "start now" in form.inner_text().lower())

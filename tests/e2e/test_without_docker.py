@@ -121,12 +121,12 @@ def test_notebook_without_docker_from_login_to_nothing_left(
 def _form_says_what_it_is(user: HubUser) -> None:
     user.page.goto(f"{user.stack.hub_url}/hub/spawn")
     user.page.wait_for_selector("#spawn_form")
-    user.page.select_option("select[name=gpu_models]", value="A100-80GB")
+    user.page.check("input[name=gpu_models][value=A100-80GB]")
     user.page.fill("input[name=gpus]", "1")
     outcome = user.page.locator("#rgpu-outcome")
     until("the form says that it would start now", lambda: "would start now" in outcome.inner_text().lower())
     image = user.page.locator("select[name=image] option").first.inner_text().lower()
     assert "process of this machine" in image
     assert "not isolated" in image
-    model = user.page.locator("select[name=gpu_models] option:checked").inner_text().lower()
-    assert "simulated" in model
+    model = user.page.locator(".form-check", has=user.page.locator("[name=gpu_models]:checked")).inner_text()
+    assert "simulated" in model.lower()

@@ -22,8 +22,14 @@ def proxy() -> list[str]:
 
 
 @pytest.fixture(scope="module")
+def simulated_gpus() -> str:
+    """What the host simulates; a module that needs another one has a fixture of this name."""
+    return "2xA100-80GB"
+
+
+@pytest.fixture(scope="module")
 def stack(
-    cluster: EmbeddedPostgres, template: str, tmp_path_factory: pytest.TempPathFactory
+    cluster: EmbeddedPostgres, template: str, tmp_path_factory: pytest.TempPathFactory, simulated_gpus: str
 ) -> Iterator[Stack]:
     name = f"hub_{next(_numbers)}"
     cluster.clone_database(template, name)
@@ -31,7 +37,7 @@ def stack(
     live = LiveServer(database_url=cluster.url(name), folder=folder)
     live.start()
     try:
-        made = Stack(live, folder)
+        made = Stack(live, folder, gpus=simulated_gpus)
         yield made
         made.stop()
     finally:

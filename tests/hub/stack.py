@@ -286,7 +286,7 @@ def xsrf_of(html: str) -> str:
 class Stack:
     """Everything but the hub: server, agent, images, users."""
 
-    def __init__(self, live: LiveServer, folder: Path, gpus: str = "2xA100-80GB") -> None:
+    def __init__(self, live: LiveServer, folder: Path, *, gpus: str) -> None:
         self.live = live
         with remotegpu.Client(live.url, "") as anonymous:
             token = anonymous.auth.login(username="admin", password=live.admin_password)
@@ -321,7 +321,11 @@ class Stack:
         for environment in self.admin.environments.list():
             if environment.status != "stopped":
                 self.admin.environments.stop(environment.id)
-        until("nothing runs", lambda: all(gpu.free for gpu in self.admin.gpus.list()), timeout_s=60)
+
+        def nothing_runs() -> bool:
+            return all(gpu.free or gpu.mig_enabled for gpu in self.admin.gpus.list())
+
+        until("nothing runs", nothing_runs, timeout_s=60)
 
     def stop(self) -> None:
         self.stop_all()

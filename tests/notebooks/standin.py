@@ -107,9 +107,11 @@ def capacity() -> Capacity:
         total=8,
         free=5,
         largest_free_on_one_host=3,
+        largest_free_share_bytes=80 * GIB,
     )
     return Capacity(
         gpu_models=[model],
+        mig_profiles=[],
         cpus_free_on_one_host=4.0,
         memory_free_bytes_on_one_host=8 * GIB,
         hosts_ready=2,

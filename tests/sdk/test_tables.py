@@ -153,7 +153,7 @@ def test_usage_becomes_a_time_series() -> None:
 def test_capacity_becomes_a_frame_of_models() -> None:
     model = {
         "model": "A100-80GB", "memory_total_bytes": 2**36, "simulated": False, "total": 8, "free": 3,
-        "largest_free_on_one_host": 2,
+        "largest_free_on_one_host": 2, "largest_free_share_bytes": 2**36,
     }  # fmt: skip
     capacity = Capacity.model_construct(gpu_models=[dict_to(Capacity, model)])
     assert list(capacity.to_pandas()["free"]) == [3]

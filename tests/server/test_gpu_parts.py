@@ -320,3 +320,19 @@ async def test_dedicated_host_takes_the_work_of_those_it_is_lent_to(
     assert waiting["status"] == "pending"
     assert "lent to others" in waiting["message"]
     assert (await fleet.create(ada.headers, gpus=1)).json()["status"] == "starting"
+
+
+async def test_capacity_tells_the_largest_share_and_the_profiles_that_are_there(
+    fleet: Fleet, actors: Actors
+) -> None:
+    ada = await actors.user("ada")
+    await fleet.host("h0", gpus=1)
+    await divided(fleet)
+    await fleet.create(ada.headers, "a", gpus=1, gpu_memory_bytes=20 * GIB)
+    await fleet.create(ada.headers, "b", gpus=1, mig_profile="1g.10gb")
+    found = (await fleet.client.get("/v1/capacity", headers=ada.headers)).json()
+    (model,) = found["gpu_models"]
+    assert (model["total"], model["free"], model["largest_free_share_bytes"]) == (1, 0, 60 * GIB)
+    (profile,) = found["mig_profiles"]
+    assert (profile["profile"], profile["total"], profile["free"]) == ("1g.10gb", 2, 1)
+    assert profile["largest_free_on_one_host"] == 1

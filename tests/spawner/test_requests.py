@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from spawner.conftest import environment
 
 from remotegpu import errors
+from remotegpu.types.queue import CounterOffer, Wait
 from remotegpu.types.wire import NAME_PATTERN
 from remotegpu_spawner import naming, options
 from remotegpu_spawner.errors import failed, refusal
 from remotegpu_spawner.form import _templates, quota_bars
+from remotegpu_spawner.offers import offers_of
 from remotegpu_spawner.options import InvalidOption, Options
 from remotegpu_spawner.progress import progress_event
 
@@ -65,6 +68,67 @@ def test_options_left_out_get_the_sites_defaults() -> None:
 def test_options_that_cannot_be_understood_are_refused(sent: Any) -> None:
     with pytest.raises(InvalidOption):
         options.parse(sent, DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("part", "asked"),
+    [
+        ("whole", {"gpus": 2, "gpu_memory_bytes": None, "mig_profile": None}),
+        ("share", {"gpus": 1, "gpu_memory_bytes": 20 * options.GIB, "mig_profile": None}),
+        ("mig", {"gpus": 2, "gpu_memory_bytes": None, "mig_profile": "1g.10gb"}),
+    ],
+)
+def test_form_asks_for_the_chosen_part_and_leaves_the_fields_of_the_others_out(
+    part: str, asked: dict[str, Any]
+) -> None:
+    sent = {"gpu_part": [part], "gpus": ["2"], "gpu_memory_gib": ["20"], "mig_profile": ["1g.10gb"]}
+    spec = options.parse(options.from_form(sent), DEFAULTS).spec()
+    assert {name: spec[name] for name in asked} == asked
+
+
+def test_form_with_no_model_ticked_means_any_and_with_several_any_of_these() -> None:
+    fixed = replace(DEFAULTS, gpu_models=("A100-80GB",))
+    assert options.parse(options.from_form({"gpu_models": [""]}), fixed).gpu_models == ()
+    sent = {"gpu_models": ["", "A100-80GB", "H100-80GB"]}
+    assert options.parse(options.from_form(sent), DEFAULTS).gpu_models == ("A100-80GB", "H100-80GB")
+
+
+def test_start_takes_back_what_the_last_one_asked_for_and_this_one_does_not() -> None:
+    start = DEFAULTS.start()
+    assert (start["gpu_memory_bytes"], start["mig_profile"], start["gpu_models"]) == (0, "", ())
+    assert "workspace" not in start
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "gpus": st.integers(1, 64),
+            "gpu_models": st.just(["A100-80GB"]),
+            "gpu_memory_bytes": st.integers(1, 80).map(lambda gib: gib * options.GIB),
+            "cpus": st.floats(0.5, 64).map(lambda cpus: round(cpus * 2) / 2),
+            "memory_bytes": st.integers(1, 512).map(lambda gib: gib * options.GIB),
+        },
+    )
+)
+def test_offer_taken_through_the_form_asks_for_exactly_its_fields(fields: dict[str, Any]) -> None:
+    wait = Wait(
+        rule="", position=1, ahead=[], estimate=None, estimate_note=None, place_kept=False,
+        counter_offers=[CounterOffer(fields=fields, message="With less it starts now.")],
+    )  # fmt: skip
+    (offer,) = offers_of(wait)
+    spec = options.parse(options.from_form(offer["fields"]), DEFAULTS).spec()
+    expected = fields | ({"gpus": 1} if "gpu_memory_bytes" in fields else {})
+    spec["gpu_models"] = list(spec["gpu_models"])
+    assert spec | expected == spec
+
+
+def test_offer_of_what_the_form_does_not_ask_for_is_left_out() -> None:
+    wait = Wait(
+        rule="", position=1, ahead=[], estimate=None, estimate_note=None, place_kept=False,
+        counter_offers=[CounterOffer(fields={"host_labels": {}}, message="Without the label.")],
+    )  # fmt: skip
+    assert offers_of(wait) == []
 
 
 def test_form_keeps_only_what_was_sent_and_drops_foreign_fields() -> None:
@@ -135,11 +199,16 @@ def test_form_escapes_what_came_from_elsewhere() -> None:
     hostile = "<img src=x onerror=alert(1)>"
     rendered = _templates.get_template("options_form.html").render(
         images=[(type("Image", (), {"name": hostile, "reference": hostile, "id": hostile}), hostile)],
-        models=[(type("Model", (), {"model": f'"{hostile}'}), hostile)],
+        models={f'"{hostile}': hostile},
+        profiles={f'"{hostile}': hostile},
+        share={"largest_gib": 40, "text": hostile},
+        workspaces=[type("Workspace", (), {"id": hostile, "name": hostile, "kind": "team"})] * 2,
+        lives_in=None,
         capacity=type("Capacity", (), {"hosts_ready": 1, "hosts_total": 1, "pending_environments": 0}),
-        chosen={"image": hostile, "gpu_models": [hostile], "gpus": f'"{hostile}', "cpus": 1, "memory_gib": 2},
+        chosen=Options(image=hostile, gpu_models=(hostile,), mig_profile=hostile, workspace=hostile),
         quota=quota_bars([]),
-        explain_url="/hub/remotegpu/explain",
+        base_url="/hub/remotegpu/",
         for_user=hostile,
+        for_server=hostile,
     )
     assert "<img" not in rendered

@@ -323,6 +323,22 @@ class ModelCapacity(Wire):
     free: int
     largest_free_on_one_host: int
     """The most GPUs of this model that one environment could get right now."""
+    largest_free_share_bytes: Bytes
+    """The largest soft share of one GPU's memory that could be had right now; 0: none."""
+
+
+class MigCapacity(Wire):
+    """Free and total MIG instances of one profile on GPUs of one model, as the hosts offer them."""
+
+    profile: str
+    """As ``mig_profile`` of an environment names it, such as ``1g.10gb``."""
+    model: str
+    memory_total_bytes: Bytes
+    simulated: bool
+    total: int
+    free: int
+    largest_free_on_one_host: int
+    """The most of these instances that one environment could get right now."""
 
 
 class Capacity(Table):
@@ -331,6 +347,7 @@ class Capacity(Table):
     ROWS: ClassVar[str] = "gpu_models"
 
     gpu_models: list[ModelCapacity]
+    mig_profiles: list[MigCapacity]
     cpus_free_on_one_host: float
     memory_free_bytes_on_one_host: Bytes
     hosts_ready: int

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
-from remotegpu.types.hosts import Capacity, ModelCapacity
+from remotegpu.types.hosts import Capacity, MigCapacity, ModelCapacity
 from remotegpu_server.capacity import fleets
 from remotegpu_server.db import tables
 from remotegpu_server.placement import Fleet, GpuInventory, HostInventory
@@ -176,8 +177,10 @@ async def get_capacity(db: AsyncSession) -> Capacity:
     waiting = (
         select(func.count()).select_from(tables.Environment).where(tables.Environment.status == "pending")
     )
+    kinds = await _kinds(db)
     return Capacity(
-        gpu_models=await _models(db, ready=ready),
+        gpu_models=[_model(kind, ready) for kind in kinds if kind.mig_profile is None],
+        mig_profiles=[_profile(kind, ready) for kind in kinds if kind.mig_profile is not None],
         cpus_free_on_one_host=max((max(host.cpus_free, 0.0) for host in ready), default=0.0),
         memory_free_bytes_on_one_host=max((max(host.memory_free_bytes, 0) for host in ready), default=0),
         hosts_ready=len(ready),
@@ -186,33 +189,62 @@ async def get_capacity(db: AsyncSession) -> Capacity:
     )
 
 
-async def _models(db: AsyncSession, *, ready: Sequence[HostInventory]) -> list[ModelCapacity]:
-    """Real and simulated GPUs of one model are separate lines: they are never added up."""
+class _Kind(NamedTuple):
+    """GPUs that stand in one line: real and simulated ones of a model are never added up."""
+
+    model: str
+    simulated: bool
+    mig_profile: str | None
+    memory_total_bytes: int
+    total: int
+
+    def on(self, host: HostInventory) -> list[GpuInventory]:
+        """Those of one host, free or not."""
+        wanted = (self.model, self.simulated, self.mig_profile)
+        return [gpu for gpu in host.gpus if (gpu.model, gpu.simulated, gpu.mig_profile) == wanted]
+
+
+async def _kinds(db: AsyncSession) -> list[_Kind]:
+    """All that there is, also on hosts that take no work now."""
     gpu = tables.Gpu
-    kinds = await db.execute(
-        select(gpu.model, gpu.simulated, func.max(gpu.memory_total_bytes), func.count())
-        .where(gpu.health != "missing", ~gpu.mig_enabled, gpu.mig_profile.is_(None))
-        .group_by(gpu.model, gpu.simulated)
-        .order_by(gpu.model, gpu.simulated)
+    rows = await db.execute(
+        select(gpu.model, gpu.simulated, gpu.mig_profile, func.max(gpu.memory_total_bytes), func.count())
+        .where(gpu.health != "missing", ~gpu.mig_enabled)
+        .group_by(gpu.model, gpu.simulated, gpu.mig_profile)
+        .order_by(gpu.model, gpu.mig_profile, gpu.simulated)
     )
-    lines = []
-    for model, simulated, memory, count in kinds:
-        free = [
-            sum(
-                1
-                for one in host.gpus
-                if one.free and (one.model, one.simulated, one.mig_profile) == (model, simulated, None)
-            )
-            for host in ready
-        ]
-        lines.append(
-            ModelCapacity(
-                model=model,
-                memory_total_bytes=memory,
-                simulated=simulated,
-                total=count,
-                free=sum(free),
-                largest_free_on_one_host=max(free, default=0),
-            )
-        )
-    return lines
+    return [_Kind(*row) for row in rows]
+
+
+def _model(kind: _Kind, ready: Sequence[HostInventory]) -> ModelCapacity:
+    free = _free(kind, ready)
+    return ModelCapacity(
+        model=kind.model,
+        memory_total_bytes=kind.memory_total_bytes,
+        simulated=kind.simulated,
+        total=kind.total,
+        free=sum(free),
+        largest_free_on_one_host=max(free, default=0),
+        largest_free_share_bytes=max(
+            (gpu.memory_free_bytes for host in ready for gpu in kind.on(host)), default=0
+        ),
+    )
+
+
+def _profile(kind: _Kind, ready: Sequence[HostInventory]) -> MigCapacity:
+    assert kind.mig_profile is not None
+    free = _free(kind, ready)
+    return MigCapacity(
+        profile=kind.mig_profile,
+        model=kind.model,
+        memory_total_bytes=kind.memory_total_bytes,
+        simulated=kind.simulated,
+        total=kind.total,
+        free=sum(free),
+        largest_free_on_one_host=max(free, default=0),
+    )
+
+
+def _free(kind: _Kind, ready: Sequence[HostInventory]) -> list[int]:
+    """Free ones by host."""
+    return [sum(gpu.free for gpu in kind.on(host)) for host in ready]

@@ -1,0 +1,166 @@
+"""The options form as a person uses it, in a real browser: several models, shares, MIG, counter-offers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hub.stack import PASSWORD, Hub, Stack, until
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = "/usr/bin/chromium"
+SCREENSHOTS = os.environ.get("REMOTEGPU_TEST_SCREENSHOTS")
+"""A folder for pictures of the pages, in both themes; unset: none are taken."""
+
+pytestmark = [pytest.mark.hub, pytest.mark.browser, pytest.mark.timeout(180)]
+
+if not Path(CHROMIUM).exists():
+    pytest.skip("needs /usr/bin/chromium", allow_module_level=True)
+
+GIB = 2**30
+STRICT = """
+c.JupyterHub.tornado_settings = {"headers": {"Content-Security-Policy":
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; "
+    "script-src 'self' 'nonce-none'; frame-ancestors 'none'"}}
+"""
+"""No inline script runs, not even the hub's own."""
+
+
+@pytest.fixture(scope="module")
+def simulated_gpus() -> str:
+    return "2xA100-80GB,1xH100-80GB,1xL40-48GB/2x1g.12gb"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@contextmanager
+def signed_in(browser: Browser, hub: Hub, username: str) -> Iterator[Page]:
+    """A window of this user, on no page yet. Errors of scripts fail the test."""
+    context = browser.new_context(viewport={"width": 1100, "height": 1250})
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    failures: list[str] = []
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    page.goto(f"{hub.url}/hub/login")
+    page.fill("#username_input", username)
+    page.fill("#password_input", PASSWORD)
+    page.press("#password_input", "Enter")
+    page.wait_for_url(lambda url: "/hub/login" not in url)
+    yield page
+    assert failures == []
+    context.close()
+
+
+def open_form(page: Page, hub: Hub) -> None:
+    page.goto(f"{hub.url}/hub/spawn")
+    page.get_by_label("Image").select_option("quick")
+
+
+def photograph(page: Page, name: str) -> None:
+    if not SCREENSHOTS:
+        return
+    for theme in ("light", "dark"):
+        page.evaluate("theme => document.documentElement.setAttribute('data-bs-theme', theme)", theme)
+        page.screenshot(path=f"{SCREENSHOTS}/{name}-{theme}.png", full_page=True)
+
+
+def test_form_starts_a_soft_share_of_one_of_several_models(
+    hub: Hub, stack: Stack, browser: Browser, username: str
+) -> None:
+    stack.user(username, gpus=2)
+    with signed_in(browser, hub, username) as page:
+        open_form(page, hub)
+        expect(page.locator("#rgpu-outcome-text")).to_contain_text("Would start now on gpu-host")
+        photograph(page, "form")
+        page.get_by_label("A100-80GB").check()
+        page.get_by_label("H100-80GB").check()
+        expect(page.get_by_label("Share of the GPU's memory")).to_be_hidden()
+        page.get_by_label("A soft share").check()
+        expect(page.get_by_label("How many")).to_be_hidden()
+        page.get_by_label("Share of the GPU's memory").fill("20")
+        expect(page.locator("#rgpu-share-note")).to_contain_text("the largest that is free now is 80 GiB")
+        photograph(page, "form-share")
+        page.get_by_role("button", name="Start", exact=True).click()
+        hub.await_ready(username)
+    environment = stack.environment(username)
+    assert environment is not None
+    assert environment.gpu_models == ["A100-80GB", "H100-80GB"]
+    assert environment.gpu_memory_bytes == 20 * GIB
+    assert hub.server(username)["user_options"]["profile"] == "20 GiB of A100-80GB|H100-80GB / quick"
+
+
+def test_form_starts_a_mig_instance_with_the_keyboard_alone_in_a_workspace(
+    hub: Hub, stack: Stack, browser: Browser, username: str
+) -> None:
+    stack.user(username)
+    team = stack.admin.workspaces.create(name=f"team-{username}")
+    stack.admin.workspaces.add_member(team.id, user=username, role="member")
+    with signed_in(browser, hub, username) as page:
+        open_form(page, hub)
+        page.get_by_label("Workspace").select_option(label=team.name)
+        page.get_by_label("Whole GPUs").focus()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowDown")
+        expect(page.get_by_label("MIG instances")).to_be_checked()
+        expect(page.get_by_label("MIG profile")).to_contain_text(
+            "1g.12gb – 2 of 2 free, simulated (L40-48GB)"  # noqa: RUF001
+        )
+        expect(page.locator("#rgpu-outcome-text")).to_contain_text("Would start now")
+        photograph(page, "form-mig")
+        page.get_by_label("How many").focus()
+        page.keyboard.press("Enter")
+        hub.await_ready(username)
+        environment = stack.environment(username)
+        assert environment is not None
+        assert [one.mig_profile for one in environment.allocated_gpus] == ["1g.12gb"]
+        assert environment.workspace_id == team.id
+        hub.delete(username)
+        hub.await_stopped(username)
+        open_form(page, hub)
+        expect(page.locator("#remotegpu-form")).to_contain_text(f"Workspace: {team.name}. A server stays")
+
+
+def test_form_works_where_inline_scripts_are_forbidden(
+    make_hub: Callable[..., Hub], stack: Stack, browser: Browser, username: str
+) -> None:
+    strict = make_hub(STRICT)
+    stack.user(username, gpus=1)
+    with signed_in(browser, strict, username) as page:
+        open_form(page, strict)
+        page.get_by_label("How many").fill("2")
+        expect(page.locator("#rgpu-outcome-title")).to_have_text("Would be refused.")
+        page.get_by_label("How many").fill("1")
+        expect(page.locator("#rgpu-outcome-text")).to_contain_text("Would start now on gpu-host")
+
+
+def test_click_on_a_counter_offer_of_the_form_starts_the_smaller_thing_at_once(
+    hub: Hub, stack: Stack, browser: Browser, username: str
+) -> None:
+    holder, person = stack.user(f"{username}-holder"), stack.user(username)
+    hub.spawn(holder, image="quick", gpus=1, gpu_models=["A100-80GB"])
+    hub.await_ready(holder)
+    with signed_in(browser, hub, person) as page:
+        open_form(page, hub)
+        page.get_by_label("A100-80GB").check()
+        page.get_by_label("How many").fill("2")
+        expect(page.locator("#rgpu-outcome-title")).to_have_text("Would wait.")
+        expect(page.locator("#rgpu-outcome-text")).to_contain_text("Position 1 in the queue")
+        offer = page.get_by_role("button", name="With 1 A100-80GB GPU it starts now")
+        photograph(page, "form-full")
+        offer.click()
+        hub.await_ready(person)
+    environment = stack.environment(person)
+    assert environment is not None
+    assert (environment.gpus, environment.gpu_models) == (1, ["A100-80GB"])
+    until("it runs", lambda: (one := stack.environment(person)) and one.status == "running")
