@@ -43,7 +43,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "AuditRecord": ("at", "actor", "acted_for", "action", "outcome", "resource_id", "address"),
     "Notification": ("created_at", "level", "message", "read_at", "id"),
     "Customer": ("name", "status", "users", "environments", "gpus", "company", "code", "display_name"),
-    "Token": ("name", "kind", "scopes", "expires_at", "last_used_at"),
+    "Token": ("id", "name", "kind", "scopes", "expires_at", "last_used_at"),
     "Event": ("at", "kind", "subject_type", "subject_id", "actor", "message"),
     "QuotaRequest": (
         "id",

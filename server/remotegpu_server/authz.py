@@ -61,6 +61,8 @@ class Action(StrEnum):
     SESSION_END = "session:end"
     AUTH_VERIFY = "auth:verify"
     TOKEN_READ = "token:read"  # noqa: S105
+    TOKEN_READ_OF = "token:of:read"  # noqa: S105
+    """Somebody's, whoever asks."""
     TOKEN_CREATE = "token:create"  # noqa: S105
     TOKEN_REVOKE = "token:revoke"  # noqa: S105
     PROFILE_CHANGE = "profile:change"
@@ -179,6 +181,7 @@ _RULES: dict[Action, _Who] = {
     Action.SESSION_END: _Who.PERSON,
     Action.AUTH_VERIFY: _Who.SERVICE,
     Action.TOKEN_READ: _Who.PERSON,
+    Action.TOKEN_READ_OF: _Who.ROW_OWNER,
     Action.TOKEN_CREATE: _Who.PERSON,
     Action.TOKEN_REVOKE: _Who.ROW_OWNER,
     Action.PROFILE_CHANGE: _Who.PERSON,

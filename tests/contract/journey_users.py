@@ -23,6 +23,9 @@ async def drive(world: World) -> None:
     grace = hub.on_behalf_of("grace")
     assert (await grace.me.get()).user.username == "grace"
     await _grace_changes_password(world, password)
+    for token in [token async for token in await admin.users.tokens("grace")]:
+        await admin.tokens.delete(token.id)
+    assert not [token async for token in await admin.users.tokens("grace")]
     assert "grace" in {user.username async for user in await admin.users.list(limit=1)}
     with pytest.raises(remotegpu.NotFound, match="identity provider"):
         await world.anonymous.auth.start_oidc()

@@ -118,6 +118,25 @@ async def test_admin_read_of_personal_data_is_recorded_and_the_own_is_not(
     await client.get("/v1/users/ada", headers=admin.headers)
     await client.get("/v1/users", headers=admin.headers)
     assert [one.action for one in await _records(app)] == ["users.get_user", "users.list_users"]
+    await client.get("/v1/users/ada/tokens", headers=ada.headers)
+    found = (await client.get("/v1/users/ada/tokens", headers=admin.headers)).json()["items"]
+    assert len(found) == 1
+    (last,) = (await _records(app))[2:]
+    assert (last.action, last.resource_id) == ("identity.list_tokens_of_user", ada.id)
+
+
+async def test_owner_ends_a_token_of_a_colleague_and_none_of_an_admin(
+    client: httpx.AsyncClient, app: FastAPI, actors: Actors
+) -> None:
+    boss, ada = await actors.user("boss", role="owner"), await actors.user("ada")
+    chief = await actors.user("chief", role="admin")
+    for person, status in ((ada, 204), (chief, 403)):
+        path = f"/v1/users/{person.username}/tokens"
+        (token,) = (await client.get(path, headers=boss.headers)).json()["items"]
+        ended = await client.delete(f"/v1/tokens/{token['id']}", headers=boss.headers)
+        assert ended.status_code == status, ended.text
+        works = await client.get("/v1/me", headers=person.headers)
+        assert works.status_code == (401 if status == 204 else 200)
 
 
 async def test_flood_of_strangers_is_counted_and_not_written(client: httpx.AsyncClient, app: FastAPI) -> None:

@@ -76,6 +76,8 @@ class _Rows:
         await self.actors.customer(f"customer-{number}")
         person = await self.actors.user(f"user-{number}")
         await self._post("/v1/tokens", {"name": f"token-{number}"}, self.admin.headers)
+        for _ in range(number):
+            await self._post("/v1/tokens", {"name": "own"}, person.headers)
         workspace = await self._post("/v1/workspaces", {"name": f"team {number}"}, self.admin.headers)
         self.named.setdefault("workspace", workspace["id"])
         members = f"/v1/workspaces/{self.named['workspace']}/members"

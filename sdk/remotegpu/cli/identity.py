@@ -81,6 +81,17 @@ def rm_user(arguments: argparse.Namespace) -> None:
     output.say(arguments, f"The account {arguments.user} is deleted.", user=arguments.user)
 
 
+def tokens_user(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        output.show_list(arguments, "Token", client.users.tokens(arguments.user))
+
+
+def revoke_token_user(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        client.tokens.delete(arguments.token)
+    output.say(arguments, f"The token {arguments.token} has ended.", token=arguments.token)
+
+
 def reset_link_user(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         link = client.users.create_password_reset(arguments.user)

@@ -44,11 +44,14 @@ def _users(user: Commands[argparse.ArgumentParser], add: Add) -> None:
         ("resume", "end a suspension"),
         ("rm", "delete an account for good; its name stays taken"),
         ("reset-link", "make a one-time link to a new password"),
+        ("tokens", "list a user's sessions and API tokens"),
     ):
         command = add(user, verb, f"identity.{verb.replace('-', '_')}_user", what)
         command.add_argument("user", help="id or user name")
         if verb in ("suspend", "rm"):
             _running(command, default="keep" if verb == "suspend" else "stop")
+    revoke = add(user, "revoke-token", "identity.revoke_token_user", "end a session or an API token at once")
+    revoke.add_argument("token", help="id, as `user tokens` shows it")
 
 
 def _running(command: argparse.ArgumentParser, *, default: str) -> None:

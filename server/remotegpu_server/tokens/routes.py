@@ -1,4 +1,4 @@
-"""The caller's own API tokens."""
+"""API tokens: the caller's own, and those of people the caller looks after."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ router = api_router("identity")
 async def list_tokens(db: Db, caller: Caller, limit: Limit = 50, cursor: Cursor = None) -> Page[Token]:
     """Sessions and API tokens that still work, oldest first; never their secrets."""
     return await own.list_tokens(db, caller, limit=limit, cursor=cursor)
+
+
+@router.get("/v1/users/{user}/tokens", summary="List a user's tokens")
+async def list_tokens_of_user(
+    user: str, db: Db, caller: Caller, limit: Limit = 50, cursor: Cursor = None
+) -> Page[Token]:
+    """The same of a user, by id or name; `DELETE /v1/tokens/{token_id}` ends one."""
+    return await own.list_tokens_of(db, caller, user, limit=limit, cursor=cursor)
 
 
 @router.post("/v1/tokens", status_code=201, summary="Make an API token", dependencies=[IDEMPOTENT])

@@ -123,6 +123,7 @@ ROUTES: dict[str, Row] = {
         body={"current_password": "wrong", "new_password": "staple correct horse"},
     ),
     "GET /v1/tokens": Row(PERSON),
+    "GET /v1/users/{user}/tokens": Row(ACCOUNT_READ),
     "POST /v1/tokens": Row(PERSON),
     "DELETE /v1/tokens/{token_id}": Row(ACCOUNT_READ),
     # Customers and users

@@ -5,7 +5,7 @@ from __future__ import annotations
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
 from remotegpu._protocol import given, segment
-from remotegpu.types.identity import PasswordResetLink, User, UserCreated
+from remotegpu.types.identity import PasswordResetLink, Token, User, UserCreated
 
 
 class AsyncUsers(AsyncResource):
@@ -90,6 +90,13 @@ class AsyncUsers(AsyncResource):
             f"/v1/users/{segment(user)}:suspend",
             body=given(environments=environments, grace_s=grace_s),
         )
+
+    async def tokens(
+        self, user: str, *, limit: int | None = None, cursor: str | None = None
+    ) -> AsyncPage[Token]:
+        """A user's sessions and API tokens that still work; ``tokens.delete`` ends one."""
+        path = f"/v1/users/{segment(user)}/tokens"
+        return await fetch_page(self._transport, Token, path, given(limit=limit, cursor=cursor))
 
     async def resume(self, user: str) -> User:
         """End a suspension."""

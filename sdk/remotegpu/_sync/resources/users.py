@@ -6,7 +6,7 @@ from __future__ import annotations
 from remotegpu._protocol import given, segment
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
-from remotegpu.types.identity import PasswordResetLink, User, UserCreated
+from remotegpu.types.identity import PasswordResetLink, Token, User, UserCreated
 
 
 class SyncUsers(SyncResource):
@@ -87,6 +87,11 @@ class SyncUsers(SyncResource):
             f"/v1/users/{segment(user)}:suspend",
             body=given(environments=environments, grace_s=grace_s),
         )
+
+    def tokens(self, user: str, *, limit: int | None = None, cursor: str | None = None) -> Page[Token]:
+        """A user's sessions and API tokens that still work; ``tokens.delete`` ends one."""
+        path = f"/v1/users/{segment(user)}/tokens"
+        return fetch_page(self._transport, Token, path, given(limit=limit, cursor=cursor))
 
     def resume(self, user: str) -> User:
         """End a suspension."""
