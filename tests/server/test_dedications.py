@@ -162,6 +162,26 @@ async def test_host_is_cleaned_step_by_step_on_proof(
     )
 
 
+async def test_clean_up_leaves_shared_homes_and_says_which(
+    fleet: Fleet, actors: Actors, app: FastAPI, work: Work
+) -> None:
+    agent = await fleet.host("h1", shared_home="nas")
+    ada = await actors.user("ada", customer="physics", role="owner")
+    lent = (await _lend(fleet)).json()["id"]
+    await fleet.create(ada.headers, gpus=1)
+    await agent.obey()
+    path = f"/v1/dedications/{lent}:reclaim"
+    await fleet.client.post(path, headers=fleet.admin, json={"reason": "needed", "force": True})
+    await loop.follow(work)
+    await agent.obey()
+    await loop.follow(work)
+    assert (await agent.poll()).json()["volume_removals"] == []
+    step = (await _get(fleet, lent))["steps"][2]
+    assert (step["name"], step["status"]) == ("wipe_homes", "done")
+    assert "1 under the shared root nas" in step["detail"]
+    assert await _sql(app, "SELECT 1 FROM volumes WHERE shared_home = 'nas'")
+
+
 async def _answer(fleet: Fleet, agent: HollowAgent, removal: str, *, removed: bool) -> None:
     answer = await fleet.client.put(
         f"/v1/agent/volume-removals/{removal}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -11,12 +12,17 @@ from fastapi import FastAPI
 from hollow_agent import Fleet
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from remotegpu.types.hosts import Gpu
+from remotegpu_server.authz import Actor
 from remotegpu_server.capacity import service as capacity
 from remotegpu_server.db import tables
 from remotegpu_server.db.transitions import HOST_OPERATIONAL
+from remotegpu_server.gpus import service as gpus
 from remotegpu_server.hosts import lifecycle
 from remotegpu_server.hosts import loop as hosts_loop
+from remotegpu_server.hosts.service import entries
 from remotegpu_server.loops import Work
 from remotegpu_server.testing import Actors
 
@@ -205,17 +211,33 @@ async def test_host_is_lost_after_minutes_and_its_environments_stay_unreachable(
 
 
 async def test_readiness_in_sql_is_the_readiness_in_words(fleet: Fleet, app: FastAPI) -> None:
-    await fleet.host("h1")
+    await fleet.host("h1", gpus=1)
     row = tables.Host
+    ends = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    lent = {"host": "h1", "customer": "default", "ends_at": ends}
+    assert (await fleet.client.post("/v1/dedications", headers=fleet.admin, json=lent)).status_code == 201
     for column, values in {
         "operational": sorted(HOST_OPERATIONAL),
         "connection": ["never", "online", "suspect", "unreachable", "lost"],
         "health": ["unknown", "healthy", "degraded", "faulty"],
         "runtime_healthy": [True, False],
+        "dedications.status": ["scheduled", "active", "grace", "cleaning", "ended", "cancelled"],
     }.items():
+        table, _, name = column.rpartition(".")
         for value in values:
             async with app.state.database.sessions() as db:
                 await db.execute(text("SET LOCAL session_replication_role = replica"))
-                await db.execute(text(f"UPDATE hosts SET {column} = :value"), {"value": value})  # noqa: S608
-                host, sql = (await db.execute(select(row, capacity.takes_work()))).one()
-                assert sql == (capacity.not_ready_reason(host) is None), (column, value)
+                await db.execute(text(f"UPDATE {table or 'hosts'} SET {name} = :value"), {"value": value})  # noqa: S608
+                sql = await db.scalar(select(capacity.takes_work()).select_from(row))
+                (inventory,) = await capacity.inventory(db)
+                (host,) = await entries.to_wire(db, (await db.scalars(select(row))).all())
+                assert sql == inventory.ready == host.ready, (column, value)
+                assert host.not_ready_reason == inventory.not_ready_reason, (column, value)
+                (shown,) = await _gpus(db, free=None)
+                assert shown.free == bool(await _gpus(db, free=True)) == sql, (column, value)
+
+
+async def _gpus(db: AsyncSession, *, free: bool | None) -> list[Gpu]:
+    root = Actor(kind="user", token_id="", scopes=frozenset({"all"}), name="root", user_id="", role="admin")
+    page = await gpus.list_gpus(db, actor=root, host=None, model=None, free=free, limit=2, cursor=None)
+    return page.items

@@ -20,7 +20,7 @@ class DedicationStatus(WireEnum):
     """The period is over; what runs goes on until the clean-up begins."""
     CLEANING = "cleaning"
     ENDED = "ended"
-    """Cleaned: nothing of the tenant is left on the host."""
+    """Cleaned: nothing of the tenant is left on the host's own disk."""
     CANCELLED = "cancelled"
     """Ended before it began."""
     UNKNOWN = "unknown"

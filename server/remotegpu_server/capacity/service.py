@@ -19,8 +19,11 @@ _ALL = 2**50
 """More than the memory of any GPU: what a whole allocation takes of it."""
 
 
-def not_ready_reason(host: tables.Host) -> str | None:
-    """Why the host takes no new work, or ``None``: the only place that decides it."""
+def not_ready_reason(host: tables.Host, *, returning: bool) -> str | None:
+    """Why the host takes no new work, or ``None``: the only place that decides it.
+
+    ``returning``: it comes back from a dedication that has ended, see :func:`returns`.
+    """
     if host.connection == "never" or host.inventory is None:
         return "no agent has joined yet"
     if host.connection in ("unreachable", "lost"):
@@ -33,6 +36,8 @@ def not_ready_reason(host: tables.Host) -> str | None:
         return f"the {host.runtime} runtime is not healthy: {host.runtime_detail or 'no detail'}"
     if host.health == "faulty":
         return f"the host is faulty: {host.health_reason}"
+    if returning:
+        return "its dedication has ended and it is being cleaned up"
     return None
 
 
@@ -45,6 +50,17 @@ _OPERATIONAL = {
 }
 
 
+def returns() -> ColumnElement[bool]:
+    """Whether the host's dedication is in its grace or being cleaned up after."""
+    row = tables.Dedication
+    return (
+        select(row.id)
+        .where(row.host_id == tables.Host.id, row.status.in_(["grace", "cleaning"]))
+        .correlate(tables.Host)
+        .exists()
+    )
+
+
 def takes_work() -> ColumnElement[bool]:
     """The same as SQL, for lists that filter by it; a test compares the two."""
     host = tables.Host
@@ -54,6 +70,7 @@ def takes_work() -> ColumnElement[bool]:
         & (host.operational == "available")
         & host.runtime_healthy
         & (host.health != "faulty")
+        & ~returns()
     )
 
 
@@ -89,9 +106,7 @@ def _host_inventory(
     lent: tables.Dedication | None,
 ) -> HostInventory:
     cpus_used, memory_used, placements = used
-    reason = not_ready_reason(host)
-    if reason is None and lent is not None and lent.status != "active":
-        reason = "its dedication has ended and it is being cleaned up"
+    reason = not_ready_reason(host, returning=lent is not None and lent.status != "active")
     images = host.inventory.get("images", []) if host.inventory else []
     return HostInventory(
         id=host.id,

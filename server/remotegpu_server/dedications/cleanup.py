@@ -122,7 +122,7 @@ async def _try(
         .where(row.dedication_id == dedication.id, row.name == step.name)
         .values(
             status=status,
-            detail=waits_for or "Done.",
+            detail=waits_for or await _done(db, dedication, step.name),
             attempts=row.attempts + 1,
             started_at=func.coalesce(row.started_at, func.now()),
             finished_at=func.now() if status == "done" else None,
@@ -143,6 +143,26 @@ async def _try(
                 subject_id=dedication.id,
             )
     return status == "done"
+
+
+async def _done(db: AsyncSession, dedication: tables.Dedication, step: str) -> str:
+    """What a step that is done says. Homes under a shared root are not the host's: others reach them too, and
+    what is on one host must not end because the tenant left another one.
+    """
+    volume, held = tables.Volume, tables.Placement
+    if step != "wipe_homes":
+        return "Done."
+    used = select(held.volume_id).where(lifecycle.of_tenant(dedication))
+    roots = await db.execute(
+        select(volume.shared_home, func.count())
+        .where(volume.shared_home.is_not(None), volume.id.in_(used))
+        .group_by(volume.shared_home)
+        .order_by(volume.shared_home)
+    )
+    left = [f"{count} under the shared root {root}" for root, count in roots]
+    if not left:
+        return "Done."
+    return f"Done. Homes that stay: {', '.join(left)}; other hosts reach them. Unmount it to take them away."
 
 
 async def _stop_environments(db: AsyncSession, dedication: tables.Dedication) -> str:
@@ -267,7 +287,7 @@ async def _finish(db: AsyncSession, dedication: tables.Dedication) -> None:
         db,
         dedication=dedication,
         to="ended",
-        message="The host is clean: nothing of the tenant is left on it.",
+        message="The host is clean: nothing of the tenant is left on its own disk.",
         actor=SYSTEM,
         cleaned_at=func.now(),
     )

@@ -40,7 +40,7 @@ async def list_gpus(
         .subquery()
     )
     found = (
-        select(gpu, owner, held, tables.User, shares.c.count, shares.c.memory_bytes)
+        select(gpu, owner, held, tables.User, shares.c.count, shares.c.memory_bytes, capacity.returns())
         .join(owner, owner.id == gpu.host_id)
         .outerjoin(held, (held.gpu_id == gpu.id) & held.released_at.is_(None) & held.memory_bytes.is_(None))
         .outerjoin(shares, shares.c.gpu_id == gpu.id)
@@ -106,6 +106,7 @@ def _to_wire(
     holder: tables.User | None,
     shares: int | None,
     shared_bytes: int | None,
+    returning: bool,
     *,
     sample: tables.HostSample | None,
 ) -> Gpu:
@@ -137,7 +138,7 @@ def _to_wire(
         and not shares
         and not row.mig_enabled
         and row.health == "healthy"
-        and capacity.not_ready_reason(host) is None,
+        and capacity.not_ready_reason(host, returning=returning) is None,
         allocation_id=held.id if held and shown else None,
         environment_id=held.environment_id if held and shown else None,
         holder=holder.username if holder and shown else None,

@@ -15,7 +15,7 @@ def to_wire(
 ) -> Host:
     """A host with what is free on it; ``inventory`` is ``None`` before the first agent session."""
     facts: dict[str, Any] = row.inventory or {}
-    reason = capacity.not_ready_reason(row)
+    reason = inventory.not_ready_reason if inventory else capacity.not_ready_reason(row, returning=False)
     return Host(
         id=row.id,
         name=row.name,
