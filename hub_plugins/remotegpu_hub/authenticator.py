@@ -15,7 +15,7 @@ from remotegpu import AsyncClient, errors
 from remotegpu.types.identity import AccountStatus, Identity, User, UserRole
 from remotegpu.types.workspaces import MemberStatus, WorkspaceKind
 from remotegpu_hub.connection import shared_client
-from remotegpu_hub.explain import ExplainHandler
+from remotegpu_hub.starts import ExplainHandler, WaitHandler
 
 STATIC = Path(__file__).parent / "static"
 ADMIN_GROUP = "remotegpu-admins"
@@ -55,6 +55,7 @@ class RemoteGPUAuthenticator(Authenticator):
         return [
             *super().get_handlers(app),
             (r"/remotegpu/explain", ExplainHandler),
+            (r"/remotegpu/wait", WaitHandler),
             # Files of their own: a site may forbid inline scripts.
             (r"/remotegpu/static/(.*)", CacheControlStaticFilesHandler, {"path": str(STATIC)}),
         ]

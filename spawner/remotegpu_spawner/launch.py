@@ -35,6 +35,14 @@ PACE_WAITING_S = 1.0
 Request = Coroutine[Any, Any, Environment]
 
 
+class Overtaken(Exception):
+    """The user asks for something else in the place of a request that waits."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment.id)
+        self.environment = environment
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """One start of one hub server."""
@@ -54,6 +62,8 @@ class Launch:
     """The hub's user and server whose place is kept when the wait is over; ``None``: it is given up."""
     end_wait_s: float
     """How long an earlier start may take to end."""
+    overtaken: Callable[[], bool] = lambda: False
+    """Whether the user asks for something else in this request's place."""
 
     async def begin(self, existing: Environment | None) -> Environment:
         """Create the environment, or start the one that there is."""
@@ -105,7 +115,11 @@ class Launch:
             )
 
     async def follow(self, environment: Environment) -> str:
-        """The address, once the notebook server answers. :raises SpawnRefused: it never will."""
+        """The address, once the notebook server answers.
+
+        :raises SpawnRefused: it never will.
+        :raises Overtaken: it still waits, and the user asks for something else.
+        """
         queued_since = heard = time.monotonic()
         generation = environment.generation
         while True:
@@ -118,6 +132,8 @@ class Launch:
                 return environment.address
             _refuse_if_over(environment)
             waiting = environment.status is EnvironmentStatus.PENDING
+            if waiting and self.overtaken():
+                raise Overtaken(environment)
             if waiting and time.monotonic() - queued_since > self.queue_wait_s:
                 raise await self._give_way(environment)
             await asyncio.sleep(PACE_WAITING_S if waiting else PACE_STARTING_S)

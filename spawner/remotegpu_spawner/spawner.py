@@ -22,7 +22,8 @@ from remotegpu_spawner import form, stopping
 from remotegpu_spawner.connection import shared_client
 from remotegpu_spawner.dockerspawner_names import DockerSpawner
 from remotegpu_spawner.errors import SpawnRefused, refusal
-from remotegpu_spawner.launch import LIVE, Launch, Request, kept, until_answering
+from remotegpu_spawner.launch import LIVE, Launch, Overtaken, Request, kept, until_answering
+from remotegpu_spawner.offers import offers_of
 from remotegpu_spawner.options import GIB, InvalidOption, Options, from_form, parse
 from remotegpu_spawner.progress import ProgressEvent, progress_event
 
@@ -60,10 +61,14 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
     generation: int | None = None
     """Which start of the environment is this server's; a late stop leaves another one alone."""
     _trail: list[ProgressEvent]
+    _seen: Environment | None
+    """As the start that is pending saw it last."""
+    _instead: dict[str, Any] | None
+    """The options that the user asks for in place of those that wait."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._trail = []
+        self._trail, self._seen, self._instead = [], None, None
 
     @default("ip")
     def _default_ip(self) -> str:
@@ -153,11 +158,33 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
         """What would happen if the form were sent with these fields now. Changes nothing."""
         return await form.explain(self, query)
 
+    def waiting(self) -> dict[str, Any]:
+        """Why the pending start waits, when it would start, and what would start now."""
+        seen = self._seen
+        if self.pending != "spawn" or seen is None or seen.status is not EnvironmentStatus.PENDING:
+            return {"waits": False}
+        position = f" at position {seen.queue_position}" if seen.queue_position else ""
+        return {
+            "waits": True,
+            "title": f"Waiting{position}.",
+            "message": seen.message,
+            "prospects": form.prospects(seen.wait),
+            "offers": offers_of(seen.wait),
+        }
+
+    def ask_instead(self, fields: dict[str, list[str]]) -> None:
+        """Let the start that waits ask for something else: the fields of the form that differ."""
+        if not self.waiting()["waits"]:
+            raise SpawnRefused("It does not wait any more.", reason="conflict", status_code=409)
+        options = {**(self.user_options or {}), **_from_form(fields)}
+        _apply(self, options)
+        self._instead = options
+
     # The contract -----------------------------------------------------------------------------------------
 
     async def start(self) -> str:
         """Make the environment run and return where it answers. Cancelled: the hub calls `stop`."""
-        self._trail = []
+        self._trail, self._seen, self._instead = [], None, None
         if ignored := self.ignored():
             self.log.warning(
                 "%s: without meaning for RemoteGPU and not carried over: %s (docs/from-dockerspawner.md)",
@@ -170,11 +197,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
             images, existing = await asyncio.gather(self.images(), self.find(client))
             image = await self.chosen_image(wanted.image, images)
             wanted = wanted.with_image(image.name)
-            self._remember(wanted)
-            launch = self._launch(client, wanted)
-            environment = await launch.begin(existing)
-            self.environment_id, self.generation = environment.id, environment.generation
-            return await launch.follow(environment)
+            return await self._until_it_answers(client, wanted, existing)
         except errors.RemoteGPUError as error:
             raise refusal(error) from error
 
@@ -300,6 +323,22 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
         living = [found for found in page.items if found.status is not EnvironmentStatus.DELETED]
         return living[0] if living else None
 
+    async def _until_it_answers(
+        self, client: AsyncClient, wanted: Options, existing: Environment | None
+    ) -> str:
+        """The address of what is wanted, or of what the user asks for instead while that waits."""
+        while True:
+            self._remember(wanted)
+            launch = self._launch(client, wanted)
+            environment = await launch.begin(existing)
+            self.environment_id, self.generation = environment.id, environment.generation
+            try:
+                return await launch.follow(environment)
+            except Overtaken as overtaken:
+                existing = overtaken.environment
+                self.user_options, self._instead = self._instead or {}, None
+                wanted = self.request().with_image(wanted.image)
+
     def _launch(self, client: AsyncClient, wanted: Options) -> Launch:
         return Launch(
             client=client,
@@ -314,6 +353,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
             keep_for=(self.user.name, self.name) if self.keep_place else None,
             silence_limit_s=self.silence_limit,
             end_wait_s=self.silence_limit,
+            overtaken=lambda: self._instead is not None,
         )
 
     async def _send(self, request: Request) -> Environment:
@@ -333,6 +373,7 @@ class RemoteGPUSpawner(DockerSpawner, Spawner):
         self.user.db.commit()
 
     def _note(self, environment: Environment) -> None:
+        self._seen = environment
         event = progress_event(environment)
         if not self._trail or self._trail[-1] != event:
             self._trail.append(event)

@@ -270,6 +270,12 @@ class Person:
             "/hub/login", data={"username": username, "password": password, "_xsrf": xsrf_of(page.text)}
         )
 
+    def xsrf_token(self) -> str:
+        """What a script of the hub's pages sends with a change."""
+        found = re.search(r'xsrf_token: "([^"]+)"', self.http.get("/hub/home").text)
+        assert found
+        return found[1]
+
     def send_form(self, path: str, **fields: str) -> httpx.Response:
         page = self.http.get(path)
         action = re.search(r'id="spawn_form"\s+action="([^"]+)"', page.text)
@@ -309,6 +315,12 @@ class Stack:
         if limits:
             self.admin.quotas.set("user", name, limits=limits)
         return name
+
+    def client(self, name: str) -> remotegpu.Client:
+        """The SDK as this user."""
+        with remotegpu.Client(self.live.url, "") as anonymous:
+            token = anonymous.auth.login(username=name, password=PASSWORD)
+        return remotegpu.Client(self.live.url, token.secret)
 
     def environment(self, user: str, name: str = "default") -> Environment | None:
         found = [one for one in self.admin.environments.list(owner=user) if one.name == name]

@@ -162,6 +162,33 @@ def test_start_that_waits_for_a_gpu_says_so_and_begins_when_one_is_free(
     hub.await_stopped(waiter)
 
 
+def test_something_else_is_asked_for_by_the_user_alone_and_only_while_the_start_waits(
+    hub: Hub, stack: Stack, username: str
+) -> None:
+    holder, waiter = stack.user(f"{username}-a"), stack.user(f"{username}-b")
+    hub.spawn(holder, image="quick", gpus=1)
+    hub.await_ready(holder)
+    body = {"fields": {"gpus": ["1"]}}
+    with hub.signed_in(waiter) as person, hub.signed_in(holder) as stranger:
+        token = {"X-XSRFToken": person.xsrf_token()}
+        early = person.http.post("/hub/remotegpu/wait", json=body, headers=token)
+        assert (early.status_code, early.json()["message"]) == (409, "It does not wait any more.")
+        person.send_form("/hub/spawn", image="quick", gpus="2", cpus="1", memory_gib="1")
+        until("it waits", lambda: person.http.get("/hub/remotegpu/wait").json()["waits"])
+        assert person.http.post("/hub/remotegpu/wait", json=body).status_code == httpx.codes.FORBIDDEN
+        theirs = {"X-XSRFToken": stranger.xsrf_token()}
+        foreign = stranger.http.post(f"/hub/remotegpu/wait?user={waiter}", json=body, headers=theirs)
+        assert foreign.status_code in (403, 404)
+        odd = person.http.post("/hub/remotegpu/wait", json={"fields": {"gpus": ["many"]}}, headers=token)
+        assert (odd.status_code, odd.json()["message"][:4]) == (400, "gpus")
+        assert person.http.post("/hub/remotegpu/wait", json=[], headers=token).status_code == 400
+        environment = stack.environment(waiter)
+        assert environment is not None
+        assert environment.gpus == 2
+        assert person.http.post("/hub/remotegpu/wait", json=body, headers=token).is_success
+        hub.await_ready(waiter)
+
+
 def test_queue_wait_over_is_refused_and_leaves_the_queue(
     make_hub: object, stack: Stack, username: str
 ) -> None:

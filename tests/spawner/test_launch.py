@@ -14,7 +14,7 @@ from remotegpu import AsyncClient
 from remotegpu.types.environments import Environment
 from remotegpu_spawner import stopping
 from remotegpu_spawner.errors import SpawnRefused
-from remotegpu_spawner.launch import Launch
+from remotegpu_spawner.launch import Launch, Overtaken
 from remotegpu_spawner.options import Options
 
 LOG = logging.getLogger(__name__)
@@ -78,6 +78,27 @@ async def test_waiting_too_long_leaves_the_queue_before_it_is_refused(
         await launch(client, queue_wait_s=-1).follow(waiting)
     assert "All 2 GPUs are in use." in refused.value.jupyterhub_message
     assert server.requests == ["POST /v1/environments/env-1:stop"]
+
+
+async def test_other_wish_is_heard_while_it_waits_and_not_once_it_starts(
+    server: ScriptedServer, client: AsyncClient
+) -> None:
+    waiting = environment(status="pending", reason="no_free_gpu")
+    with pytest.raises(Overtaken) as overtaken:
+        await launch(client, overtaken=lambda: True).follow(waiting)
+    assert overtaken.value.environment is waiting
+    server.answer = lambda _: ENVIRONMENT | {"status": "running", "address": "http://10.0.0.7:40001"}
+    address = await launch(client, overtaken=lambda: True).follow(environment(status="starting"))
+    assert address == "http://10.0.0.7:40001"
+
+
+async def test_start_in_another_workspace_than_its_own_is_refused_and_stops_nothing(
+    server: ScriptedServer, client: AsyncClient
+) -> None:
+    elsewhere = launch(client, wanted=Options(image="base", workspace="wsp-2"))
+    with pytest.raises(SpawnRefused, match="workspace"):
+        await elsewhere.begin(environment(status="running"))
+    assert server.requests == []
 
 
 async def test_start_waits_until_the_last_one_is_proven_gone(

@@ -1,4 +1,4 @@
-"""The options form as a person uses it, in a real browser: several models, shares, MIG, counter-offers."""
+"""Form and waiting page as a person uses them, in a real browser: models, shares, MIG, counter-offers."""
 
 from __future__ import annotations
 
@@ -164,3 +164,37 @@ def test_click_on_a_counter_offer_of_the_form_starts_the_smaller_thing_at_once(
     assert environment is not None
     assert (environment.gpus, environment.gpu_models) == (1, ["A100-80GB"])
     until("it runs", lambda: (one := stack.environment(person)) and one.status == "running")
+
+
+def test_full_fleet_says_why_and_how_long_and_a_click_starts_the_smaller_thing_at_once(
+    hub: Hub, stack: Stack, browser: Browser, username: str
+) -> None:
+    holder, person = stack.user(f"{username}-holder"), stack.user(username)
+    with stack.client(holder) as client:
+        client.environments.create(
+            name="train", image="quick", gpus=1, gpu_models=["A100-80GB"], max_lifetime_s=3600
+        )
+    until("it holds a GPU", lambda: (one := stack.environment(holder, "train")) and one.started_at)
+    with signed_in(browser, hub, person) as page:
+        open_form(page, hub)
+        page.get_by_label("A100-80GB").check()
+        page.get_by_label("How many").fill("2")
+        page.get_by_role("button", name="Start", exact=True).click()
+        wait = page.locator("#rgpu-wait")
+        expect(wait).to_contain_text("Waiting at position 1.")
+        expect(wait).to_contain_text("2 A100-80GB GPUs on one host wanted; 1 free in all")
+        expect(wait).to_contain_text("Start likely")
+        offer = page.get_by_role("button", name="With 1 A100-80GB GPU it starts now on gpu-host.")
+        expect(offer).to_be_visible()
+        photograph(page, "pending-full")
+        waiting = stack.environment(person)
+        assert waiting is not None
+        assert (waiting.status, waiting.gpus) == ("pending", 2)
+        offer.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{hub.url}/user/{person}/**")
+    environment = stack.environment(person)
+    assert environment is not None
+    assert environment.id == waiting.id
+    assert (environment.status, environment.gpus, environment.gpu_models) == ("running", 1, ["A100-80GB"])
+    assert hub.server(person)["user_options"]["gpus"] == 1
