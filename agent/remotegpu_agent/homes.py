@@ -39,11 +39,25 @@ def prepare_home(settings: Settings, volume: HomeVolume, *, owner: int | None) -
     return home
 
 
-def remove_home(settings: Settings, volume_id: str) -> str | None:
-    """Remove a home of this host's disk, not of a shared root; ``None`` when nothing of it is left."""
-    if not _VOLUME_ID.match(volume_id):
-        return "The volume id is not one: nothing was removed."
-    home = settings.home_root / volume_id
+def place_of(settings: Settings, volume: HomeVolume) -> Path | str:
+    """Where a home lies or would lie, or why this host cannot say."""
+    root = settings.shared_home_dir if volume.shared else settings.home_root
+    if root is None:
+        return "This host has no shared root."
+    if not _VOLUME_ID.match(volume.volume_id):
+        return "The volume id is not one."
+    if not root.is_dir():
+        return f"{root} is not there."
+    if volume.shared and next(root.iterdir(), None) is None:
+        return f"The shared root {root} is empty: is it mounted?"
+    return root / volume.volume_id
+
+
+def remove_home(settings: Settings, volume: HomeVolume) -> str | None:
+    """Remove a home; ``None`` when nothing of it is left."""
+    home = place_of(settings, volume)
+    if isinstance(home, str):
+        return f"{home} Nothing was removed."
     try:
         if home.is_symlink():
             return f"{home} is a link; homes are directories."

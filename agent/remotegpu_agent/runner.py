@@ -13,8 +13,8 @@ from enum import IntEnum
 
 import remotegpu
 from remotegpu import errors
-from remotegpu.types.agent import Enroll, Heartbeat, SessionCreate, WorkloadMetrics
-from remotegpu_agent import __version__, homes, inventory, status
+from remotegpu.types.agent import Enroll, Heartbeat, HomeVolume, SessionCreate, WorkloadMetrics
+from remotegpu_agent import __version__, home_sizes, homes, inventory, status
 from remotegpu_agent.activity import Kernels
 from remotegpu_agent.converge import Converger
 from remotegpu_agent.gpus import GpuProvider
@@ -153,6 +153,7 @@ class Agent:
             "gpu-checks": self._sync.answer_gpu_checks(self._sampler.check),
             "image-saves": self._saves.run(self._sync.report_save),
             "volume-removals": self._sync.answer_volume_removals(self._remove_home),
+            "volume-sizes": self._sync.answer_volume_measurements(self._measure_home),
             "observer": self._converger.run(),
         }
         await _guard(tasks)
@@ -166,11 +167,16 @@ class Agent:
         self._sampler.close()
         await self._runtime.close()
 
-    async def _remove_home(self, volume_id: str) -> str | None:
+    async def _remove_home(self, volume: HomeVolume) -> str | None:
         """``None`` when it is gone; a home that a workload may use stays."""
-        if volume_id in self._converger.homes_in_use():
+        if volume.volume_id in self._converger.homes_in_use():
             return "A workload of this host still uses it."
-        return await asyncio.to_thread(homes.remove_home, self._settings, volume_id)
+        return await asyncio.to_thread(homes.remove_home, self._settings, volume)
+
+    async def _measure_home(self, volume: HomeVolume) -> int | str:
+        """Its bytes on disk, or why they are not known."""
+        home = homes.place_of(self._settings, volume)
+        return home if isinstance(home, str) else await home_sizes.measure(home)
 
     async def _registration(self) -> SessionCreate:
         self._health = await self._runtime.probe()

@@ -21,6 +21,7 @@ from remotegpu.types.agent import (
     GpuCheckRequest,
     Heartbeat,
     HeartbeatReply,
+    HomeVolume,
     ImageSaveReport,
     ImageSaveRequest,
     LogAnswer,
@@ -31,6 +32,7 @@ from remotegpu.types.agent import (
     SessionCreate,
     VolumeRemoval,
     VolumeRemovalAnswer,
+    VolumeSize,
     Workload,
 )
 from remotegpu_agent.image_saves import Progress
@@ -70,6 +72,8 @@ class AgentApi(Protocol):
 
     async def answer_volume_removal(self, removal_id: str, body: VolumeRemovalAnswer) -> None: ...
 
+    async def report_volume_size(self, volume_id: str, body: VolumeSize) -> None: ...
+
     async def report_image_save(self, save_id: str, body: ImageSaveReport) -> None: ...
 
 
@@ -107,6 +111,8 @@ class Sync:
         self._checks_seen: set[str] = set()
         self._removals: asyncio.Queue[VolumeRemoval] = asyncio.Queue()
         self._removals_seen: set[str] = set()
+        self._measurements: asyncio.Queue[HomeVolume] = asyncio.Queue()
+        self._measurements_seen: set[str] = set()
         self._revision: int | None = None
         self._next_in_s = 10.0
         self.epoch = 0
@@ -169,6 +175,7 @@ class Sync:
             self._queue_logs(answer.log_requests)
             self._queue_checks(answer.gpu_checks)
             self._queue_removals(answer.volume_removals)
+            self._queue_measurements(answer.volume_measurements)
             apply_saves(answer.image_saves)
 
     async def push(self) -> None:
@@ -205,10 +212,10 @@ class Sync:
             answer = GpuCheckAnswer(epoch=self.epoch, passed=failure is None, detail=failure or "")
             await self._until_accepted("GPU check", partial(self._api.answer_gpu_check, request.id, answer))
 
-    async def answer_volume_removals(self, remove: Callable[[str], Awaitable[str | None]]) -> None:
+    async def answer_volume_removals(self, remove: Callable[[HomeVolume], Awaitable[str | None]]) -> None:
         while True:
             request = await self._removals.get()
-            failure = await remove(request.volume_id)
+            failure = await remove(HomeVolume(volume_id=request.volume_id, shared=request.shared))
             log.info("removal of home %s: %s", request.volume_id, failure or "done")
             answer = VolumeRemovalAnswer(
                 epoch=self.epoch, removed=failure is None, detail=(failure or "")[:1024]
@@ -217,6 +224,23 @@ class Sync:
                 self._removals_seen.discard(request.id)  # the server asks again, a bounded number of times
             await self._until_accepted(
                 "volume removal", partial(self._api.answer_volume_removal, request.id, answer)
+            )
+
+    async def answer_volume_measurements(self, measure: Callable[[HomeVolume], Awaitable[int | str]]) -> None:
+        """One home after the other, so that a large one delays others and nothing else."""
+        while True:
+            volume = await self._measurements.get()
+            if volume.volume_id not in self._measurements_seen:
+                continue  # not wanted any more
+            found = await measure(volume)
+            self._measurements_seen.discard(volume.volume_id)
+            if isinstance(found, int):
+                answer = VolumeSize(epoch=self.epoch, size_bytes=found)
+            else:
+                log.warning("home %s was not measured: %s", volume.volume_id, found)
+                answer = VolumeSize(epoch=self.epoch, size_bytes=None, detail=found[:1024])
+            await self._until_accepted(
+                "volume size", partial(self._api.report_volume_size, volume.volume_id, answer)
             )
 
     async def report_save(self, save_id: str, progress: Progress) -> None:
@@ -236,6 +260,13 @@ class Sync:
             if request.id not in self._removals_seen:
                 self._removals_seen.add(request.id)
                 self._removals.put_nowait(request)
+
+    def _queue_measurements(self, volumes: list[HomeVolume]) -> None:
+        self._measurements_seen &= {volume.volume_id for volume in volumes}
+        for volume in volumes:
+            if volume.volume_id not in self._measurements_seen:
+                self._measurements_seen.add(volume.volume_id)
+                self._measurements.put_nowait(volume)
 
     def _queue_checks(self, requests: list[GpuCheckRequest]) -> None:
         self._checks_seen &= {request.id for request in requests}

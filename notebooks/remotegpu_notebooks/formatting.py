@@ -26,7 +26,9 @@ QUOTA_LABELS = {
     QuotaResource.ENVIRONMENTS: "Environments",
     QuotaResource.CPUS: "CPUs",
     QuotaResource.MEMORY_BYTES: "Memory",
+    QuotaResource.STORAGE_BYTES: "Storage",
 }
+_IN_BYTES = (QuotaResource.MEMORY_BYTES, QuotaResource.STORAGE_BYTES)
 _SCOPES = {QuotaSubject.USER: "yours", QuotaSubject.WORKSPACE: "this workspace"}
 
 
@@ -215,12 +217,12 @@ def _quota_meter(line: QuotaLine, used: float) -> QuotaMeter:
 
 
 def _quota_text(line: QuotaLine, used: float) -> str:
-    amount = size if line.resource is QuotaResource.MEMORY_BYTES else number
+    amount = size if line.resource in _IN_BYTES else number
     if line.limit is None:
         return f"{amount(used)}, unlimited"
     if line.limit == 0:
         return "none allowed" if used == 0 else f"{amount(used)} used, none allowed"
-    if line.resource is QuotaResource.MEMORY_BYTES:
+    if line.resource in _IN_BYTES:
         return size_of(used, line.limit)
     return f"{number(used)} of {number(line.limit)}"
 

@@ -39,6 +39,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "User": ("username", "role", "status", "customer_name", "display_name"),
     "Workspace": ("id", "name", "kind", "status", "owner", "role", "members", "environments"),
     "WorkspaceMember": ("username", "role", "status", "display_name", "joined_at"),
+    "Volume": ("id", "owner", "host_name", "size_bytes", "status", "in_use", "last_used_at", "measured_at"),
     "SshKey": ("name", "key_type", "fingerprint", "created_at"),
     "AuditRecord": ("at", "actor", "acted_for", "action", "outcome", "resource_id", "address"),
     "Notification": ("created_at", "level", "message", "read_at", "id"),

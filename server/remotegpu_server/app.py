@@ -43,6 +43,7 @@ from remotegpu_server.queue import preemption
 from remotegpu_server.queue import routes as queue_routes
 from remotegpu_server.quotas import loop as quotas_loop
 from remotegpu_server.quotas import routes as quotas_routes
+from remotegpu_server.quotas import storage as quotas_storage
 from remotegpu_server.reservations import loop as reservations_loop
 from remotegpu_server.reservations import routes as reservations_routes
 from remotegpu_server.settings import Settings
@@ -52,6 +53,8 @@ from remotegpu_server.tokens import routes as tokens_routes
 from remotegpu_server.tokens.use import TokenUse
 from remotegpu_server.usage import routes as usage_routes
 from remotegpu_server.users import routes as users_routes
+from remotegpu_server.volumes import loop as volumes_loop
+from remotegpu_server.volumes import routes as volumes_routes
 from remotegpu_server.workspaces import routes as workspaces_routes
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -72,6 +75,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     usage_routes.router,
     environments_routes.router,
     image_saves_routes.router,
+    volumes_routes.router,
     queue_routes.router,
     reservations_routes.router,
     agents_routes.router,
@@ -98,9 +102,11 @@ LOOPS: tuple[Loop, ...] = (
     hosts_loop.LIVENESS,
     hosts_loop.DRAINS,
     quotas_loop.GPU_HOURS,
+    quotas_storage.LOOP,
     quotas_loop.REQUESTS,
     quotas_loop.POLICIES,
     dedications_loop.LOOP,
+    volumes_loop.LOOP,
     image_saves_loop.LOOP,
     retention.LOOP,
     invariants.LOOP,

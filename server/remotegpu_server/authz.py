@@ -133,6 +133,9 @@ class Action(StrEnum):
     ENVIRONMENT_RELEASE = "environment:release"
     ENVIRONMENT_SAVE = "environment:save"
     """Make an image of it."""
+    VOLUME_LIST = "volume:list:read"
+    VOLUME_READ = "volume:read"
+    VOLUME_DELETE = "volume:delete"
     EVENTS_READ = "events:read"
     NOTIFICATION_READ = "notification:read"
     NOTIFICATION_WRITE = "notification:write"
@@ -242,6 +245,9 @@ _RULES: dict[Action, _Who] = {
     Action.ENVIRONMENT_WRITE: _Who.ROW_WRITER,
     Action.ENVIRONMENT_RELEASE: _Who.ADMIN,
     Action.ENVIRONMENT_SAVE: _Who.ROW_WRITER,
+    Action.VOLUME_LIST: _Who.PERSON,
+    Action.VOLUME_READ: _Who.ROW_OWNER,
+    Action.VOLUME_DELETE: _Who.ROW_OWNER,
     Action.EVENTS_READ: _Who.PERSON_OR_WORKLOAD,
     Action.NOTIFICATION_READ: _Who.PERSON,
     Action.NOTIFICATION_WRITE: _Who.PERSON,

@@ -102,6 +102,20 @@ CHECKS: dict[str, str] = {
         SELECT p.id FROM placements p JOIN environments e ON e.id = p.environment_id
         JOIN volumes v ON v.id = p.volume_id WHERE p.user_id <> e.owner_id OR v.owner_id <> e.owner_id
     """,
+    "I4 nothing runs on a home that is being removed": """
+        SELECT p.id FROM placements p JOIN volumes v ON v.id = p.volume_id
+        WHERE p.released_at IS NULL AND v.removal_requested_at IS NOT NULL
+    """,
+    "I4 a home is removed on the word of its agent": """
+        SELECT v.id FROM volumes v LEFT JOIN volume_removals r ON r.volume_id = v.id
+        WHERE v.removal_requested_at IS NOT NULL
+        GROUP BY v.id, v.removed_at
+        HAVING (v.removed_at IS NOT NULL) <> coalesce(bool_and(r.removed_at IS NOT NULL), false)
+    """,
+    "I4 a home is measured by a host that reaches it": """
+        SELECT v.id FROM volumes v JOIN hosts h ON h.id = v.measuring_host_id
+        WHERE v.host_id IS NOT NULL AND v.host_id <> h.id OR v.removal_requested_at IS NOT NULL
+    """,
     "I3 an allocation counts as the part of a GPU that it is": """
         SELECT a.id FROM allocations a JOIN gpus g ON g.id = a.gpu_id
         WHERE a.released_at IS NULL AND abs(a.gpu_fraction - CASE WHEN a.memory_bytes IS NULL

@@ -80,6 +80,7 @@ EXAMPLES: dict[str, Any] = {
     "DedicationReclaim": {"reason": "needed elsewhere", "force": False},
     "GpuCheckAnswer": {"epoch": 7, "passed": True, "detail": ""},
     "VolumeRemovalAnswer": {"epoch": 7, "removed": True, "detail": ""},
+    "VolumeSize": {"epoch": 7, "size_bytes": 42949672960},
     "ImageSaveReport": {"epoch": 7, "progress_bytes": 1073741824},
     "ImageSaveCreate": {"name": "my-tools", "display_name": "PyTorch with my tools"},
     "GpuRestore": {"reason": "the cable was loose"},

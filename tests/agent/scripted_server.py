@@ -183,6 +183,7 @@ class ScriptedServer:
             log_requests=self._log_requests,
             gpu_checks=[],
             volume_removals=[],
+            volume_measurements=[],
             image_saves=self._saves,
         )
 

@@ -25,6 +25,7 @@ import journey_ssh_keys
 import journey_tokens
 import journey_usage
 import journey_users
+import journey_volumes
 import journey_workspaces
 import pytest
 from fastapi import FastAPI
@@ -46,6 +47,7 @@ JOURNEYS = (
     journey_ssh_keys.drive,
     journey_settings.drive,
     journey_environments.drive,
+    journey_volumes.drive,
     journey_usage.drive,
     journey_queue.drive,
     journey_reservations.drive,

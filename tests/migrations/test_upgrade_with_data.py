@@ -104,6 +104,13 @@ def _upgrade(url: str) -> sa.Engine:
     return engine
 
 
+def _config(url: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", "remotegpu_migrations:")
+    config.attributes["database_url"] = url
+    return config
+
+
 @pytest.fixture(scope="module")
 def upgraded(cluster: EmbeddedPostgres) -> Iterator[sa.Engine]:
     """For tests that only look."""
@@ -271,6 +278,42 @@ def test_upgrade_0012_leaves_what_is_held_with_its_environment(upgraded: sa.Engi
     ]
 
 
+def test_upgrade_0013_keeps_every_home_and_says_of_none_how_large_it_is(upgraded: sa.Engine) -> None:
+    homes = _rows(
+        upgraded,
+        "SELECT id, size_bytes, measured_at, measuring_host_id, removal_requested_at, removed_at"
+        " FROM volumes ORDER BY id",
+    )
+    assert homes == [("vol-1", *[None] * 5), ("vol-2", *[None] * 5)]
+
+
+def test_upgrade_0013_takes_wiped_homes_for_removed_and_downgrade_keeps_one_for_each_place(
+    empty_database_url: str,
+) -> None:
+    engine, url = _upgrade(empty_database_url), empty_database_url
+    command.downgrade(_config(url), "0012")
+    with engine.begin() as db:
+        db.exec_driver_sql(
+            "INSERT INTO dedications (id, host_id, customer_id, starts_at, ends_at, created_by)"
+            " VALUES ('ded-1', 'host-1', 'cus-a', now() - interval '2 days', now(), 'root');"
+            "UPDATE volumes SET last_used_at = now() - interval '1 day';"
+            "INSERT INTO volume_removals (id, volume_id, host_id, dedication_id, requested_at, removed_at)"
+            " VALUES ('rmv-1', 'vol-2', 'host-1', 'ded-1', now() - interval '1 hour', now()),"
+            "        ('rmv-0', 'vol-1', 'host-1', 'ded-1', now() - interval '3 days', now())"
+        )
+    schema.migrate(url, revision="0013")
+    gone = "SELECT id FROM volumes WHERE removed_at IS NOT NULL AND removal_requested_at IS NOT NULL"
+    assert _rows(engine, gone) == [("vol-2",)], "the other was used again after it was wiped"
+    with engine.begin() as db:
+        db.exec_driver_sql(
+            "INSERT INTO volumes (id, owner_id, host_id) VALUES ('vol-3', 'usr-bob', 'host-1')"
+        )
+    command.downgrade(_config(url), "0012")
+    assert _rows(engine, "SELECT id FROM volumes ORDER BY id") == [("vol-1",), ("vol-3",)]
+    assert _rows(engine, "SELECT volume_id FROM placements WHERE id = 'plc-2'") == [("vol-3",)]
+    engine.dispose()
+
+
 def test_every_revision_is_asserted_here() -> None:
     asserted = {name.split("_")[2] for name in globals() if name.startswith("test_upgrade_0")}
     missing = {f"{number:04}" for number in range(2, int(schema.HEAD) + 1)} - asserted - _ROWS_STAY
@@ -287,10 +330,7 @@ def test_downgrade_and_upgrade_again_keep_what_the_previous_release_knew(empty_d
         "SELECT id, email, status FROM users ORDER BY id",
     )
     before = [_rows(upgraded, statement) for statement in known]
-    config = Config()
-    config.set_main_option("script_location", "remotegpu_migrations:")
-    config.attributes["database_url"] = url
-    command.downgrade(config, PREVIOUS)
+    command.downgrade(_config(url), PREVIOUS)
     assert _rows(upgraded, "SELECT id, gpu_model FROM environments ORDER BY id") == [
         ("env-1", "A100-80GB"), ("env-2", None), ("env-3", None), ("env-4", "T4")
     ]  # fmt: skip

@@ -66,8 +66,13 @@ def test_limits_of_the_team_are_shown_only_where_they_bind() -> None:
     assert ("Environments", "whole team") not in shown
 
 
+def test_storage_is_shown_as_a_size() -> None:
+    (meter,) = formatting.quota_meters(Quota(lines=[line("storage_bytes", 9.5 * 2**30, 10 * 2**30)]))
+    assert (meter["label"], meter["text"], meter["tone"]) == ("Storage", "9.5 of 10 GiB", "near")
+
+
 def test_resource_of_a_newer_server_is_left_out() -> None:
-    assert formatting.quota_meters(Quota(lines=[line("storage_bytes", 1, 2)])) == []
+    assert formatting.quota_meters(Quota(lines=[line("unknown", 1, 2)])) == []
 
 
 def test_host_clock_behind_the_server_gives_no_negative_uptime() -> None:

@@ -47,14 +47,11 @@ async def test_quota_of_workspace_binds_what_lives_in_it(
     assert (line["limit"], line["used"], line["available"], line["subject_name"]) == (1, 1, 0, "ada")
 
 
-async def test_storage_is_not_measured_and_tasks_do_not_exist_yet(
-    fleet: Fleet, actors: Actors, client: httpx.AsyncClient
-) -> None:
+async def test_tasks_do_not_exist_yet(fleet: Fleet, actors: Actors, client: httpx.AsyncClient) -> None:
     ada = await actors.user("ada")
-    await fleet.limit("user", "ada", storage_bytes=10, tasks=3)
+    await fleet.limit("user", "ada", tasks=3)
     lines = (await client.get("/v1/quota", headers=ada.headers)).json()["lines"]
     found = {one["resource"]: (one["used"], one["available"]) for one in lines if one["subject"] == "user"}
-    assert found["storage_bytes"] == (None, None), "absent measurements are null, never 0"
     assert found["tasks"] == (0, 3)
 
 

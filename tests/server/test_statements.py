@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from hollow_agent import Fleet, HollowAgent
 
+from remotegpu_server.db import tables
 from remotegpu_server.notifications import service as notifications
 from remotegpu_server.testing import Actors, Person
 
@@ -112,6 +113,7 @@ class _Rows:
             "dedication": dedication["id"],
             "image": "base",
             "key_id": key["id"],
+            "volume_id": await self._volume(person, agent),
             "reservation_id": reservation["id"],
             "environment_id": self.named.get("environment_id", running),
             "subject": "user",
@@ -121,6 +123,15 @@ class _Rows:
             "key": "system.name",
         }
         await self._save_and_fail(number)
+
+    async def _volume(self, person: Person, agent: HollowAgent) -> str:
+        """One home more, of somebody who has started nothing."""
+        volume = f"vol-of-{person.username}"
+        async with self.app.state.database.sessions() as db:
+            row = tables.Volume
+            await db.execute(sa.insert(row).values(id=volume, owner_id=person.id, host_id=agent.host_id))
+            await db.commit()
+        return volume
 
     async def _save_and_fail(self, number: int) -> None:
         """One save more of the named environment, which lies on the first host; it ends at once."""

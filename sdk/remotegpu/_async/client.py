@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from remotegpu._async.resources.tokens import AsyncTokens
     from remotegpu._async.resources.usage import AsyncUsage
     from remotegpu._async.resources.users import AsyncUsers
+    from remotegpu._async.resources.volumes import AsyncVolumes
     from remotegpu._async.resources.workspaces import AsyncWorkspaces
 
 
@@ -205,6 +206,13 @@ class AsyncClient:
         from remotegpu._async.resources.ssh_keys import AsyncSshKeys
 
         return AsyncSshKeys(self._transport)
+
+    @cached_property
+    def volumes(self) -> AsyncVolumes:
+        """Homes, and what they take of the disk."""
+        from remotegpu._async.resources.volumes import AsyncVolumes
+
+        return AsyncVolumes(self._transport)
 
     @cached_property
     def quota_requests(self) -> AsyncQuotaRequests:

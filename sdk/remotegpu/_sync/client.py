@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from remotegpu._sync.resources.tokens import SyncTokens
     from remotegpu._sync.resources.usage import SyncUsage
     from remotegpu._sync.resources.users import SyncUsers
+    from remotegpu._sync.resources.volumes import SyncVolumes
     from remotegpu._sync.resources.workspaces import SyncWorkspaces
 
 
@@ -206,6 +207,13 @@ class Client:
         from remotegpu._sync.resources.ssh_keys import SyncSshKeys
 
         return SyncSshKeys(self._transport)
+
+    @cached_property
+    def volumes(self) -> SyncVolumes:
+        """Homes, and what they take of the disk."""
+        from remotegpu._sync.resources.volumes import SyncVolumes
+
+        return SyncVolumes(self._transport)
 
     @cached_property
     def quota_requests(self) -> SyncQuotaRequests:

@@ -51,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     _environments(commands)
     _reservations(commands)
     _ssh_keys(commands)
+    _volumes(commands)
     _hosts_and_gpus(commands)
     _dedications(commands)
     _quota(commands)
@@ -238,6 +239,15 @@ def _ssh_keys(commands: Commands[argparse.ArgumentParser]) -> None:
     add.add_argument("--name", help="left out: the file's")
     remove = _add(keys, "remove", "ssh_keys.remove", "remove a key")
     remove.add_argument("key", help="name, fingerprint or id")
+
+
+def _volumes(commands: Commands[argparse.ArgumentParser]) -> None:
+    volume = _group(commands, "volume", "homes and the disk that they take")
+    list_ = _add(volume, "list", "volumes.list_", "list your homes (admins: everybody's)")
+    list_.add_argument("--owner", help="only this user's")
+    list_.add_argument("--host", help="only those on this host")
+    delete = _add(volume, "delete", "volumes.delete", "delete a home with everything in it, for good")
+    delete.add_argument("volume", help="its id")
 
 
 def _hosts_and_gpus(commands: Commands[argparse.ArgumentParser]) -> None:

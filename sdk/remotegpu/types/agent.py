@@ -265,19 +265,30 @@ class GpuCheckAnswer(Wire):
 
 
 class VolumeRemoval(Wire):
-    """A home must leave this host's disk."""
+    """A home must leave this host's disk, or the shared root."""
 
     id: str
     volume_id: str
+    shared: bool
 
 
 class VolumeRemovalAnswer(Wire):
-    """Whether a home is gone from this host's disk."""
+    """Whether a home is gone from the disk."""
 
     epoch: int
     removed: bool
     detail: Annotated[str, StringConstraints(max_length=1024)] = ""
     """Why it could not be removed."""
+
+
+class VolumeSize(Wire):
+    """What a home takes of the disk: allocated blocks, hard links once, other file systems not at all."""
+
+    epoch: int
+    size_bytes: Bytes | None
+    """``null``: it could not be measured."""
+    detail: Annotated[str, StringConstraints(max_length=1024)] = ""
+    """Why it could not be measured."""
 
 
 class ImageSaveRequest(Wire):
@@ -440,6 +451,8 @@ class DesiredWorkloads(Wire):
     log_requests: list[LogRequest]
     gpu_checks: list[GpuCheckRequest]
     volume_removals: list[VolumeRemoval]
+    volume_measurements: list[HomeVolume]
+    """Homes whose size this host measures now, one after the other."""
     image_saves: list[ImageSaveRequest]
 
 

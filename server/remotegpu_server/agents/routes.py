@@ -24,6 +24,7 @@ from remotegpu.types.agent import (
     Session,
     SessionCreate,
     VolumeRemovalAnswer,
+    VolumeSize,
 )
 from remotegpu_server import authz
 from remotegpu_server.agents import service
@@ -135,6 +136,12 @@ async def put_gpu_check(check_id: str, body: GpuCheckAnswer, db: Db, caller: Cal
 async def put_volume_removal(removal_id: str, body: VolumeRemovalAnswer, db: Db, caller: Caller) -> None:
     """The proof that a home is gone from the host."""
     await service.answer_volume_removal(db, actor=caller, removal_id=removal_id, body=body)
+
+
+@router.put("/v1/agent/volumes/{volume_id}/size", status_code=204, summary="Report the size of a volume")
+async def put_volume_size(volume_id: str, body: VolumeSize, db: Db, caller: Caller) -> None:
+    """Of a volume that the desired set names. 404 where another host was asked meanwhile."""
+    await service.report_volume_size(db, actor=caller, volume_id=volume_id, body=body)
 
 
 @router.put("/v1/agent/log-requests/{request_id}", status_code=204, summary="Answer a log request")

@@ -36,6 +36,7 @@ from remotegpu.types.agent import (
     Session,
     SessionCreate,
     VolumeRemovalAnswer,
+    VolumeSize,
 )
 from remotegpu.types.hosts import HostMetrics
 from remotegpu.types.identity import Scope, TokenKind
@@ -43,7 +44,6 @@ from remotegpu_server import authz
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
-from remotegpu_server.dedications import cleanup
 from remotegpu_server.environments.service import observe
 from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.events import service as events
@@ -57,6 +57,7 @@ from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import HOST_DISK_FULL_PERCENT
 from remotegpu_server.settings import Settings
 from remotegpu_server.tokens import service as tokens
+from remotegpu_server.volumes import measuring, removals
 
 LOG_REQUEST_LIFE_S = 60
 """A reader has long given up; the request is not handed out any more."""
@@ -401,7 +402,13 @@ async def answer_volume_removal(
 ) -> None:
     """Whether a home is gone."""
     host = await _fenced(db, actor=actor, epoch=body.epoch)
-    await cleanup.answer_removal(db, host=host, removal_id=removal_id, body=body)
+    await removals.answer(db, host=host, removal_id=removal_id, body=body, actor=actor)
+
+
+async def report_volume_size(db: AsyncSession, *, actor: Actor, volume_id: str, body: VolumeSize) -> None:
+    """How large a home is."""
+    host = await _fenced(db, actor=actor, epoch=body.epoch)
+    await measuring.answer(db, host=host, volume_id=volume_id, body=body)
 
 
 async def report_image_save(db: AsyncSession, *, actor: Actor, save_id: str, body: ImageSaveReport) -> None:
@@ -435,7 +442,8 @@ async def desired_set(db: AsyncSession, *, host_id: str, launch: Launch) -> Desi
             LogRequest(id=one.id, workload_id=one.environment_id, tail_lines=one.tail_lines) for one in asked
         ],
         gpu_checks=await checks.open_checks(db, host_id=host_id),
-        volume_removals=await cleanup.open_removals(db, host_id=host_id),
+        volume_removals=await removals.open_removals(db, host_id=host_id),
+        volume_measurements=await measuring.open_measurements(db, host_id=host_id),
         image_saves=await image_saves.open_saves(db, host_id=host_id),
     )
 

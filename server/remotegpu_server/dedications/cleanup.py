@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from sqlalchemy import func, insert, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from remotegpu.errors import Forbidden, NotFound
-from remotegpu.types.agent import VolumeRemoval, VolumeRemovalAnswer
 from remotegpu.types.environments import Reason
 from remotegpu_server.authz import SYSTEM, Actor
 from remotegpu_server.db import tables
@@ -21,11 +18,10 @@ from remotegpu_server.hosts import lifecycle as host_lifecycle
 from remotegpu_server.hosts import queries as host_queries
 from remotegpu_server.notifications import service as notifications
 from remotegpu_server.tokens import service as tokens
+from remotegpu_server.volumes import removals
 
 HELD_BACK = "It is cleaned after a dedication."
 """Reason of the cordon that keeps work away meanwhile."""
-REMOVAL_FAILURES = 5
-"""So often an agent may fail to remove a home before the step gives up."""
 
 
 class GivenUp(Exception):
@@ -205,37 +201,41 @@ async def _revoke_keys(db: AsyncSession, dedication: tables.Dedication) -> str:
 
 async def _wipe_homes(db: AsyncSession, dedication: tables.Dedication) -> str:
     """Ask the host's agent to remove the homes, and wait for its word about each."""
-    removal = tables.VolumeRemoval
-    asked = select(removal.volume_id).where(removal.dedication_id == dedication.id)
-    volumes = [one for one in await _homes(db, dedication) if one not in (await db.scalars(asked)).all()]
-    for volume_id in volumes:
-        await db.execute(
-            upsert(removal)
-            .values(
-                id=tables.new_id("rmv"),
-                volume_id=volume_id,
-                host_id=dedication.host_id,
-                dedication_id=dedication.id,
-            )
-            .on_conflict_do_nothing()
+    used = 0
+    for volume_id in await _homes(db, dedication):
+        asked = await removals.request(
+            db,
+            host_id=dedication.host_id,
+            volume_id=volume_id,
+            actor=SYSTEM,
+            dedication_id=dedication.id,
         )
-    if volumes:
-        await environment_lifecycle.bump_revision(db, host_id=dedication.host_id)
+        used += not asked
+    removal = tables.VolumeRemoval
     left = (
         await db.scalars(
             select(removal).where(removal.dedication_id == dedication.id, removal.removed_at.is_(None))
         )
     ).all()
-    broken = [one for one in left if one.failures >= REMOVAL_FAILURES]
+    broken = [one for one in left if one.failures >= removals.MOST_FAILURES]
     if broken:
         raise GivenUp(f"The agent cannot remove {broken[0].volume_id}: {broken[0].detail}")
-    return f"{len(left)} homes are still on the host." if left else ""
+    return f"{len(left) + used} homes are still on the host." if left or used else ""
 
 
 async def _homes(db: AsyncSession, dedication: tables.Dedication) -> Sequence[str]:
-    """Of the customer, every home on the host's disk; of a workspace, those that its work used there."""
-    volume, owner, held = tables.Volume, tables.User, tables.Placement
-    found = select(volume.id).where(volume.host_id == dedication.host_id).order_by(volume.id)
+    """Not yet asked for: of the customer, every home on the host's disk; of a workspace, those that its work
+    used there.
+    """
+    volume, owner, held, removal = tables.Volume, tables.User, tables.Placement, tables.VolumeRemoval
+    asked = select(removal.volume_id).where(
+        removal.removed_at.is_(None), removal.dedication_id == dedication.id
+    )
+    found = (
+        select(volume.id)
+        .where(volume.host_id == dedication.host_id, volume.removed_at.is_(None), volume.id.not_in(asked))
+        .order_by(volume.id)
+    )
     if dedication.workspace_id is None:
         found = found.join(owner, owner.id == volume.owner_id).where(
             owner.customer_id == dedication.customer_id
@@ -302,36 +302,3 @@ async def _finish(db: AsyncSession, dedication: tables.Dedication) -> None:
             message=f"Host {host.name} is clean and takes new work again.",
             actor=SYSTEM,
         )
-
-
-async def open_removals(db: AsyncSession, *, host_id: str) -> list[VolumeRemoval]:
-    """Homes that a host's agent has to remove."""
-    row = tables.VolumeRemoval
-    rows = await db.execute(
-        select(row.id, row.volume_id)
-        .where(row.host_id == host_id, row.removed_at.is_(None), row.failures < REMOVAL_FAILURES)
-        .order_by(row.id)
-    )
-    return [VolumeRemoval(id=removal_id, volume_id=volume_id) for removal_id, volume_id in rows]
-
-
-async def answer_removal(
-    db: AsyncSession, *, host: tables.Host, removal_id: str, body: VolumeRemovalAnswer
-) -> None:
-    """The agent's word about one home; the caller has fenced its session."""
-    row = tables.VolumeRemoval
-    removal = await db.scalar(select(row).where(row.id == removal_id))
-    if removal is None:
-        raise NotFound("There is no such removal.")
-    if removal.host_id != host.id:
-        raise Forbidden("This home is on another host.")
-    done = {"removed_at": func.now(), "detail": ""} if body.removed else {}
-    failed = {} if body.removed else {"failures": row.failures + 1, "detail": body.detail}
-    await db.execute(
-        update(row)
-        .where(row.id == removal_id, row.removed_at.is_(None))
-        .values(**(done | failed))
-        .execution_options(synchronize_session=False)
-    )
-    if not body.removed:
-        await environment_lifecycle.bump_revision(db, host_id=host.id)

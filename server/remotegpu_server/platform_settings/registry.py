@@ -275,6 +275,26 @@ QUOTA_GPU_HOURS_GRACE_S = _declare(
     )
 )
 
+QUOTA_STORAGE_WARN_PERCENT = _declare(
+    Setting(
+        key="quotas.storage_warn_percent",
+        default=90.0,
+        minimum=10.0,
+        maximum=100.0,
+        doc="The owner of homes is warned when they take this much of a storage limit.",
+    )
+)
+
+VOLUME_MEASURE_EVERY_S = _declare(
+    Setting(
+        key="volumes.measure_every_s",
+        default=3600.0,
+        minimum=300.0,
+        maximum=7 * 86400.0,
+        doc="How often the home of something that runs is measured; others: after it ended, and once a day.",
+    )
+)
+
 QUOTA_DEFAULT_POLICY = _declare(
     Setting(
         key="quotas.default_user_policy",

@@ -107,16 +107,14 @@ async def used(
 
     ``wanted`` maps what is asked for to its window in seconds (of GPU-hours).
     """
-    sums = {key: _sum(key, window_s, without_environment) for key, window_s in wanted.items()}
-    measured = {key: one for key, one in sums.items() if one is not None}
-    values: Sequence[Any] = ()
-    if measured:
-        values = (await db.execute(select(*measured.values()))).one()
-    found = {key: float(value) for key, value in zip(measured, values, strict=True)}
-    return {key: found.get(key) for key in wanted}
+    if not wanted:
+        return {}
+    sums = [_sum(key, window_s, without_environment) for key, window_s in wanted.items()]
+    values = (await db.execute(select(*sums))).one()
+    return {key: None if value is None else float(value) for key, value in zip(wanted, values, strict=True)}
 
 
-def _sum(key: Key, window_s: int | None, without_environment: str | None) -> ScalarSelect[Any] | None:
+def _sum(key: Key, window_s: int | None, without_environment: str | None) -> ScalarSelect[Any]:
     kind, subject_id, resource = key
     held, promised, wanted = tables.Placement, tables.Allocation, tables.Environment
     if resource in (QuotaResource.CPUS, QuotaResource.MEMORY_BYTES):
@@ -141,9 +139,9 @@ def _sum(key: Key, window_s: int | None, without_environment: str | None) -> Sca
         if without_environment is not None:
             live = live.where(wanted.id != without_environment)
         return live.scalar_subquery()
-    if resource == QuotaResource.TASKS:
-        return select(literal(0)).scalar_subquery()  # there are no tasks yet
-    return None
+    if resource == QuotaResource.STORAGE_BYTES:
+        return storage_bytes(kind, literal(subject_id))
+    return select(literal(0)).scalar_subquery()  # there are no tasks yet
 
 
 def of_subject(rows: Any, kind: str) -> ColumnElement[str]:
@@ -167,6 +165,31 @@ def gpu_hours(whose: ColumnElement[bool], *, window_s: Any) -> ScalarSelect[Any]
         .where(whose, or_(promised.released_at.is_(None), promised.released_at > begin))
         .scalar_subquery()
     )
+
+
+def storage_bytes(kind: str, subject_id: Any) -> ScalarSelect[Any]:
+    """What the homes that exist take of the disk; ``NULL`` where none of them was measured.
+
+    Homes belong to users: a personal workspace has its owner's, a team's has none and is ``NULL``. Those on
+    retired hosts do not count: nobody reaches them.
+    """
+    row, user, workspace, host = tables.Volume, tables.User, tables.Workspace, tables.Host
+    total = case((func.count(row.id) == 0, 0), else_=func.sum(row.size_bytes))
+    reached = host.id.is_(None) | (host.operational != "retired")
+    homes = (
+        select(total)
+        .select_from(row)
+        .outerjoin(host, host.id == row.host_id)
+        .where(row.removed_at.is_(None), reached)
+    )
+    if kind == QuotaSubject.USER:
+        return homes.where(row.owner_id == subject_id).scalar_subquery()
+    if kind == QuotaSubject.CUSTOMER:
+        homes = homes.join(user, user.id == row.owner_id)
+        return homes.where(user.customer_id == subject_id).scalar_subquery()
+    homes = homes.where(row.owner_id == workspace.personal_of).correlate(workspace)
+    personal = select(homes.scalar_subquery()).select_from(workspace)
+    return personal.where(workspace.id == subject_id, workspace.personal_of.is_not(None)).scalar_subquery()
 
 
 async def gpu_spans(db: AsyncSession, *, subject: Subject, window_s: int) -> tuple[datetime, list[Span]]:

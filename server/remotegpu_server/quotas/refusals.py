@@ -20,7 +20,7 @@ _UNITS = {
     QuotaResource.CPUS: "CPU",
     QuotaResource.TASKS: "task",
 }
-_BYTES = {QuotaResource.MEMORY_BYTES: "memory", QuotaResource.STORAGE_BYTES: "storage"}
+_DISK_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,12 @@ def detail(excess: Excess) -> str:
             f"{who} may use {amount(excess.resource, excess.limit)} in {span(excess.bound.window_s or 0)}; "
             f"{plain(excess.resource, excess.used)} {'is' if excess.used == 1 else 'are'} used."
         )
+    if excess.resource is QuotaResource.STORAGE_BYTES:
+        needs = f" and this request needs {disk(excess.requested)} more" if excess.requested else ""
+        return (
+            f"Homes of {excess.subject.kind} {excess.subject.name} may take {disk(excess.limit)} of disk; "
+            f"{disk(excess.used)} are used{needs}."
+        )
     return (
         f"{who} may hold {amount(excess.resource, excess.limit)} at once; "
         f"{plain(excess.resource, excess.used)} {'is' if excess.used == 1 else 'are'} in use and this "
@@ -85,6 +91,11 @@ def hint(excess: Excess, *, own: Sequence[tables.Environment]) -> str:
         if excess.retry_at is None:
             return "Ask for less, or ask an admin for a higher limit."
         return f"Again from {clock(excess.retry_at)}, {higher}."
+    if excess.resource is QuotaResource.STORAGE_BYTES:
+        return (
+            "Delete files where something of yours still runs, or a whole home that you do not need"
+            f" (`remotegpu volume list`, `remotegpu volume delete`), {higher}."
+        )
     if excess.requested > excess.limit:
         return f"Ask for at most {amount(excess.resource, excess.limit)}, or ask an admin for a higher limit."
     if not own:
@@ -100,22 +111,35 @@ def overrun(line: QuotaLine, *, limit: int, used: float) -> str:
     has = f"{who} has {amount(line.resource, used)} and may have {plain(line.resource, limit)}."
     if line.resource is QuotaResource.GPU_HOURS:
         return f"{has} Nothing with GPUs starts; what runs is warned, and stopped after the grace."
+    if line.resource is QuotaResource.STORAGE_BYTES:
+        return f"{has} What runs goes on; nothing new starts until {disk(used - limit)} are freed."
     over = amount(line.resource, used - limit)
     return f"{has} What runs goes on; what is new is refused until {over} are given back."
 
 
 def plain(resource: QuotaResource, value: float) -> str:
     """A number, with its unit only where it is not a count."""
-    if resource in _BYTES:
-        return f"{gib(int(value))} of {_BYTES[resource]}"
+    if resource is QuotaResource.STORAGE_BYTES:
+        return f"{disk(value)} of storage"
+    if resource is QuotaResource.MEMORY_BYTES:
+        return f"{gib(int(value))} of memory"
     return f"{value:.1f}".removesuffix(".0") if resource is QuotaResource.GPU_HOURS else f"{value:g}"
 
 
 def amount(resource: QuotaResource, value: float) -> str:
     """A number with its unit."""
-    if resource in _BYTES:
+    if resource not in _UNITS:
         return plain(resource, value)
     return f"{plain(resource, value)} {_UNITS[resource]}{'' if value == 1 else 's'}"
+
+
+def disk(value: float) -> str:
+    """Bytes in the unit that fits: homes are small and large."""
+    for unit in _DISK_UNITS[:-1]:
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.3g} {_DISK_UNITS[-1]}"
 
 
 def span(seconds: float) -> str:

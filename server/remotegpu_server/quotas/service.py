@@ -72,6 +72,8 @@ async def excess(
     asked = {resource for resource, amount in adding.items() if amount}
     if QuotaResource.GPUS in asked:
         asked.add(QuotaResource.GPU_HOURS)
+    if QuotaResource.ENVIRONMENTS in asked:
+        asked.add(QuotaResource.STORAGE_BYTES)  # whatever starts writes to a home
     binding = [
         (subject, resource, bounds[key])
         for subject in subjects
@@ -86,9 +88,10 @@ async def excess(
         without_environment=environment_id,
     )
     for subject, resource, bound in binding:
-        found = Excess(
-            subject, resource, bound, used[_key(subject, resource)] or 0.0, adding.get(resource, 0.0)
-        )
+        held = used[_key(subject, resource)]
+        if held is None:
+            continue  # not measured: what is not known refuses nobody
+        found = Excess(subject, resource, bound, held, adding.get(resource, 0.0))
         if found.used + found.requested > found.limit + _ROUNDING or _is_used_up(found):
             return await _with_retry(db, found)
     return None
@@ -99,8 +102,9 @@ def _key(subject: Subject, resource: QuotaResource) -> queries.Key:
 
 
 def _is_used_up(found: Excess) -> bool:
-    """Hours are not asked for beforehand: something that holds GPUs may start while any are left."""
-    return found.resource is QuotaResource.GPU_HOURS and found.used >= found.limit
+    """Hours and disk are not asked for beforehand: something may start while any are left."""
+    metered = found.resource in (QuotaResource.GPU_HOURS, QuotaResource.STORAGE_BYTES)
+    return metered and found.used >= found.limit
 
 
 async def _with_retry(db: AsyncSession, found: Excess) -> Excess:

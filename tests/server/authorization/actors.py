@@ -142,6 +142,10 @@ async def build(app: FastAPI, actors: Actors) -> World:
                 fingerprint="SHA256:none",
             )
         )
+        volume = tables.new_id("vol")
+        await db.execute(
+            sa.insert(tables.Volume).values(id=volume, owner_id=own.id, host_id=world.ids["host"])
+        )
         notification = tables.new_id("ntf")
         await db.execute(
             sa.insert(tables.Notification).values(
@@ -176,6 +180,7 @@ async def build(app: FastAPI, actors: Actors) -> World:
         "gpu": gpu,
         "dedication": dedication,
         "key_id": ssh_key,
+        "volume_id": volume,
         "reservation_id": reservation,
         "/v1/workspaces/{workspace}/members/{user} user": people["ws_viewer"].id,
     }

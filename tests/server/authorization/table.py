@@ -298,6 +298,11 @@ ROUTES: dict[str, Row] = {
     "POST /v1/ssh-keys": Row(PERSON),
     "GET /v1/ssh-keys/{key_id}": Row(PERSON, _OWN_KEYS),
     "DELETE /v1/ssh-keys/{key_id}": Row(PERSON, _OWN_KEYS),
+    # Volumes
+    "GET /v1/volumes": Row(PERSON),
+    "GET /v1/volumes/{volume_id}": Row(ACCOUNT_READ),
+    "DELETE /v1/volumes/{volume_id}": Row(ACCOUNT_READ),
+    "PUT /v1/agent/volumes/{volume_id}/size": Row(AGENT),
     # Events
     "GET /v1/events": Row(PERSON_OR_WORKLOAD),
     # Notifications

@@ -17,6 +17,7 @@ from remotegpu.types.agent import (
     Session,
     SessionCreate,
     VolumeRemovalAnswer,
+    VolumeSize,
 )
 
 
@@ -67,3 +68,7 @@ class AsyncAgent(AsyncResource):
         """Say whether a home is gone from this host's disk."""
         path = f"/v1/agent/volume-removals/{segment(removal_id)}"
         await self._transport.send("PUT", path, body=body)
+
+    async def report_volume_size(self, volume_id: str, body: VolumeSize) -> None:
+        """Say how large a home is that the server asked about."""
+        await self._transport.send("PUT", f"/v1/agent/volumes/{segment(volume_id)}/size", body=body)

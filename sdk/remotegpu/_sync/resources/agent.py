@@ -18,6 +18,7 @@ from remotegpu.types.agent import (
     Session,
     SessionCreate,
     VolumeRemovalAnswer,
+    VolumeSize,
 )
 
 
@@ -66,3 +67,7 @@ class SyncAgent(SyncResource):
         """Say whether a home is gone from this host's disk."""
         path = f"/v1/agent/volume-removals/{segment(removal_id)}"
         self._transport.send("PUT", path, body=body)
+
+    def report_volume_size(self, volume_id: str, body: VolumeSize) -> None:
+        """Say how large a home is that the server asked about."""
+        self._transport.send("PUT", f"/v1/agent/volumes/{segment(volume_id)}/size", body=body)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from remotegpu_server.db.tables.allocations import Allocation, CapacityChange, Placement
 from remotegpu_server.db.tables.base import Base, Xid8, new_id
-from remotegpu_server.db.tables.dedications import Dedication, DedicationStep, VolumeRemoval
-from remotegpu_server.db.tables.environments import Environment, LogRequest, Volume
+from remotegpu_server.db.tables.dedications import Dedication, DedicationStep
+from remotegpu_server.db.tables.environments import Environment, LogRequest
 from remotegpu_server.db.tables.history import (
     allocations_history,
     environments_history,
@@ -45,6 +45,7 @@ from remotegpu_server.db.tables.quotas import (
 )
 from remotegpu_server.db.tables.ssh_keys import SshKey
 from remotegpu_server.db.tables.tasks import Attempt, Task, TaskArray, TaskDependency, TaskSchedule
+from remotegpu_server.db.tables.volumes import Volume, VolumeRemoval
 
 __all__ = [
     "Allocation",

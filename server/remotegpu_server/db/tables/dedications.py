@@ -86,25 +86,3 @@ class DedicationStep(Base):
     attempts: Mapped[int] = mapped_column(Integer, server_default="0")
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-
-
-class VolumeRemoval(Base):
-    """A home that must leave a host's disk: desired state of its agent until the agent confirms it."""
-
-    __tablename__ = "volume_removals"
-    __table_args__ = (
-        Index(
-            "uq_volume_removals_open", "volume_id", unique=True, postgresql_where=text("removed_at IS NULL")
-        ),
-        Index("ix_volume_removals_open_host", "host_id", postgresql_where=text("removed_at IS NULL")),
-        Index("ix_volume_removals_dedication", "dedication_id"),
-    )
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    volume_id: Mapped[str] = mapped_column(ForeignKey("volumes.id", ondelete="CASCADE"))
-    host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id", ondelete="CASCADE"))
-    dedication_id: Mapped[str] = mapped_column(ForeignKey("dedications.id", ondelete="CASCADE"))
-    requested_at: Mapped[datetime] = mapped_column(server_default=now)
-    removed_at: Mapped[datetime | None]
-    failures: Mapped[int] = mapped_column(Integer, server_default="0")
-    detail: Mapped[str] = mapped_column(server_default="")

@@ -150,36 +150,6 @@ class Environment(Base):
     """What the last pass over the queue could say about a waiting start: the wire type ``Wait``."""
 
 
-class Volume(Base):
-    """A home directory: on one host's disk, or under a shared root. Outlives environments."""
-
-    __tablename__ = "volumes"
-    __table_args__ = (
-        CheckConstraint("(host_id IS NULL) <> (shared_home IS NULL)", name="on_host_or_shared"),
-        Index(
-            "uq_volumes_owner_host",
-            "owner_id",
-            "host_id",
-            unique=True,
-            postgresql_where=text("host_id IS NOT NULL"),
-        ),
-        Index(
-            "uq_volumes_owner_shared",
-            "owner_id",
-            "shared_home",
-            unique=True,
-            postgresql_where=text("shared_home IS NOT NULL"),
-        ),
-    )
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
-    host_id: Mapped[str | None] = mapped_column(ForeignKey("hosts.id", ondelete="RESTRICT"))
-    shared_home: Mapped[str | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=now)
-    last_used_at: Mapped[datetime] = mapped_column(server_default=now)
-
-
 class LogRequest(Base):
     """A reader waits for a container's output; the agent answers over its long poll. Swept after a minute."""
 

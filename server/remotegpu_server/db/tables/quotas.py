@@ -43,9 +43,10 @@ class Quota(Base):
     """Counts instead of a lower ``limit_value`` until ``granted_until``."""
     granted_until: Mapped[datetime | None]
     warned_at: Mapped[datetime | None]
-    """GPU-hours: the holders were warned; ``NULL`` again when the use is low."""
+    """GPU-hours and storage: the holders were warned; ``NULL`` again when the use is low."""
     exceeded_at: Mapped[datetime | None]
-    """GPU-hours: used up since then while something runs; the grace counts from here."""
+    """GPU-hours: used up since then while something runs; the grace counts from here. Storage: told since
+    then; ``NULL`` again when the use is lower."""
     changed_at: Mapped[datetime] = mapped_column(server_default=now)
 
 

@@ -49,15 +49,10 @@ async def request_for(
     db: AsyncSession, *, environment: tables.Environment, image: tables.Image
 ) -> placement.Request:
     """The environment as placement sees it, with the owner's homes."""
-    volume, removal = tables.Volume, tables.VolumeRemoval
-    wiped = (
-        select(removal.id)
-        .where(removal.volume_id == volume.id, removal.requested_at >= volume.last_used_at)
-        .exists()
-    )
+    volume = tables.Volume
     homes = await db.execute(
         select(volume.host_id, volume.shared_home)
-        .where(volume.owner_id == environment.owner_id, ~wiped)
+        .where(volume.owner_id == environment.owner_id, volume.removal_requested_at.is_(None))
         .order_by(volume.last_used_at.desc(), volume.id)
     )
     return request_of(environment, image, tuple(placement.Home(*home) for home in homes))
@@ -275,13 +270,11 @@ async def _home(db: AsyncSession, *, owner_id: str, host: tables.Host) -> str:
         host_id=None if shared else host.id,
         shared_home=host.shared_home,
     )
-    column, predicate = (
-        ("shared_home", "shared_home IS NOT NULL") if shared else ("host_id", "host_id IS NOT NULL")
-    )
+    column = "shared_home" if shared else "host_id"
     volume_id: str | None = await db.scalar(
         made.on_conflict_do_update(
             index_elements=["owner_id", column],
-            index_where=text(predicate),
+            index_where=text(f"{column} IS NOT NULL AND removal_requested_at IS NULL"),
             set_={"last_used_at": func.now()},
         ).returning(volume.id)
     )

@@ -1,0 +1,1 @@
+"""Homes: what they take of the disk, and their removal."""
