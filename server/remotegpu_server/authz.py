@@ -116,6 +116,8 @@ class Action(StrEnum):
     WORKSPACE_JOIN = "workspace:join"
     """Answer an invitation."""
     WORKSPACE_ALLOW_IMAGES = "workspace:images"
+    WORKSPACE_LIMIT = "workspace:limit"
+    """Set how long what starts in it may run."""
     WORKSPACE_MANAGE = "workspace:manage"
     """Rename it, and add, change and remove members."""
     WORKSPACE_OWN = "workspace:own"
@@ -234,6 +236,7 @@ _RULES: dict[Action, _Who] = {
     Action.WORKSPACE_CREATE: _Who.PERSON,
     Action.WORKSPACE_JOIN: _Who.PERSON,
     Action.WORKSPACE_ALLOW_IMAGES: _Who.CUSTOMER_OWNER,
+    Action.WORKSPACE_LIMIT: _Who.CUSTOMER_OWNER,
     Action.WORKSPACE_MANAGE: _Who.WORKSPACE_MANAGER,
     Action.WORKSPACE_OWN: _Who.WORKSPACE_OWNER,
     Action.WORKSPACE_USE: _Who.WORKSPACE_WRITER,

@@ -26,6 +26,7 @@ IMAGE = {
     "workspace_id": None,
     "starts_until": None,
     "deprecation_note": "",
+    "max_lifetime_s": None,
     "created_at": AT,
 }
 USER = {

@@ -239,6 +239,51 @@ async def test_environment_without_a_lifetime_gets_the_ceiling(
     assert (await fleet.create(ada.headers)).json()["max_lifetime_s"] == 7200
 
 
+async def test_smallest_of_the_ceilings_of_platform_workspace_and_image_binds_and_is_named(
+    fleet: Fleet, actors: Actors, client: httpx.AsyncClient, app: FastAPI
+) -> None:
+    await set_platform(app, "environments.max_lifetime_s", 7200)
+    agent = await fleet.host("h1", gpus=1)
+    boss, ada = await actors.user("boss", role="owner"), await actors.user("ada")
+    (space,) = (await client.get("/v1/workspaces", headers=ada.headers)).json()["items"]
+    path = f"/v1/workspaces/{space['id']}"
+    own = await client.patch(path, headers=ada.headers, json={"max_lifetime_s": 90000})
+    assert (own.status_code, own.json()["error"]) == (403, "forbidden")
+
+    async def refused() -> tuple[str, float]:
+        asked = {"image": "base", "max_lifetime_s": 90000}
+        answers = [
+            await client.post("/v1/environments", headers=ada.headers, json=asked | {"name": "long"}),
+            await client.post("/v1/placements:explain", headers=ada.headers, json=asked),
+        ]
+        assert [answer.status_code for answer in answers] == [422, 422]
+        assert answers[0].json()["detail"] == answers[1].json()["detail"]
+        data = answers[0].json()["data"]
+        return data["binding"], data["max_lifetime_s"]
+
+    assert await refused() == ("platform", 7200)
+    limited = await client.patch(path, headers=boss.headers, json={"max_lifetime_s": 5000})
+    assert limited.json()["max_lifetime_s"] == 5000
+    assert await refused() == ("workspace", 5000)
+    await client.patch("/v1/images/base", headers=fleet.admin, json={"max_lifetime_s": 4000})
+    assert await refused() == ("image", 4000)
+    found = await running(fleet, agent, ada.headers)
+    assert found["max_lifetime_s"] == 4000
+    late = await extend(client, ada.headers, found["id"], 1)
+    assert "what starts from the image base runs 4000 s at most" in late.json()["detail"]
+    image = await client.patch("/v1/images/base", headers=fleet.admin, json={"max_lifetime_s": 0})
+    assert image.json()["max_lifetime_s"] is None
+    longer = await extend(client, ada.headers, found["id"], 1001)
+    assert (longer.status_code, longer.json()["data"]["max_by_s"]) == (409, 1000.0)
+    assert "in the workspace" in longer.json()["detail"]
+    assert (await extend(client, ada.headers, found["id"], 1000)).status_code == 200
+    await fleet.act(ada.headers, found["id"], "stop")
+    await agent.obey()
+    await client.patch(path, headers=boss.headers, json={"max_lifetime_s": 600})
+    again = await fleet.act(ada.headers, found["id"], "start")
+    assert again.json()["max_lifetime_s"] == 600
+
+
 async def test_extend_of_one_that_nothing_stops_or_that_is_stopped_is_refused(
     fleet: Fleet, actors: Actors, client: httpx.AsyncClient
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from remotegpu.types.hosts import RuntimeKind
-from remotegpu.types.wire import Bytes, Name, Text, UtcTime, Wire, WireEnum
+from remotegpu.types.wire import Bytes, CeilingS, Name, Text, UtcTime, Wire, WireEnum
 
 Reference = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._:/@-]{0,254}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -66,6 +66,9 @@ class ImageCreate(Wire):
     """Id or name: only for this customer. Left out, like ``workspace``: for everybody."""
     workspace: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     """Id: only for this workspace."""
+    max_lifetime_s: Annotated[CeilingS, Field(gt=0)] | None = None
+    """What starts from it runs so long at most; the smallest of this, the workspace's and the platform's
+    counts."""
 
 
 class ImageUpdate(Wire):
@@ -86,6 +89,8 @@ class ImageUpdate(Wire):
     """Of a deprecated image; left out: it goes on with a warning."""
     deprecation_note: Text | None = None
     """Such as what to use instead."""
+    max_lifetime_s: CeilingS | None = None
+    """0: no ceiling of its own again. What runs keeps the lifetime that it has."""
 
 
 class Image(Wire):
@@ -113,6 +118,8 @@ class Image(Wire):
     workspace_id: str | None
     starts_until: UtcTime | None
     deprecation_note: str
+    max_lifetime_s: float | None
+    """What starts from it runs so long at most; ``null``: it sets no ceiling."""
     created_at: UtcTime
 
 

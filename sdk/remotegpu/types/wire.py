@@ -34,6 +34,8 @@ Username = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._@-]{0,62
 Text = Annotated[str, StringConstraints(max_length=1024)]
 """Free text for people. Untrusted wherever it is shown."""
 
+CeilingS = Annotated[float, Field(ge=0, le=366 * 86400)]
+"""A longest lifetime in seconds, in an update; 0: none again."""
 Bytes = Annotated[int, Field(ge=0, le=2**62)]
 """A number of bytes."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from remotegpu.types.wire import Text, UtcTime, Wire, WireEnum
+from remotegpu.types.wire import CeilingS, Text, UtcTime, Wire, WireEnum
 
 WorkspaceName = Annotated[
     str,
@@ -72,6 +72,8 @@ class WorkspaceUpdate(Wire):
 
     name: WorkspaceName | None = None
     description: Text | None = None
+    max_lifetime_s: CeilingS | None = None
+    """What starts in it runs so long at most; 0: no ceiling of its own again. For owners of the customer."""
 
 
 class Workspace(Wire):
@@ -92,6 +94,8 @@ class Workspace(Wire):
     """Active ones."""
     environments: int
     """Those that are not deleted."""
+    max_lifetime_s: float | None
+    """What starts in it runs so long at most; ``null``: it sets no ceiling."""
     created_at: UtcTime
 
 

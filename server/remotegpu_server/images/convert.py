@@ -31,5 +31,6 @@ def to_wire(row: tables.Image) -> Image:
         workspace_id=row.workspace_id,
         starts_until=row.starts_until,
         deprecation_note=row.deprecation_note,
+        max_lifetime_s=row.max_lifetime_s,
         created_at=row.created_at,
     )

@@ -146,6 +146,7 @@ async def create_image(db: AsyncSession, *, actor: Actor, body: ImageCreate) -> 
                     digest=body.digest,
                     runtime=str(body.runtime),
                     command=body.command,
+                    max_lifetime_s=body.max_lifetime_s,
                     **visible_to,
                     **body.model_dump(include=_FACTS),
                 )
@@ -189,6 +190,7 @@ async def add_saved(
             visibility="workspace",
             workspace_id=save.workspace_id,
             size_bytes=save.progress_bytes,
+            max_lifetime_s=base.max_lifetime_s,
             **facts,
         )
         .on_conflict_do_nothing(index_elements=[tables.Image.name])
@@ -218,6 +220,8 @@ async def update_image(db: AsyncSession, *, actor: Actor, image: str, body: Imag
         changes["digest"] = None
     if elsewhere:
         changes["local"] = False
+    if "max_lifetime_s" in changes:
+        changes["max_lifetime_s"] = body.max_lifetime_s or None
     if changes.get("status", row.status) != "deprecated" and row.status == "deprecated":
         changes |= {"starts_until": None, "deprecation_note": ""}
     if changes:

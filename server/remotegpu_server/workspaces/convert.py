@@ -28,6 +28,7 @@ def to_wire(bundle: Bundle) -> Workspace:
         role=WorkspaceRole(bundle.role) if bundle.role else None,
         members=bundle.members,
         environments=bundle.environments,
+        max_lifetime_s=row.max_lifetime_s,
         created_at=row.created_at,
     )
 

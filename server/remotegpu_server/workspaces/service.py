@@ -143,8 +143,11 @@ async def update_workspace(
     row = await queries.locked(db, actor=actor, action=Action.WORKSPACE_MANAGE, workspace_id=workspace_id)
     changes = {name: getattr(body, name) for name in body.model_fields_set}
     if any(value is None for value in changes.values()):
-        raise Invalid("name and description cannot be null.")
+        raise Invalid("A field of a workspace cannot be null.", hint="0 takes max_lifetime_s back.")
     require_active(row)
+    if "max_lifetime_s" in changes:
+        changes["max_lifetime_s"] = body.max_lifetime_s or None
+        authz.require(actor, Action.WORKSPACE_LIMIT, customer_id=row.customer_id, noun="workspace")
     if "name" in changes:
         refuse_personal(row, "renamed")
     old = {name: getattr(row, name) for name in changes}

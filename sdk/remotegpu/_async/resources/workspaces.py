@@ -32,10 +32,15 @@ class AsyncWorkspaces(AsyncResource):
         return await self._transport.call(Workspace, "GET", _path(workspace))
 
     async def update(
-        self, workspace: str, *, name: str | None = None, description: str | None = None
+        self,
+        workspace: str,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        max_lifetime_s: float | None = None,
     ) -> Workspace:
-        """Change what is given."""
-        body = given(name=name, description=description)
+        """Change what is given. `max_lifetime_s` bounds what starts in it; 0: not any more."""
+        body = given(name=name, description=description, max_lifetime_s=max_lifetime_s)
         return await self._transport.call(Workspace, "PATCH", _path(workspace), body=body)
 
     async def delete(self, workspace: str) -> None:

@@ -54,6 +54,7 @@ class SyncImages(SyncResource):
         size_bytes: int | None = None,
         customer: str | None = None,
         workspace: str | None = None,
+        max_lifetime_s: float | None = None,
         idempotency_key: str | None = None,
     ) -> Image:
         """Allow an image, for everybody, or for one `customer` or `workspace`. Without `digest`, the first
@@ -74,6 +75,7 @@ class SyncImages(SyncResource):
             size_bytes=size_bytes,
             customer=customer,
             workspace=workspace,
+            max_lifetime_s=max_lifetime_s,
         )
         return self._transport.create(Image, "/v1/images", body=body, idempotency_key=idempotency_key)
 
@@ -98,9 +100,11 @@ class SyncImages(SyncResource):
         size_bytes: int | None = None,
         starts_until: datetime | None = None,
         deprecation_note: str | None = None,
+        max_lifetime_s: float | None = None,
     ) -> Image:
         """Change what is given. ``status``: ``active``; ``deprecated`` warns, and refuses new starts from
-        `starts_until` on; ``withdrawn`` takes it off the list for new starts."""
+        `starts_until` on; ``withdrawn`` takes it off the list for new starts. `max_lifetime_s` bounds what
+        starts from it; 0: not any more."""
         body = given(
             reference=reference,
             display_name=display_name,
@@ -115,6 +119,7 @@ class SyncImages(SyncResource):
             size_bytes=size_bytes,
             starts_until=None if starts_until is None else starts_until.isoformat(),
             deprecation_note=deprecation_note,
+            max_lifetime_s=max_lifetime_s,
         )
         return self._transport.call(Image, "PATCH", f"/v1/images/{segment(image)}", body=body)
 

@@ -30,9 +30,16 @@ class SyncWorkspaces(SyncResource):
         """One workspace."""
         return self._transport.call(Workspace, "GET", _path(workspace))
 
-    def update(self, workspace: str, *, name: str | None = None, description: str | None = None) -> Workspace:
-        """Change what is given."""
-        body = given(name=name, description=description)
+    def update(
+        self,
+        workspace: str,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        max_lifetime_s: float | None = None,
+    ) -> Workspace:
+        """Change what is given. `max_lifetime_s` bounds what starts in it; 0: not any more."""
+        body = given(name=name, description=description, max_lifetime_s=max_lifetime_s)
         return self._transport.call(Workspace, "PATCH", _path(workspace), body=body)
 
     def delete(self, workspace: str) -> None:

@@ -117,6 +117,7 @@ class Workspace(Base):
         one_of("status", "active", "archived", "deleted"),
         CheckConstraint("char_length(name) BETWEEN 1 AND 128", name="name_length"),
         CheckConstraint("(kind = 'personal') = (personal_of IS NOT NULL)", name="personal_owned"),
+        CheckConstraint("max_lifetime_s > 0", name="ceiling"),
         Index(
             "uq_workspaces_customer_name",
             "customer_id",
@@ -134,6 +135,8 @@ class Workspace(Base):
     kind: Mapped[str]
     personal_of: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"))
     status: Mapped[str] = mapped_column(server_default="active")
+    max_lifetime_s: Mapped[float | None]
+    """What starts in it runs so long at most; ``NULL``: it sets no ceiling."""
     created_at: Mapped[datetime] = mapped_column(server_default=now)
 
 

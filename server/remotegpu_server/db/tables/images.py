@@ -25,6 +25,7 @@ class Image(Base):
             " AND (visibility = 'workspace') = (workspace_id IS NOT NULL)",
             name="visible_to",
         ),
+        CheckConstraint("max_lifetime_s > 0", name="ceiling"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -51,6 +52,8 @@ class Image(Base):
     starts_until: Mapped[datetime | None]
     """Of a deprecated image: new starts are refused from then on; ``NULL``: they are only warned about."""
     deprecation_note: Mapped[str] = mapped_column(server_default="")
+    max_lifetime_s: Mapped[float | None]
+    """What starts from it runs so long at most; ``NULL``: it sets no ceiling."""
     created_at: Mapped[datetime] = mapped_column(server_default=now)
 
 

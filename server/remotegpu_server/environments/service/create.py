@@ -34,8 +34,6 @@ from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.events import service as events
 from remotegpu_server.hub_starts import service as hub_starts
 from remotegpu_server.images import service as images
-from remotegpu_server.platform_settings import service as platform_settings
-from remotegpu_server.platform_settings.registry import ENVIRONMENT_MAX_LIFETIME_S
 from remotegpu_server.queue import priorities, waits
 from remotegpu_server.queue import snapshot as snapshots
 from remotegpu_server.reservations import enforcement as reservations
@@ -73,7 +71,11 @@ async def _insert(
     reserved = await reservations.columns_of(db, workspace=workspace, body=body)
     body = body.model_copy(update={key: reserved[key] for key in ("stop_at", "start_at") if key in reserved})
     times = await stop_times.columns(
-        db, stop_at=body.stop_at, max_lifetime_s=body.max_lifetime_s, idle=body.idle
+        db,
+        stop_at=body.stop_at,
+        max_lifetime_s=body.max_lifetime_s,
+        idle=body.idle,
+        limit=await stop_times.ceiling(db, workspace_id=workspace.id, image_id=image.id),
     )
     try:
         async with db.begin_nested():
@@ -218,7 +220,7 @@ async def _again(
     reserved = await _reserved_again(db, environment=environment, body=body)
     body = body.model_copy(update={key: reserved[key] for key in ("stop_at", "start_at") if key in reserved})
     changes["reservation_id"] = reserved.get("reservation_id")
-    changes |= await _times_again(db, environment=environment, body=body)
+    changes |= await _times_again(db, environment=environment, image=image, body=body)
     if actor.is_service:
         changes["hub_managed"] = True
     await lifecycle.move(
@@ -266,13 +268,19 @@ async def _reserved_again(
 
 
 async def _times_again(
-    db: AsyncSession, *, environment: tables.Environment, body: EnvironmentStart
+    db: AsyncSession, *, environment: tables.Environment, image: tables.Image, body: EnvironmentStart
 ) -> dict[str, Any]:
     """Its stop time is not kept, its lifetime and idle policy are."""
-    ceiling = await platform_settings.value(db, ENVIRONMENT_MAX_LIFETIME_S) or float("inf")
-    kept = min(environment.max_lifetime_s, ceiling) if environment.max_lifetime_s else None
+    limit = await stop_times.ceiling(db, workspace_id=environment.workspace_id, image_id=image.id)
+    kept = environment.max_lifetime_s
+    if kept is not None and limit is not None:
+        kept = min(kept, limit.max_lifetime_s)
     times = await stop_times.columns(
-        db, stop_at=body.stop_at, max_lifetime_s=body.max_lifetime_s or kept, idle=body.idle
+        db,
+        stop_at=body.stop_at,
+        max_lifetime_s=body.max_lifetime_s or kept,
+        idle=body.idle,
+        limit=limit,
     )
     if body.idle is None:
         del times["idle_policy"]

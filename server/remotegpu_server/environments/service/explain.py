@@ -21,7 +21,7 @@ from remotegpu_server import authz, placement
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.capacity import service as capacity
 from remotegpu_server.db import tables
-from remotegpu_server.environments.service import asking, placing
+from remotegpu_server.environments.service import asking, placing, stop_times
 from remotegpu_server.images import service as images
 from remotegpu_server.queue import snapshot as snapshots
 from remotegpu_server.queue import waits
@@ -127,8 +127,13 @@ async def _draft(
             status=str(EnvironmentStatus.PENDING),
             reason=str(Reason.REQUESTED),
             message="",
-            stop_at=body.stop_at,
-            max_lifetime_s=body.max_lifetime_s,
+            **await stop_times.columns(
+                db,
+                stop_at=body.stop_at,
+                max_lifetime_s=body.max_lifetime_s,
+                idle=body.idle,
+                limit=await stop_times.ceiling(db, workspace_id=workspace.id, image_id=image.id),
+            ),
             reservation_id=reservation_id,
             **await asking.columns(db, actor=actor, body=body),
         )

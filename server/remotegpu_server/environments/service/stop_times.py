@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Interval, cast, func
+from sqlalchemy import ColumnElement, Interval, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import Invalid, StateConflict
@@ -26,24 +27,60 @@ Status = EnvironmentStatus
 _EXTENDABLE = frozenset({Status.STARTING, Status.RUNNING, Status.UNREACHABLE})
 
 
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The longest that something may run, and who says so."""
+
+    max_lifetime_s: float
+    binding: str
+    """``platform``, ``workspace`` or ``image``."""
+    where: str
+    """The same for a sentence."""
+
+
+async def ceiling(db: AsyncSession, *, workspace_id: str, image_id: str) -> Ceiling | None:
+    """The smallest of the platform's, the workspace's and the image's ceiling; ``None``: none is set."""
+    space, image = tables.Workspace, tables.Image
+    of_space, space_name, of_image, image_name = (
+        await db.execute(
+            select(space.max_lifetime_s, space.name, image.max_lifetime_s, image.name)
+            .join(image, image.id == image_id)
+            .where(space.id == workspace_id)
+        )
+    ).one()
+    of_platform = await platform_settings.value(db, registry.ENVIRONMENT_MAX_LIFETIME_S)
+    known = (
+        (of_platform, "platform", "on this platform"),
+        (of_space, "workspace", f"in the workspace {space_name}"),
+        (of_image, "image", f"from the image {image_name}"),
+    )
+    found = [Ceiling(limit_s, *words) for limit_s, *words in known if limit_s]
+    return min(found, key=lambda one: one.max_lifetime_s, default=None)
+
+
 async def columns(
-    db: AsyncSession, *, stop_at: datetime | None, max_lifetime_s: float | None, idle: IdlePolicy | None
+    db: AsyncSession,
+    *,
+    stop_at: datetime | None,
+    max_lifetime_s: float | None,
+    idle: IdlePolicy | None,
+    limit: Ceiling | None,
 ) -> dict[str, Any]:
     """The columns of a new start. Raises :class:`Invalid` for a time that is over or above the ceiling."""
-    ceiling = await platform_settings.value(db, registry.ENVIRONMENT_MAX_LIFETIME_S)
     usual = await platform_settings.value(db, registry.ENVIRONMENT_DEFAULT_LIFETIME_S)
-    if ceiling and max_lifetime_s is not None and max_lifetime_s > ceiling:
+    ceiling_s = limit.max_lifetime_s if limit is not None else None
+    if limit is not None and max_lifetime_s is not None and max_lifetime_s > limit.max_lifetime_s:
         raise Invalid(
-            f"max_lifetime_s: at most {ceiling:g} s are allowed here.",
+            f"max_lifetime_s: what starts {limit.where} runs {limit.max_lifetime_s:g} s at most.",
             hint="Leave it out, or ask for less; near its end an environment can be extended up to that.",
-            data={"max_lifetime_s": ceiling},
+            data={"max_lifetime_s": limit.max_lifetime_s, "binding": limit.binding},
         )
     if stop_at is not None and stop_at <= await queries.now(db):
         raise Invalid("stop_at: this time is over.", hint="Name a time in the future.")
-    wanted = max_lifetime_s or usual or ceiling
+    wanted = max_lifetime_s or usual or ceiling_s
     return {
         "stop_at": stop_at,
-        "max_lifetime_s": (min(wanted, ceiling) if ceiling else wanted) or None,
+        "max_lifetime_s": (min(wanted, ceiling_s) if wanted and ceiling_s else wanted) or None,
         "deadline_at": stop_at,
         "deadline_warned_s": None,
         "idle_policy": await _idle_policy(db, idle),
@@ -121,10 +158,12 @@ async def _put_off(db: AsyncSession, *, environment: tables.Environment, by_s: f
         return None
     now = await queries.now(db)
     after = max(now, environment.deadline_at) + timedelta(seconds=by_s)
-    ceiling = await platform_settings.value(db, registry.ENVIRONMENT_MAX_LIFETIME_S)
-    latest = (environment.started_at or now) + timedelta(seconds=ceiling)
-    if ceiling and after > latest:
-        raise _too_long(environment, latest=latest, why="longer runs are not allowed here")
+    highest = await ceiling(db, workspace_id=environment.workspace_id, image_id=environment.image_id)
+    if highest is not None:
+        latest = (environment.started_at or now) + timedelta(seconds=highest.max_lifetime_s)
+        if after > latest:
+            why = f"what starts {highest.where} runs {highest.max_lifetime_s:g} s at most"
+            raise _too_long(environment, latest=latest, why=why)
     bound = await extensions.limit(db, environment=environment, until=after)
     if bound is not None:
         raise _too_long(environment, latest=bound.latest_at, why=bound.why)
