@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader
+import jinja2
 
 from remotegpu import errors
-from remotegpu.types.environments import PlacementExplanation, PlacementOutcome
+from remotegpu.types.environments import Environment, PlacementExplanation, PlacementOutcome, Reason
 from remotegpu.types.hosts import Capacity, MigCapacity, ModelCapacity
 from remotegpu.types.images import Image
 from remotegpu.types.queue import Wait
 from remotegpu.types.quotas import QuotaLine
 from remotegpu.types.workspaces import MemberStatus
 from remotegpu_spawner.errors import SpawnRefused, refusal
-from remotegpu_spawner.launch import SILENT
+from remotegpu_spawner.launch import SILENT, kept, place_is_kept
 from remotegpu_spawner.offers import offers_of
 from remotegpu_spawner.options import GIB, InvalidOption, Options, from_form, parse
 from remotegpu_spawner.progress import estimate_in_words
@@ -25,8 +25,8 @@ from remotegpu_spawner.progress import estimate_in_words
 if TYPE_CHECKING:
     from remotegpu_spawner.spawner import RemoteGPUSpawner
 
-_templates = Environment(
-    loader=PackageLoader("remotegpu_spawner"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+_templates = jinja2.Environment(
+    loader=jinja2.PackageLoader("remotegpu_spawner"), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
 
 _RESOURCES = {
@@ -66,10 +66,21 @@ async def render(spawner: RemoteGPUSpawner) -> str:
         quota=quota_bars(quota.lines),
         workspaces=[one for one in identity.workspaces if one.member_status is MemberStatus.ACTIVE],
         lives_in=existing.workspace_id if existing else None,
+        standing=_standing(existing),
         base_url=f"{spawner.hub.base_url}remotegpu/",
         for_user=spawner.user.name,
         for_server=spawner.name,
     )
+
+
+def _standing(existing: Environment | None) -> str:
+    """What became of an earlier request that went on without anybody waiting."""
+    if existing is None:
+        return ""
+    if kept(existing):
+        again = "Start takes the place over with its age as long as you ask for the same."
+        return f"{place_is_kept(existing).jupyterhub_message} {again}"
+    return existing.message if existing.reason is Reason.HUB_GAVE_UP else ""
 
 
 def _chosen(spawner: RemoteGPUSpawner, capacity: Capacity) -> Options:

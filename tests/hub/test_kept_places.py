@@ -45,6 +45,7 @@ def test_full_fleet_keeps_the_place_and_starts_without_another_click(
         ).json()
         assert answer["outcome"] == "waits"
         assert answer["prospects"]
+        assert "Your place is kept: position 1" in browser.http.get("/hub/spawn").text
     assert _kept(stack, person), "the end of the start did not give the place up"
 
     hub.delete(holder)
@@ -53,6 +54,21 @@ def test_full_fleet_keeps_the_place_and_starts_without_another_click(
     assert environment is not None
     assert environment.id == kept.id
     assert environment.status == "running"
+
+
+def test_hub_that_is_down_when_the_turn_comes_starts_the_server_when_it_is_back(
+    hub: Hub, stack: Stack, username: str
+) -> None:
+    holder, person = stack.user(f"{username}-holder"), stack.user(username)
+    with stack.client(holder) as client:
+        held = client.environments.create(name="train", image="quick", gpus=2)
+    hub.spawn(person, image="quick", gpus=1)
+    until("the place is kept", lambda: _kept(stack, person))
+    hub.process.kill()
+    stack.admin.environments.stop(held.id)
+    until("its turn has come", lambda: (one := _kept(stack, person)) and one.reason == "hub_start")
+    hub.start()
+    hub.await_ready(person)
 
 
 def _kept(stack: Stack, person: str):  # type: ignore[no-untyped-def]

@@ -204,6 +204,7 @@ def test_form_escapes_what_came_from_elsewhere() -> None:
         share={"largest_gib": 40, "text": hostile},
         workspaces=[type("Workspace", (), {"id": hostile, "name": hostile, "kind": "team"})] * 2,
         lives_in=None,
+        standing=hostile,
         capacity=type("Capacity", (), {"hosts_ready": 1, "hosts_total": 1, "pending_environments": 0}),
         chosen=Options(image=hostile, gpu_models=(hostile,), mig_profile=hostile, workspace=hostile),
         quota=quota_bars([]),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import quote
 
 import httpx
 import structlog
-from sqlalchemy import func, text, update
+from sqlalchemy import ColumnElement, delete, func, select, text, update
 
 from remotegpu.types.environments import Reason
 from remotegpu_server.authz import SYSTEM
@@ -25,19 +26,35 @@ CLAIM_S = 60.0
 """From an accepted request until the hub's spawner must have taken the place over."""
 PAUSE_S = 5.0
 """Before the second attempt; doubled for each further one."""
+ANSWER_S = 30.0
+"""How long the hub may take to answer: it waits for ten seconds before it says that the start goes on."""
+AT_ONCE = 20
+"""Servers that one pass asks for, all at the same time: a hub that hangs must not outlast the pass."""
+_SAID = 300
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Due:
     environment_id: str
+    generation: int
     hub_user: str
     hub_server: str
     attempts: int
+    last_error: str | None
 
 
 async def start_due(work: Work) -> None:
     """One pass. An attempt is written down before it is made, so a crash repeats it later, not at once."""
+    due = await _claim(work)
+    await asyncio.gather(*(_attempt(work, one) for one in due if one.attempts <= ATTEMPTS))
+    for one in due:
+        if one.attempts > ATTEMPTS:
+            await _give_up(work, one)
+
+
+async def _claim(work: Work) -> list[_Due]:
+    row = tables.HubStart
     async with work.session() as db:
         await db.execute(
             text(
@@ -48,22 +65,33 @@ async def start_due(work: Work) -> None:
                 """
             )
         )
-        row = tables.HubStart
+        first = (
+            select(row.environment_id)
+            .where(row.state == "due", row.next_attempt_at <= func.now())
+            .order_by(row.next_attempt_at)
+            .limit(AT_ONCE)
+        )
         claimed = await db.execute(
             update(row)
-            .where(row.state == "due", row.next_attempt_at <= func.now())
+            .where(row.environment_id.in_(first))
             .values(attempts=row.attempts + 1, next_attempt_at=func.now() + timedelta(seconds=CLAIM_S))
-            .returning(row.environment_id, row.hub_user, row.hub_server, row.attempts)
+            .returning(
+                row.environment_id,
+                row.generation,
+                row.hub_user,
+                row.hub_server,
+                row.attempts,
+                row.last_error,
+            )
             .execution_options(synchronize_session=False)
         )
-        due = [_Due(*one) for one in claimed]
-    for one in due:
-        if one.attempts > ATTEMPTS:
-            await _give_up(work, one)
-        elif (
-            error := await ask(work.settings, hub_user=one.hub_user, hub_server=one.hub_server)
-        ) is not None:
-            await _later(work, one, error)
+        return [_Due(*one) for one in claimed]
+
+
+async def _attempt(work: Work, one: _Due) -> None:
+    error = await ask(work.settings, hub_user=one.hub_user, hub_server=one.hub_server)
+    if error is not None:
+        await _later(work, one, error)
 
 
 async def ask(settings: Settings, *, hub_user: str, hub_server: str) -> str | None:
@@ -73,13 +101,24 @@ async def ask(settings: Settings, *, hub_user: str, hub_server: str) -> str | No
     server = f"servers/{quote(hub_server, safe='')}" if hub_server else "server"
     url = f"{settings.hub_api_url}/users/{quote(hub_user, safe='')}/{server}"
     try:
-        async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=ANSWER_S, trust_env=False) as client:
             answer = await client.post(url, headers={"Authorization": f"token {settings.hub_api_token}"})
-    except httpx.TransportError as error:
+    except httpx.HTTPError as error:
         return f"the hub does not answer ({type(error).__name__})"
-    if answer.is_success:
-        return None
-    return f"the hub answered {answer.status_code}"
+    return None if answer.is_success else _said(answer)
+
+
+def _said(answer: httpx.Response) -> str:
+    """The refusal in the hub's words, where it is the hub that answers."""
+    try:
+        words = answer.json()["message"]
+    except (ValueError, KeyError, TypeError):
+        words = None
+    return (
+        f"the hub answered {answer.status_code}: {words[:_SAID]}"
+        if isinstance(words, str) and words
+        else f"the hub answered {answer.status_code}"
+    )
 
 
 async def _later(work: Work, one: _Due, error: str) -> None:
@@ -88,7 +127,7 @@ async def _later(work: Work, one: _Due, error: str) -> None:
     async with work.session() as db:
         await db.execute(
             update(row)
-            .where(row.environment_id == one.environment_id)
+            .where(_same(one))
             .values(
                 last_error=error,
                 next_attempt_at=func.now() + timedelta(seconds=PAUSE_S * 2 ** (one.attempts - 1)),
@@ -97,13 +136,32 @@ async def _later(work: Work, one: _Due, error: str) -> None:
         )
 
 
+def _same(one: _Due) -> ColumnElement[bool]:
+    """Nobody has taken the place over since this attempt was written down, nor kept it anew."""
+    row = tables.HubStart
+    return (
+        (row.environment_id == one.environment_id)
+        & (row.generation == one.generation)
+        & (row.state == "due")
+        & (row.attempts == one.attempts)
+    )
+
+
 async def _give_up(work: Work, one: _Due) -> None:
     """Nobody came for the place: let the next one have it, and tell the owner."""
+    row = tables.HubStart
     async with work.session() as db:
         environment = await queries.lock(db, environment_id=one.environment_id)
-        if environment is None or environment.status != "pending":
+        ours = await db.scalar(
+            delete(row)
+            .where(_same(one))
+            .returning(row.environment_id)
+            .execution_options(synchronize_session=False)
+        )
+        if environment is None or environment.status != "pending" or ours is None:
             return
-        message = "Its turn came, but the hub did not start it. Start it again from the hub."
+        why = one.last_error or "its start never came through"
+        message = f"Its turn came, but the hub did not start it: {why}. Start it again from the hub."
         await stop.end(
             db,
             environment=environment,
