@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from jupyterhub.auth import Authenticator
 from jupyterhub.handlers.static import CacheControlStaticFilesHandler
@@ -15,9 +17,18 @@ from remotegpu import AsyncClient, errors
 from remotegpu.types.identity import AccountStatus, Identity, User, UserRole
 from remotegpu.types.workspaces import MemberStatus, WorkspaceKind
 from remotegpu_hub.connection import shared_client
+from remotegpu_hub.sign_in import (
+    PasswordHandler,
+    ProviderHandler,
+    ProviderReturnHandler,
+    SignInHandler,
+    password_url,
+    refusal,
+)
 from remotegpu_hub.starts import ExplainHandler, WaitHandler
 
 STATIC = Path(__file__).parent / "static"
+LOOK_AGAIN_S = 60.0
 ADMIN_GROUP = "remotegpu-admins"
 """Members hold the custom scope of the admin pages."""
 
@@ -30,6 +41,10 @@ class RemoteGPUAuthenticator(Authenticator):
     refresh_timeout = Float(2.0, help="Seconds a refresh may take before the last known answer stands.").tag(
         config=True
     )
+
+    oidc_host: str = ""
+    """Whom the login page offers to sign in with; empty: nobody."""
+    _looked_at = float("-inf")
 
     @default("enable_auth_state")
     def _default_enable_auth_state(self) -> bool:
@@ -53,7 +68,10 @@ class RemoteGPUAuthenticator(Authenticator):
 
     def get_handlers(self, app: object) -> list[tuple[Any, ...]]:
         return [
-            *super().get_handlers(app),
+            (r"/login", SignInHandler),
+            (r"/remotegpu/password", PasswordHandler),
+            (r"/remotegpu/oidc", ProviderHandler),
+            (r"/remotegpu/oidc/return", ProviderReturnHandler),
             (r"/remotegpu/explain", ExplainHandler),
             (r"/remotegpu/wait", WaitHandler),
             # Files of their own: a site may forbid inline scripts.
@@ -63,33 +81,43 @@ class RemoteGPUAuthenticator(Authenticator):
     async def authenticate(self, handler: Any, data: dict[str, str]) -> dict[str, Any] | None:
         """The user, ``None`` for a wrong password, or a refusal that says what to do."""
         try:
-            user = await self.client().auth.verify(
-                username=data["username"],
-                password=data["password"],
-                client_address=handler.request.remote_ip,
-            )
+            if isinstance(handler, ProviderReturnHandler):
+                user = handler.proved
+            else:
+                user = await self.client().auth.verify(
+                    username=data["username"],
+                    password=data["password"],
+                    client_address=handler.request.remote_ip,
+                )
             identity = await self.client().on_behalf_of(user.username).me.get()
         except (errors.InvalidCredentials, errors.Invalid):
             return None
-        except errors.RateLimited as error:
-            wait = f" Try again in {error.retry_after_s:.0f} seconds." if error.retry_after_s else ""
-            raise web.HTTPError(429, f"Too many failed sign-ins.{wait}") from error
-        except errors.AccountSuspended as error:
-            raise web.HTTPError(403, "This account is suspended. Ask your administrator.") from error
         except errors.RemoteGPUError as error:
-            self.log.error("cannot check a password: %s", error)
-            raise web.HTTPError(
-                503,
-                "Signing in is not possible at the moment: the RemoteGPU server does not answer. "
-                "Try again in a minute.",
-            ) from error
+            self.log.error("cannot sign in: %s", error)
+            raise web.HTTPError(*refusal(error)) from error
         if user.password_change_required:
-            raise web.HTTPError(
-                403,
-                "This is a one-time password. Set one of your own first: `remotegpu login`, then "
-                "`remotegpu password`.",
-            )
+            handler.redirect(password_url(handler, user.username))
+            raise web.Finish
         return auth_model(user, identity)
+
+    async def look_for_provider(self) -> None:
+        """Learn whether the server has an identity provider; in doubt it is as it was."""
+        if time.monotonic() - self._looked_at < LOOK_AGAIN_S:
+            return
+        try:
+            methods = await asyncio.wait_for(self.client().auth.methods(), self.refresh_timeout)
+        except (errors.RemoteGPUError, TimeoutError) as error:
+            self.log.warning("the RemoteGPU server does not tell how people sign in: %s", error)
+            return
+        self._looked_at = time.monotonic()
+        self.oidc_host = urlsplit(methods.oidc_issuer or "").hostname or ""
+
+    async def finish_oidc(self, *, state: str, code: str) -> User:
+        """Who came back from the identity provider. The hub needs no session of that person."""
+        made = await self.client().auth.finish_oidc(state=state, code=code)
+        async with AsyncClient(url=self.server_url, token=made.secret) as client:
+            await client.auth.logout()
+        return made.user
 
     async def refresh_user(self, user: Any, handler: Any | None = None, **_: object) -> bool | dict[str, Any]:
         """What the server says of the user now. Never raises: an outage must not log anybody out."""

@@ -27,6 +27,7 @@ async def drive(world: World) -> None:
         await admin.tokens.delete(token.id)
     assert not [token async for token in await admin.users.tokens("grace")]
     assert "grace" in {user.username async for user in await admin.users.list(limit=1)}
+    assert (await world.anonymous.auth.methods()).oidc_issuer is None
     with pytest.raises(remotegpu.NotFound, match="identity provider"):
         await world.anonymous.auth.start_oidc()
     with pytest.raises(remotegpu.NotFound, match="identity provider"):

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hub.browsing import CHROMIUM, chromium
 from hub.stack import PLAIN, TEST_SERVICE, Hub, Stack, proxy_command
+from playwright.sync_api import Browser
 
 from remotegpu_server.embedded_postgres import EmbeddedPostgres
 from remotegpu_server.testing import LiveServer
@@ -71,6 +73,14 @@ def make_hub(
 @pytest.fixture(scope="module")
 def hub(make_hub: Callable[..., Hub]) -> Hub:
     return make_hub()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip("needs /usr/bin/chromium")
+    with chromium() as made:
+        yield made
 
 
 @pytest.fixture

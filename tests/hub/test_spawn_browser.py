@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from hub.stack import PASSWORD, Hub, Stack, until
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-
-CHROMIUM = "/usr/bin/chromium"
-SCREENSHOTS = os.environ.get("REMOTEGPU_TEST_SCREENSHOTS")
-"""A folder for pictures of the pages, in both themes; unset: none are taken."""
+from hub.browsing import photograph, signed_in
+from hub.stack import Hub, Stack, until
+from playwright.sync_api import Browser, Page, expect
 
 pytestmark = [pytest.mark.hub, pytest.mark.browser, pytest.mark.timeout(180)]
-
-if not Path(CHROMIUM).exists():
-    pytest.skip("needs /usr/bin/chromium", allow_module_level=True)
 
 GIB = 2**30
 STRICT = """
@@ -34,45 +25,9 @@ def simulated_gpus() -> str:
     return "2xA100-80GB,1xH100-80GB,1xL40-48GB/2x1g.12gb"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"]
-        )
-        yield chromium
-        chromium.close()
-
-
-@contextmanager
-def signed_in(browser: Browser, hub: Hub, username: str) -> Iterator[Page]:
-    """A window of this user, on no page yet. Errors of scripts fail the test."""
-    context = browser.new_context(viewport={"width": 1100, "height": 1250})
-    page = context.new_page()
-    page.set_default_timeout(15_000)
-    failures: list[str] = []
-    page.on("pageerror", lambda error: failures.append(str(error)))
-    page.goto(f"{hub.url}/hub/login")
-    page.fill("#username_input", username)
-    page.fill("#password_input", PASSWORD)
-    page.press("#password_input", "Enter")
-    page.wait_for_url(lambda url: "/hub/login" not in url)
-    yield page
-    assert failures == []
-    context.close()
-
-
 def open_form(page: Page, hub: Hub) -> None:
     page.goto(f"{hub.url}/hub/spawn")
     page.get_by_label("Image").select_option("quick")
-
-
-def photograph(page: Page, name: str) -> None:
-    if not SCREENSHOTS:
-        return
-    for theme in ("light", "dark"):
-        page.evaluate("theme => document.documentElement.setAttribute('data-bs-theme', theme)", theme)
-        page.screenshot(path=f"{SCREENSHOTS}/{name}-{theme}.png", full_page=True)
 
 
 def test_form_starts_a_soft_share_of_one_of_several_models(

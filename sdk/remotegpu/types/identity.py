@@ -11,7 +11,10 @@ from pydantic import Field, SecretStr, StringConstraints
 from remotegpu.types.wire import Name, Text, Username, UtcTime, Wire, WireEnum
 from remotegpu.types.workspaces import WorkspaceMembership
 
-Password = Annotated[SecretStr, Field(min_length=10, max_length=256)]
+LEAST_PASSWORD, LONGEST_PASSWORD = 10, 256
+"""Characters."""
+
+Password = Annotated[SecretStr, Field(min_length=LEAST_PASSWORD, max_length=LONGEST_PASSWORD)]
 """At least ten characters; no composition rules (ASVS 6.2.1)."""
 
 
@@ -240,6 +243,13 @@ class Login(Credentials):
     """Sign in and get a session token."""
 
     expires_in_s: Annotated[int, Field(ge=60, le=30 * 86400)] = 12 * 3600
+
+
+class SignInMethods(Wire):
+    """How people sign in here. A name and a password always do."""
+
+    oidc_issuer: str | None
+    """Address of the identity provider; ``null``: none."""
 
 
 class OidcStart(Wire):

@@ -15,6 +15,7 @@ from remotegpu.types.identity import (
     PasswordResetLink,
     PasswordResetRequest,
     ProfileUpdate,
+    SignInMethods,
     TokenCreated,
     User,
 )
@@ -49,6 +50,12 @@ async def verify(
     require(caller, Action.AUTH_VERIFY)
     address = client_address(request, settings, forwarder_is_trusted=True)
     return await service.verify(sessions, settings, body, address=address)
+
+
+@router.get("/v1/auth/methods", summary="How people sign in")
+async def sign_in_methods(settings: SettingsDep) -> SignInMethods:
+    """For sign-in pages: whether there is an identity provider."""
+    return SignInMethods(oidc_issuer=settings.oidc_issuer)
 
 
 @router.post("/v1/auth/oidc:start", summary="Begin a sign-in at the identity provider")

@@ -111,6 +111,7 @@ ROUTES: dict[str, Row] = {
     "POST /v1/auth/verify": Row(
         SERVICE, dict.fromkeys(("hub", "hub_self"), ("1", "the example's password is nobody's"))
     ),
+    "GET /v1/auth/methods": Row(PUBLIC),
     "POST /v1/auth/oidc:start": Row(PUBLIC, _NO_PROVIDER),
     "POST /v1/auth/oidc:finish": Row(PUBLIC, _NO_PROVIDER),
     "POST /v1/auth/password-reset": Row(PUBLIC),

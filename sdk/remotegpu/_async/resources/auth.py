@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from remotegpu._async.resource import AsyncResource
 from remotegpu._protocol import decode, given
-from remotegpu.types.identity import OidcStart, TokenCreated, User
+from remotegpu.types.identity import OidcStart, SignInMethods, TokenCreated, User
 
 
 class AsyncAuth(AsyncResource):
@@ -20,6 +20,10 @@ class AsyncAuth(AsyncResource):
     async def logout(self) -> None:
         """End the session: revoke the token that this client uses."""
         await self._transport.send("POST", "/v1/auth/logout")
+
+    async def methods(self) -> SignInMethods:
+        """How people sign in here."""
+        return decode(SignInMethods, await self._transport.send("GET", "/v1/auth/methods", anonymous=True))
 
     async def start_oidc(self) -> OidcStart:
         """Begin a sign-in at the identity provider: where the browser goes."""

@@ -29,7 +29,15 @@ class AsyncMe(AsyncResource):
         )
         return await self._transport.call(User, "PATCH", "/v1/me", body=body)
 
-    async def change_password(self, *, current_password: str, new_password: str) -> None:
-        """Set a new password; every other session of the user ends."""
-        body = {"current_password": current_password, "new_password": new_password}
-        await self._transport.send("POST", "/v1/me/password", body=body)
+    async def change_password(
+        self, *, current_password: str, new_password: str, client_address: str | None = None
+    ) -> None:
+        """Set a new password; every other session of the user ends. `client_address` is for services: the
+        person's, against which wrong passwords are counted.
+        """
+        await self._transport.send(
+            "POST",
+            "/v1/me/password",
+            body={"current_password": current_password, "new_password": new_password},
+            headers={} if client_address is None else {"X-Forwarded-For": client_address},
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from remotegpu._protocol import decode, given
 from remotegpu._sync.resource import SyncResource
-from remotegpu.types.identity import OidcStart, TokenCreated, User
+from remotegpu.types.identity import OidcStart, SignInMethods, TokenCreated, User
 
 
 class SyncAuth(SyncResource):
@@ -19,6 +19,10 @@ class SyncAuth(SyncResource):
     def logout(self) -> None:
         """End the session: revoke the token that this client uses."""
         self._transport.send("POST", "/v1/auth/logout")
+
+    def methods(self) -> SignInMethods:
+        """How people sign in here."""
+        return decode(SignInMethods, self._transport.send("GET", "/v1/auth/methods", anonymous=True))
 
     def start_oidc(self) -> OidcStart:
         """Begin a sign-in at the identity provider: where the browser goes."""

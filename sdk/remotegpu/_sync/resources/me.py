@@ -30,7 +30,15 @@ class SyncMe(SyncResource):
         )
         return self._transport.call(User, "PATCH", "/v1/me", body=body)
 
-    def change_password(self, *, current_password: str, new_password: str) -> None:
-        """Set a new password; every other session of the user ends."""
-        body = {"current_password": current_password, "new_password": new_password}
-        self._transport.send("POST", "/v1/me/password", body=body)
+    def change_password(
+        self, *, current_password: str, new_password: str, client_address: str | None = None
+    ) -> None:
+        """Set a new password; every other session of the user ends. `client_address` is for services: the
+        person's, against which wrong passwords are counted.
+        """
+        self._transport.send(
+            "POST",
+            "/v1/me/password",
+            body={"current_password": current_password, "new_password": new_password},
+            headers={} if client_address is None else {"X-Forwarded-For": client_address},
+        )
