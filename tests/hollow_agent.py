@@ -52,13 +52,17 @@ class HollowAgent:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.credential}"}
 
-    async def register(self, workloads: list[dict[str, Any]] | None = None) -> httpx.Response:
+    async def register(
+        self, workloads: list[dict[str, Any]] | None = None, *, previous_epoch: int | None = None
+    ) -> httpx.Response:
+        """A new session. Without ``previous_epoch`` it looks like another agent with the same credential."""
         answer = await self.client.post(
             "/v1/agent/sessions",
             headers=self.headers,
             json={
                 "boot_id": self.boot_id,
                 "agent_version": "0",
+                "previous_epoch": previous_epoch,
                 "inventory": {
                     "hostname": self.host_name,
                     "os": "Linux",

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -15,12 +17,28 @@ class Gpus:
 
     health: dict[str, str]
     connection: str = "online"
-    cordoned: bool = False
+    operational: str = "available"
+    overdue: bool = False
+    """Its drain had a deadline, which has passed."""
     boots: int = 1
 
     @property
     def ready(self) -> bool:
-        return self.connection == "online" and not self.cordoned
+        return self.connection == "online" and self.operational == "available"
+
+    def operate(self, verb: str) -> None:
+        """``cordon``, ``uncordon``, ``drain``, or ``drain_now``: a drain whose deadline is now."""
+        to = {"cordon": "cordoned", "uncordon": "available"}.get(verb, "draining")
+        self.operational, self.overdue = to, verb == "drain_now"
+
+
+@dataclass
+class Reservation:
+    """GPUs that are promised to a workspace, from now on."""
+
+    workspace: str
+    gpus: int
+    open: bool = True
 
 
 @dataclass
@@ -28,18 +46,31 @@ class Env:
     """One environment. ``host`` is set while it holds something; ``uuids`` are its GPUs."""
 
     owner: str
+    workspace: str
     gpus: int
     order: int
+    part: float = 1.0
+    """How much of each of its GPUs it holds: below 1 it is a share, which others may share."""
+    preemptible: bool = False
     status: str = "pending"
     desired: str = "running"
     generation: int = 1
     seen: str = "absent"
     host: str | None = None
     uuids: frozenset[str] = frozenset()
+    reservation: str | None = None
+    announced: bool = False
+    """Its owner was told that it will be preempted."""
+    preempted: bool = False
+    """It was stopped for somebody else, and waits again once it is gone."""
 
     @property
     def live(self) -> bool:
         return self.status not in ("stopped", "failed", "deleted")
+
+    @property
+    def priority(self) -> int:
+        return 7 if self.preemptible else 5
 
 
 @dataclass
@@ -49,56 +80,121 @@ class Model:
     customers: dict[str, str]
     hosts: dict[str, Gpus]
     envs: dict[str, Env] = field(default_factory=dict)
+    reservations: dict[str, Reservation] = field(default_factory=dict)
     limits: dict[str, int | None] = field(default_factory=dict)
-    """Concurrent GPUs by user or customer."""
-    suspended: set[str] = field(default_factory=set)
-    """Users and customers."""
+    """Concurrent GPUs by user, workspace or customer."""
+    suspended: dict[str, str] = field(default_factory=dict)
+    """Users and customers, with what becomes of what runs: ``keep``, ``stop``, ``stop_after_grace``."""
     _orders: count[int] = field(default_factory=count)
 
     # What is allowed.
 
     def may_act(self, user: str) -> bool:
-        return not {user, self.customers[user]} & self.suspended
+        return not self.suspended.keys() & {user, self.customers[user]}
 
-    def used(self, subject: str) -> int:
-        return sum(
-            len(env.uuids) for env in self.envs.values() if subject in (env.owner, self.customers[env.owner])
-        )
+    def used(self, subject: str) -> float:
+        return sum(len(env.uuids) * env.part for env in self.envs.values() if subject in self._subjects(env))
 
-    def within_quota(self, user: str, gpus: int) -> bool:
-        for subject in (user, self.customers[user]):
+    def _subjects(self, env: Env) -> tuple[str, ...]:
+        return env.owner, env.workspace, self.customers[env.owner]
+
+    def within_quota(self, env: Env) -> bool:
+        for subject in self._subjects(env):
             limit = self.limits.get(subject)
-            if gpus and limit is not None and self.used(subject) + gpus > limit:
+            if env.gpus and limit is not None and self.used(subject) + env.gpus * env.part > limit:
                 return False
         return True
 
-    def free(self, host: str) -> set[str]:
-        held = {uuid for env in self.envs.values() for uuid in env.uuids}
-        return {uuid for uuid, health in self.hosts[host].health.items() if health == "healthy"} - held
+    def taken(self) -> Counter[str]:
+        """How much of each GPU is held, by UUID."""
+        held: Counter[str] = Counter()
+        for env in self.envs.values():
+            for uuid in env.uuids:
+                held[uuid] += env.part  # type: ignore[assignment]  # parts of a GPU
+        return held
 
-    def fits(self, gpus: int) -> list[str]:
-        """Hosts that can take it now."""
-        return [name for name, host in self.hosts.items() if host.ready and len(self.free(name)) >= gpus]
+    def _healthy(self, host: str) -> set[str]:
+        return {uuid for uuid, health in self.hosts[host].health.items() if health == "healthy"}
+
+    def free(self, host: str) -> set[str]:
+        """Healthy GPUs of which nobody holds anything."""
+        return self._healthy(host) - self.taken().keys()
+
+    def has_room(self, host: str, env: Env) -> set[str]:
+        """Healthy GPUs that the environment could take, not looking at promises."""
+        taken = self.taken()
+        return {uuid for uuid in self._healthy(host) if taken[uuid] + env.part <= 1}
+
+    def fits(self, env: Env) -> list[str]:
+        """Hosts that can surely take it now, wherever the promised GPUs are."""
+        promised = self.promised_to_others(env)
+
+        def room(host: str) -> int:
+            free = len(self.free(host))
+            return len(self.has_room(host, env)) - free + max(free - promised, 0)
+
+        return [
+            name
+            for name, host in self.hosts.items()
+            if host.ready and (not env.gpus or room(name) >= env.gpus)
+        ]
 
     def ever_fits(self, gpus: int) -> bool:
         known = (sum(one != "missing" for one in host.health.values()) for host in self.hosts.values())
         return any(count >= gpus for count in known)
 
-    def startable(self) -> list[Env]:
-        """What waits, may run, and would fit this moment."""
-        return [
-            env
+    def startable(self, env: Env) -> bool:
+        """It waits, may run, and would fit this moment."""
+        waits = env.status == "pending" and self.may_act(env.owner)
+        return waits and self.within_quota(env) and bool(self.fits(env))
+
+    # Promises.
+
+    def promised_to_others(self, env: Env) -> int:
+        """GPUs that it must leave alone: promised, and not in use by those they are promised to."""
+        return sum(
+            max(one.gpus - self._serving([key]), 0)
+            for key, one in self.reservations.items()
+            if one.open and key != env.reservation
+        )
+
+    def _serving(self, reservations: Iterable[str]) -> int:
+        keys = set(reservations)
+        healthy = {uuid for host in self.hosts for uuid in self._healthy(host)}
+        return len(
+            {uuid for env in self.envs.values() if env.reservation in keys for uuid in env.uuids} & healthy
+        )
+
+    def can_promise(self, gpus: int) -> bool:
+        """What is free or serves a promise, less all that is promised, is enough."""
+        live = {key: one for key, one in self.reservations.items() if one.open}
+        there = sum(len(self.free(host)) for host in self.hosts) + self._serving(live)
+        return there - sum(one.gpus for one in live.values()) >= gpus
+
+    def joins(self, env: Env, reservation: str | None) -> bool:
+        """Whether an environment that starts belongs in this reservation, or rightly in none."""
+        fitting = {
+            key
+            for key, one in self.reservations.items()
+            if one.open and one.workspace == env.workspace and self._asked(key, env) + env.gpus <= one.gpus
+        }
+        if not env.gpus or env.part < 1:
+            fitting = set()
+        return reservation in fitting if fitting else reservation is None
+
+    def _asked(self, reservation: str, besides: Env) -> int:
+        return sum(
+            env.gpus
             for env in self.envs.values()
-            if env.status == "pending"
-            and self.may_act(env.owner)
-            and self.within_quota(env.owner, env.gpus)
-            and self.fits(env.gpus)
-        ]
+            if env is not besides and env.live and env.reservation == reservation
+        )
 
     # What happens.
 
-    def create(self, key: str, user: str, gpus: int) -> None:
-        self.envs[key] = Env(owner=user, gpus=gpus, order=next(self._orders))
+    def create(self, key: str, env: Env, reservation: str | None) -> None:
+        assert self.joins(env, reservation), f"in {reservation}"
+        env.order, env.reservation = next(self._orders), reservation
+        self.envs[key] = env
 
     def grant(self, key: str, host: str, uuids: frozenset[str]) -> None:
         """The server placed it: right, if the rules allow it."""
@@ -106,10 +202,14 @@ class Model:
         assert env.status == "pending", f"{env.status} was placed"
         assert env.desired == "running"
         assert self.may_act(env.owner), "a suspended account got a GPU"
-        assert self.within_quota(env.owner, env.gpus), "more than the quota"
+        assert self.within_quota(env), "more than the quota"
         assert self.hosts[host].ready, f"placed on a host that is not ready: {self.hosts[host]}"
-        assert uuids <= self.free(host), "a GPU that is not free or not healthy"
+        assert uuids <= self.has_room(host, env), "a GPU that has no room or is not healthy"
         assert len(uuids) == env.gpus
+        before = sum(len(self.free(one)) for one in self.hosts)
+        newly = uuids & self.free(host)
+        kept = min(self.promised_to_others(env), before)
+        assert not newly or before - len(newly) >= kept, "took what is promised to others"
         env.status, env.host, env.uuids = "starting", host, uuids
 
     def start(self, key: str) -> str:
@@ -121,20 +221,27 @@ class Model:
             return "again"
         return "ok" if env.desired == "running" else "conflict"
 
-    def again(self, key: str) -> None:
+    def again(self, key: str, reservation: str | None) -> None:
         env = self.envs[key]
-        env.status, env.desired, env.seen = "pending", "running", "absent"
-        env.generation += 1
+        assert self.joins(env, reservation), f"in {reservation}"
+        env.reservation = reservation
+        self._new_generation(env)
         env.order = next(self._orders)
 
+    def _new_generation(self, env: Env) -> None:
+        env.status, env.desired, env.seen = "pending", "running", "absent"
+        env.announced = env.preempted = False
+        env.generation += 1
+
     def end(self, key: str, desired: str) -> None:
-        """Stop (``stopped``) or delete."""
+        """Stop (``stopped``) or delete. What was preempted does not come back after it."""
         env = self.envs[key]
+        env.preempted = False
         if desired == "stopped" and (env.desired != "running" or not env.live):
             return
         if desired == env.desired:
             return
-        env.desired = desired
+        env.desired, env.announced = desired, False
         if env.host is None:
             env.status = desired
         elif env.status != "failed":
@@ -176,6 +283,8 @@ class Model:
             env.status = "failed" if env.desired == "running" else "stopped"
 
     def silence(self, host: str) -> None:
+        if self.hosts[host].connection != "online":
+            return
         self.hosts[host].connection = "unreachable"
         for env in self.envs.values():
             if env.host == host and env.status in ("starting", "running", "stopping"):
@@ -195,8 +304,53 @@ class Model:
             if env.host == host:
                 self._released(env)
 
+    def empty_overdue(self) -> int:
+        """What a pass does with what is left on a host whose drain has a deadline that has passed."""
+        left = [
+            key for key, env in self.envs.items() if env.host is not None and self.hosts[env.host].overdue
+        ]
+        return self._stop_unasked(left)
+
     def withdraw_suspended(self) -> None:
         """What a pass of the queue does with what waits for a suspended account."""
         for env in self.envs.values():
             if env.status == "pending" and not self.may_act(env.owner):
-                env.status, env.desired = "stopped", "stopped"
+                env.status, env.desired, env.preempted = "stopped", "stopped", False
+
+    def end_grace(self) -> None:
+        """The time that suspended accounts were given is over."""
+        for name, policy in self.suspended.items():
+            if policy == "stop_after_grace":
+                self.suspended[name] = "stop"
+
+    def stop_suspended(self) -> int:
+        """What the loop of suspensions does: withdraw what waits, stop what runs where the policy says so."""
+        self.withdraw_suspended()
+        accounts = {key: (env.owner, self.customers[env.owner]) for key, env in self.envs.items()}
+        return self._stop_unasked(
+            key for key, held_by in accounts.items() if "stop" in map(self.suspended.get, held_by)
+        )
+
+    def _stop_unasked(self, keys: Iterable[str]) -> int:
+        """Stopped by the system: what stops already, for whatever reason, goes on as it is. How many."""
+        stopped = [key for key in keys if self.envs[key].desired == "running" and self.envs[key].live]
+        for key in stopped:
+            self.end(key, "stopped")
+        return len(stopped)
+
+    def may_preempt(self, env: Env) -> bool:
+        """It runs, agreed to be stopped, and somebody with a better priority waits."""
+        better = any(
+            one.status == "pending" and one.priority < env.priority and self.may_act(one.owner)
+            for one in self.envs.values()
+        )
+        return env.preemptible and env.status == "running" and env.desired == "running" and better
+
+    def preempt(self, env: Env) -> None:
+        assert env.announced, "stopped without notice"
+        env.desired, env.status, env.preempted = "stopped", "stopping", True
+
+    def queue_preempted_again(self) -> None:
+        for env in self.envs.values():
+            if env.preempted and env.status == "stopped":
+                self._new_generation(env)

@@ -6,13 +6,15 @@ import random
 from datetime import datetime, timedelta
 
 import httpx
+import pytest
 from fastapi import FastAPI
-from hollow_agent import Fleet
+from hollow_agent import Fleet, HollowAgent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
 from remotegpu_server.environments import loop
+from remotegpu_server.hosts import loop as hosts
 from remotegpu_server.loops import Work
 from remotegpu_server.queue import loop as queue_loop
 from remotegpu_server.queue import preemption, simulation
@@ -398,3 +400,52 @@ async def test_preemption_is_taken_back_when_nobody_needs_it_and_waits_for_the_m
     await fleet.act(fleet.admin, urgent, "stop")
     await preemption.preempt(work)
     assert (await fleet.get(ada.headers, willing))["preempt_at"] is None
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_preempted_environment_that_its_owner_stops_does_not_come_back(
+    fleet: Fleet, actors: Actors, app: FastAPI, work: Work, gone: bool
+) -> None:
+    """The last word is the owner's, while it is being stopped and after it has stopped."""
+    agent, ada, willing = await _preempted(fleet, actors, app, work)
+    if gone:
+        await agent.obey()
+    stopped = await fleet.act(ada, willing, "stop")
+    assert stopped.json()["reason"] == "requested", stopped.text
+    await agent.obey()
+    await preemption.preempt(work)
+    assert (await fleet.get(ada, willing))["status"] == "stopped"
+
+
+async def test_preempted_environment_whose_host_was_silent_meanwhile_waits_again(
+    fleet: Fleet, actors: Actors, app: FastAPI, work: Work
+) -> None:
+    agent, ada, willing = await _preempted(fleet, actors, app, work)
+    async with app.state.database.sessions() as db:
+        await db.execute(text("UPDATE hosts SET last_heartbeat_at = now() - interval '1 hour'"))
+        await db.commit()
+    await hosts.judge_silence(work)
+    assert (await fleet.get(ada, willing))["status"] == "unreachable"
+    await agent.heartbeat()
+    await agent.obey()
+    await preemption.preempt(work)
+    again = await fleet.get(ada, willing)
+    assert (again["status"], again["reason"]) == ("pending", "preempted")
+
+
+async def _preempted(
+    fleet: Fleet, actors: Actors, app: FastAPI, work: Work
+) -> tuple[HollowAgent, dict[str, str], str]:
+    """An environment that is being stopped for a better priority, with its agent and owner."""
+    agent = await fleet.host("h1", gpus=1)
+    ada = await actors.user("ada")
+    willing = (await fleet.create(ada.headers, "willing", gpus=1, preemptible=True)).json()["id"]
+    await agent.obey()
+    await fleet.create(fleet.admin, "urgent", gpus=1, priority=1)
+    for _ in range(2):
+        await preemption.preempt(work)
+        async with app.state.database.sessions() as db:
+            await db.execute(text("UPDATE environments SET preempt_at = now() WHERE name = 'willing'"))
+            await db.commit()
+    assert (await fleet.get(ada.headers, willing))["status"] == "stopping"
+    return agent, ada.headers, willing

@@ -225,19 +225,29 @@ async def _stop(work: Work, victim: Victim) -> None:
         )
 
 
+_SINCE = (Reason.PREEMPTED, Reason.HOST_BACK, Reason.HOST_REBOOTED, Reason.FORCED)
+"""Reasons of what was preempted and has stopped: news of its host may have come in between."""
+
+
 async def _queue_again(work: Work) -> None:
     row = tables.Environment
+    stopped = (
+        row.status == "stopped",
+        row.desired == "stopped",
+        row.preempt_at.is_not(None),
+        row.reason.in_([str(reason) for reason in _SINCE]),
+    )
     async with work.session() as db:
-        ids = await db.scalars(
-            select(row.id).where(
-                row.status == "stopped", row.desired == "stopped", row.reason == str(Reason.PREEMPTED)
-            )
-        )
-        found = ids.all()
+        found = (await db.scalars(select(row.id).where(*stopped))).all()
     for environment_id in found:
         async with work.session() as db:
-            environment = await queries.lock(db, environment_id=environment_id)
-            if environment is None or (environment.status, environment.reason) != ("stopped", "preempted"):
+            environment = await db.scalar(
+                select(row)
+                .where(row.id == environment_id, *stopped)
+                .with_for_update(key_share=True)
+                .execution_options(populate_existing=True)
+            )
+            if environment is None:
                 continue
             await lifecycle.move(
                 db,

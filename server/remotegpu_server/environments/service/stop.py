@@ -27,8 +27,23 @@ async def stop_environment(db: AsyncSession, *, actor: Actor, environment_id: st
             message="Stopped.",
             actor=actor,
         )
+    elif environment.preempt_at is not None:
+        await _keep_stopped(db, environment=environment, actor=actor)
     (bundle,) = await queries.bundles(db, ids=[environment.id])
     return convert.to_wire(bundle)
+
+
+async def _keep_stopped(db: AsyncSession, *, environment: tables.Environment, actor: Actor) -> None:
+    """It was preempted and would wait again once it is gone: not any more."""
+    await lifecycle.move(
+        db,
+        environment=environment,
+        to=Status(environment.status),
+        reason=Reason.REQUESTED,
+        message="Stopped; it does not go back into the queue.",
+        actor=actor,
+        preempt_at=None,
+    )
 
 
 async def delete_environment(db: AsyncSession, *, actor: Actor, environment_id: str) -> None:
@@ -60,7 +75,12 @@ async def end(
     held = await queries.live_placement(db, environment_id=environment.id)
     if desired == "stopped" and environment.status in lifecycle.ENDED:
         return
-    environment = await queries.store(db, environment, desired=desired)
+    environment = await queries.store(
+        db,
+        environment,
+        desired=desired,
+        preempt_at=environment.preempt_at if reason is Reason.PREEMPTED else None,
+    )
     if held is None:
         await lifecycle.settle_released(
             db, environment=environment, reason=reason, message=message, actor=actor
