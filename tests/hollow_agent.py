@@ -6,6 +6,7 @@ real agent does.
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,6 +131,37 @@ class HollowAgent:
                 **more,
             },
         )
+
+    async def claim(
+        self, *, request_id: str | None = None, most: int = 100, wait_s: float = 0
+    ) -> list[dict[str, Any]]:
+        """Attempts for this host, as the answer lists them."""
+        answer = await self.client.post(
+            "/v1/agent/tasks/claim",
+            headers=self.headers,
+            json={
+                "epoch": self.epoch,
+                "request_id": request_id or f"req-{uuid.uuid4()}",
+                "max_attempts": most,
+                "wait_s": wait_s,
+            },
+        )
+        assert answer.status_code == 200, answer.text
+        found: list[dict[str, Any]] = answer.json()["attempts"]
+        return found
+
+    async def attempt(self, attempt_id: str, verb: str, **body: Any) -> httpx.Response:
+        """One write about an attempt: accept, start, renew, progress, complete or release."""
+        return await self.client.post(
+            f"/v1/agent/attempts/{attempt_id}/{verb}",
+            headers=self.headers,
+            json={"epoch": self.epoch} | body,
+        )
+
+    async def complete(self, attempt_id: str, **result: Any) -> httpx.Response:
+        """A result; without more, success."""
+        body = {"status": "succeeded", "exit_code": 0, "reason": "succeeded"} | result
+        return await self.attempt(attempt_id, "complete", **body)
 
     async def obey(self) -> None:
         """Make everything as desired, and report it."""

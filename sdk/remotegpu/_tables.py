@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from enum import Enum
 
 COLUMNS: dict[str, tuple[str, ...]] = {
+    "Task": ("name", "status", "progress", "image", "gpus", "exit_code", "owner", "message"),
+    "TaskAttempt": ("number", "status", "host_name", "exit_code", "gpu_seconds", "started_at", "message"),
     "Environment": ("name", "status", "image", "gpus", "host_name", "owner", "message"),
     "Host": (
         "name",

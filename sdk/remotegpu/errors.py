@@ -6,8 +6,8 @@ RemoteGPUError
 │   ├── Unauthorized          401   InvalidCredentials, TokenInvalid
 │   ├── Forbidden             403   AccountSuspended, PasswordChangeRequired
 │   ├── NotFound              404
-│   ├── Conflict              409   NameTaken, StateConflict, EpochStale, GenerationStale, ...
-│   ├── Gone                  410   EnrollmentTokenUsed
+│   ├── Conflict              409   NameTaken, StateConflict, EpochStale, GenerationStale, AttemptFinal, ...
+│   ├── Gone                  410   EnrollmentTokenUsed, LeaseExpired
 │   ├── PayloadTooLarge       413
 │   ├── Invalid               422   ImageNotAllowed, Unsatisfiable, ...
 │   ├── RateLimited           429
@@ -49,6 +49,9 @@ class ErrorCode(StrEnum):
     QUOTA_EXCEEDED = "quota_exceeded"
     EPOCH_STALE = "epoch_stale"
     GENERATION_STALE = "generation_stale"
+    ATTEMPT_MISMATCH = "attempt_mismatch"
+    ATTEMPT_FINAL = "attempt_final"
+    LEASE_EXPIRED = "lease_expired"
     IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
     ENROLLMENT_TOKEN_USED = "enrollment_token_used"  # noqa: S105
     PAYLOAD_TOO_LARGE = "payload_too_large"
@@ -203,10 +206,29 @@ class GenerationStale(Conflict):
     code = ErrorCode.GENERATION_STALE
 
 
+class AttemptMismatch(Conflict):
+    """The attempt is not this host's."""
+
+    code = ErrorCode.ATTEMPT_MISMATCH
+
+
+class AttemptFinal(Conflict):
+    """The attempt has ended, and not as the request says; the agent ends what it still runs of it."""
+
+    code = ErrorCode.ATTEMPT_FINAL
+
+
 class IdempotencyMismatch(Conflict):
     """The idempotency key was used for another request."""
 
     code = ErrorCode.IDEMPOTENCY_MISMATCH
+
+
+class LeaseExpired(ApiError):
+    """The attempt was given up, because its host was silent for too long; another one may be on its way."""
+
+    code = ErrorCode.LEASE_EXPIRED
+    status = 410
 
 
 class EnrollmentTokenUsed(ApiError):

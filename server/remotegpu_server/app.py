@@ -10,6 +10,8 @@ from fastapi import APIRouter, FastAPI
 from remotegpu_server import error_answers, health, invariants, openapi, retention
 from remotegpu_server.agents import routes as agents_routes
 from remotegpu_server.agents.loop import Rechecks
+from remotegpu_server.attempts import loop as attempts_loop
+from remotegpu_server.attempts import routes as attempts_routes
 from remotegpu_server.audit import loop as audit_loop
 from remotegpu_server.audit import routes as audit_routes
 from remotegpu_server.audit.budget import RefusalBudget
@@ -39,7 +41,7 @@ from remotegpu_server.middleware import RequestEnvelope
 from remotegpu_server.notifications import routes as notifications_routes
 from remotegpu_server.platform_settings import routes as settings_routes
 from remotegpu_server.queue import loop as queue_loop
-from remotegpu_server.queue import preemption
+from remotegpu_server.queue import preemption, turns
 from remotegpu_server.queue import routes as queue_routes
 from remotegpu_server.quotas import loop as quotas_loop
 from remotegpu_server.quotas import routes as quotas_routes
@@ -49,6 +51,7 @@ from remotegpu_server.reservations import routes as reservations_routes
 from remotegpu_server.settings import Settings
 from remotegpu_server.ssh_keys import loop as ssh_keys_loop
 from remotegpu_server.ssh_keys import routes as ssh_keys_routes
+from remotegpu_server.tasks import routes as tasks_routes
 from remotegpu_server.tokens import routes as tokens_routes
 from remotegpu_server.tokens.use import TokenUse
 from remotegpu_server.usage import routes as usage_routes
@@ -76,6 +79,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     environments_routes.router,
     image_saves_routes.router,
     volumes_routes.router,
+    tasks_routes.router,
+    attempts_routes.router,
     queue_routes.router,
     reservations_routes.router,
     agents_routes.router,
@@ -86,8 +91,12 @@ ROUTERS: tuple[APIRouter, ...] = (
 """Every router of the server; a slice adds its line here."""
 
 LOOPS: tuple[Loop, ...] = (
-    environments_loop.QUEUE,
+    turns.LOOP,
     environments_loop.STARTS,
+    attempts_loop.LOST,
+    attempts_loop.UNCLAIMED,
+    attempts_loop.TIMEOUTS,
+    attempts_loop.DEPENDENCIES,
     audit_loop.LOOP,
     auth_loop.LOOP,
     customers_loop.LOOP,

@@ -138,6 +138,11 @@ class Action(StrEnum):
     VOLUME_LIST = "volume:list:read"
     VOLUME_READ = "volume:read"
     VOLUME_DELETE = "volume:delete"
+    TASK_LIST = "task:list:read"
+    TASK_CREATE = "task:create"
+    TASK_READ = "task:read"
+    TASK_STOP = "task:stop"
+    """Also to run it again."""
     EVENTS_READ = "events:read"
     NOTIFICATION_READ = "notification:read"
     NOTIFICATION_WRITE = "notification:write"
@@ -165,6 +170,9 @@ class _Who(Enum):
     """The same, and the workload whose environment the row is."""
     ROW_WRITER = auto()
     """Row owners, and the members of the row's workspace that are more than viewers."""
+    ROW_READER_OR_OWN_WORKLOAD = auto()
+    """Row readers, and the workloads of the row's user."""
+    ROW_WRITER_OR_OWN_WORKLOAD = auto()
     WORKSPACE_MANAGER = auto()
     """Owner and admins of the workspace, owners of its customer, platform admins."""
     WORKSPACE_OWNER = auto()
@@ -251,6 +259,10 @@ _RULES: dict[Action, _Who] = {
     Action.VOLUME_LIST: _Who.PERSON,
     Action.VOLUME_READ: _Who.ROW_OWNER,
     Action.VOLUME_DELETE: _Who.ROW_OWNER,
+    Action.TASK_LIST: _Who.PERSON_OR_WORKLOAD,
+    Action.TASK_CREATE: _Who.PERSON_OR_WORKLOAD,
+    Action.TASK_READ: _Who.ROW_READER_OR_OWN_WORKLOAD,
+    Action.TASK_STOP: _Who.ROW_WRITER_OR_OWN_WORKLOAD,
     Action.EVENTS_READ: _Who.PERSON_OR_WORKLOAD,
     Action.NOTIFICATION_READ: _Who.PERSON,
     Action.NOTIFICATION_WRITE: _Who.PERSON,
@@ -341,8 +353,8 @@ class Visibility:
 
 def visibility(actor: Actor) -> Visibility:
     """What the actor sees in lists of rows that belong to users."""
-    if actor.environment_id is not None:
-        return Visibility(environment_id=actor.environment_id, user_id=actor.user_id)
+    if actor.kind == "workload":
+        return Visibility(environment_id=actor.environment_id or "", user_id=actor.user_id)
     if actor.is_admin:
         return Visibility(everything=True)
     workspaces = frozenset(actor.workspaces)
@@ -383,9 +395,16 @@ def _fits(actor: Actor, who: _Who, row: _Row) -> bool:
         return person or workload
     if who is _Who.ADMIN:
         return person and actor.is_admin
+    if workload and who in _OWN_WORKLOAD:
+        return row.user_id == actor.user_id
     if workload:
         return who is _Who.ROW_READER_OR_WORKLOAD and row.environment_id == actor.environment_id
     return person and _fits_person(actor, who, row)
+
+
+_OWN_WORKLOAD = frozenset({_Who.ROW_READER_OR_OWN_WORKLOAD, _Who.ROW_WRITER_OR_OWN_WORKLOAD})
+_READERS = frozenset({_Who.ROW_READER, _Who.ROW_READER_OR_WORKLOAD, _Who.ROW_READER_OR_OWN_WORKLOAD})
+_ROW_WRITERS = frozenset({_Who.ROW_WRITER, _Who.ROW_WRITER_OR_OWN_WORKLOAD})
 
 
 def _fits_person(actor: Actor, who: _Who, row: _Row) -> bool:
@@ -403,11 +422,11 @@ def _fits_person(actor: Actor, who: _Who, row: _Row) -> bool:
         return role == "owner"
     if who is _Who.WORKSPACE_MANAGER:
         return role in ("owner", "admin")
-    if who is _Who.ROW_WRITER and row.workspace_id is not None:
+    if who in _ROW_WRITERS and row.workspace_id is not None:
         return role in _WRITERS
     if _is_own(actor, row):
         return True
-    return who in (_Who.ROW_READER, _Who.ROW_READER_OR_WORKLOAD) and role is not None
+    return who in _READERS and role is not None
 
 
 def _is_own(actor: Actor, row: _Row) -> bool:
@@ -422,8 +441,8 @@ _WRITERS = frozenset({"owner", "admin", "member"})
 
 
 def _sees(actor: Actor, row: _Row) -> bool:
-    if actor.environment_id is not None:
-        return row.environment_id == actor.environment_id
+    if actor.kind == "workload":
+        return row.environment_id is not None and row.environment_id == actor.environment_id
     if actor.is_admin:
         return True
     if _is_own(actor, row):
@@ -443,7 +462,7 @@ def _refusal(who: _Who) -> str:
         return "Only the owner of the workspace may do this."
     if who is _Who.WORKSPACE_MANAGER:
         return "Only the owner and the admins of the workspace may do this."
-    if who in (_Who.ROW_WRITER, _Who.WORKSPACE_WRITER):
+    if who is _Who.WORKSPACE_WRITER or who in _ROW_WRITERS:
         return "Viewers of a workspace may look, and nothing else."
     if who is _Who.SERVICE:
         return "Only a service token may do this."

@@ -37,7 +37,7 @@ CHECKS: dict[str, str] = {
         WHERE a.released_at IS NULL AND g.mig_enabled AND a.allocated_at > h.registered_at
     """,
     "I1 one live placement per environment": """
-        SELECT environment_id FROM placements WHERE released_at IS NULL
+        SELECT environment_id FROM placements WHERE released_at IS NULL AND environment_id IS NOT NULL
         GROUP BY environment_id HAVING count(*) > 1
     """,
     "I2 GPUs within the limit at the last grant": f"""
@@ -95,7 +95,9 @@ CHECKS: dict[str, str] = {
     "I4 an allocation, its placement and its GPU are on one host": """
         SELECT a.id FROM allocations a
         JOIN placements p ON p.id = a.placement_id JOIN gpus g ON g.id = a.gpu_id
-        WHERE a.host_id <> p.host_id OR a.host_id <> g.host_id OR a.environment_id <> p.environment_id
+        WHERE a.host_id <> p.host_id OR a.host_id <> g.host_id
+           OR a.environment_id IS DISTINCT FROM p.environment_id
+           OR a.attempt_id IS DISTINCT FROM p.attempt_id
            OR a.user_id <> p.user_id OR a.customer_id <> p.customer_id
     """,
     "I4 a placement belongs to the owner of its environment and volume": """
@@ -152,6 +154,7 @@ CHECKS: dict[str, str] = {
         SELECT guard FROM unnest(ARRAY[
             'environments.environment_transition', 'placements.release_once', 'allocations.release_once',
             'allocations.allocation_fits', 'hosts.epoch_grows',
+            'tasks.tasks_status_transition', 'attempts.attempts_status_transition',
             'events.events_append_only', 'audit_records.audit_append_only', 'audit_records.audit_no_truncate'
         ]) AS guard
         EXCEPT
@@ -208,6 +211,50 @@ CHECKS: dict[str, str] = {
     """,
     "I27 SSH keys are one line of type and key": """
         SELECT id FROM ssh_keys WHERE public_key !~ '^[a-z0-9@.-]+ [A-Za-z0-9+/]+=*$'
+    """,
+    "I2 tasks within the limit at the last grant": f"""
+        SELECT q.id FROM quotas q JOIN LATERAL (
+            SELECT count(*) AS used, max(placed_at) AS granted FROM placements
+            WHERE released_at IS NULL AND attempt_id IS NOT NULL AND {_HOLDER} = q.subject_id
+        ) live ON true
+        WHERE q.resource = 'tasks' AND live.used > {_LIMIT} AND live.granted > {_LIMITED_SINCE}
+    """,  # noqa: S608  the parts are ours
+    "I4 an attempt's placement is on its host, of its number, and its owner's": """
+        SELECT p.id FROM placements p JOIN attempts a ON a.id = p.attempt_id JOIN tasks t ON t.id = a.task_id
+        WHERE p.host_id <> a.host_id OR p.generation <> a.number OR p.user_id <> t.owner_id
+           OR p.workspace_id <> t.workspace_id
+    """,
+    "I6 a live attempt has a live placement, with the GPUs that were asked for": """
+        SELECT a.id FROM attempts a JOIN tasks t ON t.id = a.task_id
+        LEFT JOIN placements p ON p.attempt_id = a.id AND p.released_at IS NULL
+        LEFT JOIN allocations g ON g.placement_id = p.id AND g.released_at IS NULL
+        WHERE a.finished_at IS NULL
+        GROUP BY a.id, t.gpus HAVING count(DISTINCT p.id) <> 1 OR count(g.id) <> t.gpus
+    """,
+    "I8 a task has live attempts exactly while it is assigned or runs, all of its present number": """
+        SELECT t.id FROM tasks t LEFT JOIN attempts a ON a.task_id = t.id AND a.finished_at IS NULL
+        GROUP BY t.id, t.status, t.generation
+        HAVING (count(a.id) > 0) <> (t.status IN ('assigned', 'running'))
+            OR bool_or(a.number <> t.generation)
+    """,
+    "I9 an attempt's number is one that its task has reached": """
+        SELECT a.id FROM attempts a JOIN tasks t ON t.id = a.task_id
+        WHERE a.number > t.generation OR (t.status <> 'pending' AND t.retries > t.max_retries)
+    """,
+    "I11 an attempt that has ended says why": """
+        SELECT id FROM attempts WHERE finished_at IS NOT NULL AND (reason = '' OR message = '')
+    """,
+    "I13 a task that succeeded has one attempt that did, on each of its hosts": """
+        SELECT t.id FROM tasks t LEFT JOIN attempts a ON a.task_id = t.id AND a.status = 'succeeded'
+        WHERE t.status = 'succeeded' GROUP BY t.id, t.nodes HAVING count(a.id) <> t.nodes
+    """,
+    "I23 I25 secrets and tokens end with their attempt": """
+        SELECT a.id FROM attempts a LEFT JOIN tokens t ON t.attempt_id = a.id AND t.revoked_at IS NULL
+        WHERE a.finished_at IS NOT NULL AND (a.secret_env IS NOT NULL OR t.id IS NOT NULL)
+    """,
+    "L1 what an attempt holds is given back some day": """
+        SELECT a.id FROM attempts a JOIN placements p ON p.attempt_id = a.id AND p.released_at IS NULL
+        WHERE a.claimed_at IS NOT NULL AND a.lost_at IS NULL
     """,
     "I25 a workload's token ends with its generation": """
         SELECT t.id FROM tokens t JOIN environments e ON e.id = t.environment_id

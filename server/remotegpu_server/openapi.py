@@ -66,6 +66,18 @@ EXAMPLES: dict[str, Any] = {
     "EnvironmentStart": {"gpus": 2},
     "EnvironmentUpdate": {"name": "training", "display_name": "Training"},
     "EnvironmentExtend": {"by_s": 3600},
+    "TaskCreate": {
+        "name": "train",
+        "image": "base",
+        "command": ["python", "train.py", "--epochs", "10"],
+        "gpus": 1,
+        "timeout_s": 7200,
+        "retry_on": ["lost", "failed"],
+    },
+    "TaskClaim": {"epoch": 3, "request_id": "0c0a4f0e-7f0e", "max_attempts": 4, "wait_s": 25},
+    "AttemptWrite": {"epoch": 3},
+    "AttemptProgress": {"epoch": 3, "progress": 0.4, "message": "epoch 4"},
+    "AttemptResult": {"epoch": 3, "status": "succeeded", "exit_code": 0, "reason": "succeeded"},
     "SshKeyCreate": {
         "name": "laptop",
         "public_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFQBbGPLEiX21opIRlm9qeHwVbAu9t8QNwxyuaUO4WY0",

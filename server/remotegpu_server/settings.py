@@ -46,6 +46,15 @@ class Settings:
     """Silence after which its environments are shown as unreachable."""
     restart_grace_s: float = 30.0
     """After a start of the loops no host is judged by older silence."""
+    attempt_renew_s: float = 20.0
+    """Pace at which agents renew the lease of an attempt."""
+    attempt_lease_s: float = 90.0
+    """Without a renewal an attempt is shown as late after that."""
+    attempt_fence_s: float = 240.0
+    """An agent without an answer ends an attempt by itself after that, and kills it after the grace."""
+    attempt_fence_grace_s: float = 30.0
+    attempt_lost_s: float = 300.0
+    """Without a renewal an attempt is given up after that, and another one may follow."""
     queue_tick_s: float = 1.0
     """Pause between two passes over the queue when nothing wakes it."""
     login_window_s: float = 300.0
@@ -83,6 +92,16 @@ class Settings:
                 "REMOTEGPU_HEARTBEAT_S, REMOTEGPU_SUSPECT_AFTER_S and REMOTEGPU_UNREACHABLE_AFTER_S: "
                 "two heartbeats must fit into suspect_after_s, and that must be below unreachable_after_s"
             )
+        if not 0 < 3 * self.attempt_renew_s < self.attempt_lease_s < self.attempt_fence_s:
+            raise SettingsError(
+                "REMOTEGPU_ATTEMPT_RENEW_S, REMOTEGPU_ATTEMPT_LEASE_S and REMOTEGPU_ATTEMPT_FENCE_S: three "
+                "renewals must fit into lease_s, and that must be below fence_s"
+            )
+        if not 0 < self.attempt_fence_grace_s < self.attempt_lost_s - self.attempt_fence_s:
+            raise SettingsError(
+                "REMOTEGPU_ATTEMPT_LOST_S must be above attempt_fence_s and attempt_fence_grace_s together: "
+                "an attempt may be taken for gone only when its agent has surely ended it"
+            )
         if self.smtp_url and urlsplit(self.smtp_url).scheme not in ("smtp", "smtps"):
             raise SettingsError("REMOTEGPU_SMTP_URL must be an smtp:// or smtps:// URL")
         if self.oidc_issuer and not (self.oidc_client_id and self.oidc_redirect_uri):
@@ -113,6 +132,8 @@ def from_environ(environ: Mapping[str, str], *, database_url: str) -> Settings:
         _number(environ, name, float, values)
     for name in ("login_window_s", "event_retention_s", "watchdog_s"):
         _number(environ, name, float, values)
+    for name in ("renew_s", "lease_s", "fence_s", "fence_grace_s", "lost_s"):
+        _number(environ, f"attempt_{name}", float, values)
     for name in ("login_failures_per_account", "login_failures_per_address", "pool_size"):
         _number(environ, name, int, values)
     return Settings(

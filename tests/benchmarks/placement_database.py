@@ -16,12 +16,12 @@ import numpy as np
 from cryptography.fernet import Fernet
 from sqlalchemy import insert, select
 
-from remotegpu_server import embedded_postgres, placement
+from remotegpu_server import embedded_postgres, placement, placing
 from remotegpu_server.authz import SYSTEM
 from remotegpu_server.crypto import Vault
 from remotegpu_server.db import schema, tables
 from remotegpu_server.db.engine import Database, connect
-from remotegpu_server.environments.service import placing
+from remotegpu_server.environments.service import starting
 from remotegpu_server.invariants import assert_invariants
 from remotegpu_server.testing import Actors
 
@@ -78,7 +78,7 @@ async def _place(database: Database, environment_id: str, launch: placing.Launch
     async with database.sessions() as db:
         found = select(row, tables.Image).join(tables.Image, tables.Image.id == row.image_id)
         environment, image = (await db.execute(found.where(row.id == environment_id))).one()
-        refusal = await placing.place(
+        refusal = await starting.place(
             db, environment=environment, image=image, ahead=[], launch=launch, actor=SYSTEM
         )
         await db.commit()

@@ -22,6 +22,7 @@ import journey_quotas
 import journey_reservations
 import journey_settings
 import journey_ssh_keys
+import journey_tasks
 import journey_tokens
 import journey_usage
 import journey_users
@@ -48,6 +49,7 @@ JOURNEYS = (
     journey_settings.drive,
     journey_environments.drive,
     journey_volumes.drive,
+    journey_tasks.drive,
     journey_usage.drive,
     journey_queue.drive,
     journey_reservations.drive,

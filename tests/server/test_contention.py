@@ -20,9 +20,9 @@ from fastapi import FastAPI
 from hollow_agent import Fleet, HollowAgent
 from sqlalchemy import text
 
-from remotegpu_server.environments import loop as queue
 from remotegpu_server.invariants import assert_invariants
 from remotegpu_server.loops import Work
+from remotegpu_server.queue import turns
 from remotegpu_server.testing import Actors, Person
 
 ROUNDS = int(os.environ.get("REMOTEGPU_ROUNDS", "200"))
@@ -282,10 +282,10 @@ async def test_stop_against_start_and_queue(fleet: Fleet, actors: Actors, app: F
         await agent.obey()
         stopped, _ = await asyncio.gather(
             sweep.within(number, lambda: fleet.act(bob.headers, waiting["id"], "stop")),
-            sweep.timed(queue.place_pending(work)),
+            sweep.timed(turns.place_pending(work)),
         )
         assert stopped.status_code == 200, stopped.text
-        await queue.place_pending(work)
+        await turns.place_pending(work)
         now = await fleet.get(bob.headers, waiting["id"])
         assert now["status"] in ("stopped", "stopping")
         await _forget(fleet, agent, bob, waiting["id"])
@@ -357,7 +357,7 @@ async def test_suspend_against_create(fleet: Fleet, actors: Actors, app: FastAPI
         assert created.status_code in (201, 403), created.text
         late = await fleet.create(headers, f"late{number}", gpus=0)
         assert (late.status_code, late.json()["error"]) == (403, "account_suspended")
-        await queue.place_pending(work)
+        await turns.place_pending(work)
         answer = await fleet.client.post(f"/v1/users/{ada.id}:resume", headers=fleet.admin)
         assert answer.status_code == 200
         if created.status_code == 201:
@@ -394,11 +394,11 @@ async def test_grant_and_release_from_many_connections_conserve(
             for workload in (await agent.desired()).values():
                 seen = "running" if workload["desired"] == "running" else "absent"
                 await agent.observe(workload["id"], seen, generation=workload["generation"])
-            await queue.place_pending(work)
+            await turns.place_pending(work)
 
     await asyncio.gather(serve(), *(person(one, index) for index, one in enumerate(people)))
     for _ in range(3):
-        await queue.place_pending(work)
+        await turns.place_pending(work)
         await agent.obey()
     assert await fleet.gpus_free() == 3
     async with app.state.database.sessions() as db:

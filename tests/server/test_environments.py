@@ -9,8 +9,8 @@ from hollow_agent import Fleet
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from remotegpu_server.environments import loop
 from remotegpu_server.loops import Work
+from remotegpu_server.queue import turns
 from remotegpu_server.testing import Actors
 
 
@@ -214,11 +214,11 @@ async def test_queue_starts_in_order_when_a_gpu_is_freed(fleet: Fleet, actors: A
     assert none["status"] == "starting"
     refused = await fleet.create(ada.headers, "second", gpus=1, queue=False)
     assert (refused.status_code, refused.json()["error"]) == (503, "no_capacity")
-    await loop.place_pending(work)
+    await turns.place_pending(work)
     assert (await fleet.get(ben.headers, big["id"]))["status"] == "pending"
     await fleet.act(ada.headers, holder, "stop")
     await agent.obey()
-    await loop.place_pending(work)
+    await turns.place_pending(work)
     assert (await fleet.get(ben.headers, big["id"]))["status"] == "starting"
     waiting = await fleet.get(eve.headers, small["id"])
     assert (waiting["status"], waiting["queue_position"]) == ("pending", 1)
@@ -232,11 +232,11 @@ async def test_queue_waits_for_the_owners_quota(fleet: Fleet, actors: Actors, wo
     await fleet.limit("user", "ada", gpus=0)
     await fleet.act(ada.headers, first, "stop")
     await agent.obey()
-    await loop.place_pending(work)
+    await turns.place_pending(work)
     waiting = await fleet.get(ada.headers, second)
     assert (waiting["status"], waiting["reason"]) == ("pending", "quota")
     await fleet.limit("user", "ada", gpus=1)
-    await loop.place_pending(work)
+    await turns.place_pending(work)
     assert (await fleet.get(ada.headers, second))["status"] == "starting"
 
 
@@ -420,7 +420,7 @@ async def test_suspended_account_keeps_what_runs_and_its_queued_start_is_withdra
     await agent.observe(running, "running", address="http://192.0.2.1:1")
     waiting = (await fleet.create(ada.headers, "waits", gpus=1)).json()["id"]
     assert (await client.post(f"/v1/{account}:suspend", headers=admin.headers)).status_code == 200
-    await loop.place_pending(work)
+    await turns.place_pending(work)
     assert (await fleet.get(admin.headers, running))["status"] == "running"
     withdrawn = await fleet.get(admin.headers, waiting)
     assert (withdrawn["status"], withdrawn["reason"]) == ("stopped", "suspended")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 from hollow_agent import Fleet
 
-from remotegpu_server.environments import loop
 from remotegpu_server.loops import Work
+from remotegpu_server.queue import turns
 from remotegpu_server.testing import Actors
 
 
@@ -22,7 +22,7 @@ async def test_host_cordoned_takes_no_new_work_and_keeps_what_runs(
     assert (waits["reason"], "cordoned" in waits["message"]) == ("no_ready_host", True)
     assert (await fleet.get(ada.headers, key))["status"] == "starting"
     await client.post("/v1/hosts/h1:uncordon", headers=fleet.admin)
-    await loop.place_pending(work)
+    await turns.place_pending(work)
     assert (await fleet.get(ada.headers, waits["id"]))["status"] == "starting"
 
 

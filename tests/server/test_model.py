@@ -22,7 +22,7 @@ from reference_model import Env, Reservation
 
 from remotegpu_server.customers import loop as suspensions
 from remotegpu_server.embedded_postgres import EmbeddedPostgres
-from remotegpu_server.environments import loop as queue
+from remotegpu_server.queue import turns
 from remotegpu_server.hosts import loop as hosts
 from remotegpu_server.queue import preemption
 from remotegpu_server.reservations import loop as reservations
@@ -403,7 +403,7 @@ class Walk(RuleBasedStateMachine):
         starts = -1
         while starts != self.bench.reached["start"]:
             starts = self.bench.reached["start"]
-            self.bench.run(queue.place_pending(self.clone.work))
+            self.bench.run(turns.place_pending(self.clone.work))
             self.model.withdraw_suspended()
             self.clone.settle(places=True)
         for key, reason in self.clone.queue():

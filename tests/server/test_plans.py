@@ -13,9 +13,9 @@ from fastapi import FastAPI
 from hollow_agent import Fleet
 from sqlalchemy import text
 
-from remotegpu_server.environments import loop as queue
 from remotegpu_server.hosts import loop as liveness
 from remotegpu_server.loops import Work
+from remotegpu_server.queue import turns
 from remotegpu_server.testing import Actors
 
 ROWS = 10_000
@@ -81,7 +81,7 @@ async def test_hot_queries_do_not_read_history(
     made = await fleet.create(ada.headers, "next", gpus=2)
     assert made.status_code == 201, made.text
     await fleet.create(ada.headers, "waits", gpus=4)
-    await queue.place_pending(work)
+    await turns.place_pending(work)
     await liveness.judge_silence(work)
     await fleet.act(ada.headers, made.json()["id"], "stop")
     await agent.obey()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from remotegpu_server.environments import loop
+from remotegpu_server.queue import turns
 from remotegpu_server.hosts import loop as hosts
 from remotegpu_server.loops import Work
 from remotegpu_server.queue import loop as queue_loop
@@ -70,7 +70,7 @@ async def test_full_fleet_waits_with_the_whole_answer_then_starts_without_anothe
 
     await fleet.act(ada.headers, holder, "stop")
     await agent.obey()
-    await loop.place_pending(work)
+    await turns.place_pending(work)
     assert (await fleet.get(ben.headers, first["id"]))["status"] == "starting"
     assert (await fleet.get(eve.headers, mine["id"]))["queue_position"] == 1
     await queue_loop.tell(work)
@@ -79,7 +79,7 @@ async def test_full_fleet_waits_with_the_whole_answer_then_starts_without_anothe
     assert accuracy["median_error_s"] > 0
     await fleet.act(ben.headers, first["id"], "stop")
     await agent.obey()
-    await loop.place_pending(work)
+    await turns.place_pending(work)
     assert (await fleet.get(eve.headers, mine["id"]))["status"] == "starting"
 
 
@@ -242,14 +242,14 @@ async def test_start_at_waits_without_a_place_and_holds_nobody_up(
     ada = await actors.user("ada")
     later = (await fleet.create(ada.headers, "later", gpus=1, start_at="2099-01-01T00:00:00Z")).json()
     assert (later["status"], later["reason"], later["queue_position"]) == ("pending", "start_later", None)
-    await loop.place_pending(work)
+    await turns.place_pending(work)
     assert (await fleet.get(ada.headers, later["id"]))["reason"] == "start_later"
     now = (await fleet.create(ada.headers, "now", gpus=0)).json()
     assert now["status"] == "starting"
     async with app.state.database.sessions() as db:
         await db.execute(text("UPDATE environments SET start_at = now() WHERE name = 'later'"))
         await db.commit()
-    await loop.place_pending(work)
+    await turns.place_pending(work)
     assert (await fleet.get(ada.headers, later["id"]))["status"] == "starting"
 
 
@@ -280,7 +280,7 @@ async def test_a_pass_over_five_hundred_requests_is_fast(
     import time
 
     started = time.perf_counter()
-    await loop.place_pending(work)
+    await turns.place_pending(work)
     passed_s = time.perf_counter() - started
     assert passed_s < 5, f"{passed_s:.2f} s on a shared machine; alone it is a tenth"
     started = time.perf_counter()
@@ -379,7 +379,7 @@ async def test_preemption_stops_only_the_willing_with_notice_and_queues_them_aga
     await preemption.preempt(work)
     again = await fleet.get(ada.headers, willing)
     assert (again["status"], again["reason"], again["generation"]) == ("pending", "preempted", 2)
-    await loop.place_pending(work)
+    await turns.place_pending(work)
     assert (await fleet.get(fleet.admin, urgent))["status"] == "starting"
     assert (await fleet.get(ben.headers, firm))["status"] == "running"
     assert (await fleet.get(ben.headers, equal))["status"] == "pending"

@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from hollow_agent import Fleet
 from sqlalchemy import text
 
-from remotegpu_server.environments import loop as environments_loop
 from remotegpu_server.loops import Work
+from remotegpu_server.queue import turns
 from remotegpu_server.quotas import loop
 from remotegpu_server.testing import Actors, Person
 
@@ -146,13 +146,13 @@ async def test_approval_wakes_what_waited_for_its_quota(
     assert waits["status"] == "pending"
     await fleet.limit("user", "ada", gpus=0)
     await fleet.act(fleet.admin, held["id"], "release")
-    await environments_loop.place_pending(work)
+    await turns.place_pending(work)
     assert (await fleet.get(ada.headers, waits["id"]))["reason"] == "quota"
     asked = (await _ask(client, ada, amount=1)).json()
     with work.database.signals.watch("queue") as watch:
         await _decide(client, fleet.admin, asked["id"], "approve")
         assert await watch.wait(5)
-    await environments_loop.place_pending(work)
+    await turns.place_pending(work)
     assert (await fleet.get(ada.headers, waits["id"]))["status"] == "starting"
 
 

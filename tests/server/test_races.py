@@ -11,9 +11,9 @@ from hollow_agent import Fleet
 from sqlalchemy import text
 
 from remotegpu_server.db.notify import notify
-from remotegpu_server.environments import loop
 from remotegpu_server.invariants import assert_invariants
 from remotegpu_server.loops import Work
+from remotegpu_server.queue import turns
 from remotegpu_server.testing import Actors
 
 ROUNDS = 20
@@ -104,7 +104,7 @@ async def test_start_stop_storm_with_the_queue_and_the_agent_stays_consistent(
                 seen = "running" if workload["desired"] == "running" else "absent"
                 answer = await agent.observe(workload["id"], seen, generation=workload["generation"])
                 assert answer.status_code in (204, 409), answer.text
-            await loop.place_pending(work)
+            await turns.place_pending(work)
 
     await asyncio.gather(serve(), *(toggle(index) for index in range(len(people))))
     for person, key in zip(people, keys, strict=True):

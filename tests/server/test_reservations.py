@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from hollow_agent import Fleet
 from sqlalchemy import text
 
-from remotegpu_server.environments import loop
 from remotegpu_server.loops import Work
+from remotegpu_server.queue import turns
 from remotegpu_server.reservations import loop as reservations_loop
 from remotegpu_server.testing import Actors
 
@@ -88,7 +88,7 @@ async def test_promised_gpus_are_kept_for_their_own_and_work_that_ends_before_ma
     assert first.json()["status"] == "starting", "one GPU is not promised"
     refused = await fleet.create(ben.headers, "second", gpus=1)
     assert (refused.json()["status"], refused.json()["reason"]) == ("pending", "reserved")
-    await loop.place_pending(work)
+    await turns.place_pending(work)
     assert (await fleet.get(ben.headers, refused.json()["id"]))["reason"] == "reserved"
     await fleet.act(ben.headers, refused.json()["id"], "stop")
     asked = {"image": "base", "gpus": 1}
@@ -140,7 +140,7 @@ async def test_unused_reservation_is_given_back_after_its_grace_and_an_ended_one
         for key in (made["id"], other["id"])
     }
     assert states == {made["id"]: "unused", other["id"]: "ended"}
-    await loop.place_pending(work)
+    await turns.place_pending(work)
     assert (await fleet.get(ben.headers, waiting["id"]))["status"] == "starting"
 
 

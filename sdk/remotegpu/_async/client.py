@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from remotegpu._async.resources.reservations import AsyncReservations
     from remotegpu._async.resources.settings import AsyncSettings
     from remotegpu._async.resources.ssh_keys import AsyncSshKeys
+    from remotegpu._async.resources.tasks import AsyncTasks
     from remotegpu._async.resources.tokens import AsyncTokens
     from remotegpu._async.resources.usage import AsyncUsage
     from remotegpu._async.resources.users import AsyncUsers
@@ -241,6 +242,13 @@ class AsyncClient:
         from remotegpu._async.resources.placements import AsyncPlacements
 
         return AsyncPlacements(self._transport)
+
+    @cached_property
+    def tasks(self) -> AsyncTasks:
+        """Commands that run to their end on a host."""
+        from remotegpu._async.resources.tasks import AsyncTasks
+
+        return AsyncTasks(self._transport)
 
     @cached_property
     def environments(self) -> AsyncEnvironments:

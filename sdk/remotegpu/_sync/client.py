@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from remotegpu._sync.resources.reservations import SyncReservations
     from remotegpu._sync.resources.settings import SyncSettings
     from remotegpu._sync.resources.ssh_keys import SyncSshKeys
+    from remotegpu._sync.resources.tasks import SyncTasks
     from remotegpu._sync.resources.tokens import SyncTokens
     from remotegpu._sync.resources.usage import SyncUsage
     from remotegpu._sync.resources.users import SyncUsers
@@ -242,6 +243,13 @@ class Client:
         from remotegpu._sync.resources.placements import SyncPlacements
 
         return SyncPlacements(self._transport)
+
+    @cached_property
+    def tasks(self) -> SyncTasks:
+        """Commands that run to their end on a host."""
+        from remotegpu._sync.resources.tasks import SyncTasks
+
+        return SyncTasks(self._transport)
 
     @cached_property
     def environments(self) -> SyncEnvironments:

@@ -375,7 +375,9 @@ class AttemptLease(Wire):
     renew_in_s: float
     """When to renew, at the latest."""
     fence_s: float
-    """When to end the attempt by itself."""
+    """When to end the attempt by itself: TERM."""
+    fence_grace_s: float
+    """And KILL so long after that, whatever grace the task asked for."""
     stop: bool
     """End it: TERM, grace, KILL, then ``complete`` and ``release``."""
     stop_reason: str | None
@@ -444,7 +446,7 @@ class DesiredWorkloads(Wire):
 
     revision: int
     attempts: list[GrantedAttempt]
-    """Claimed ones that have not been released."""
+    """Claimed ones that have not ended."""
     claimable: int
     """Attempts that wait to be claimed."""
     workloads: list[Workload]

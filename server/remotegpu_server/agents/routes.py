@@ -42,7 +42,8 @@ from remotegpu_server.deps import (
     SignalsDep,
     VaultDep,
 )
-from remotegpu_server.environments.service.placing import Launch
+from remotegpu_server.hosts.service import sessions as host_sessions
+from remotegpu_server.placing import Launch
 from remotegpu_server.routing import api_router
 
 router = api_router("agent", routine=True)
@@ -115,7 +116,7 @@ async def _current_revision(sessions: async_sessionmaker[AsyncSession], *, calle
     if found is None or found.revoked_at is not None:
         raise TokenInvalid("The token was revoked.")
     if found.epoch != epoch:
-        raise service.stale(found.epoch)
+        raise host_sessions.stale(found.epoch)
     revision: int = found.revision
     return revision
 

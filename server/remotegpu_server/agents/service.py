@@ -12,7 +12,6 @@ from sqlalchemy.types import Text
 
 from remotegpu.errors import (
     EnrollmentTokenUsed,
-    EpochStale,
     Forbidden,
     GenerationStale,
     NotFound,
@@ -41,18 +40,19 @@ from remotegpu.types.agent import (
 from remotegpu.types.hosts import HostMetrics
 from remotegpu.types.identity import Scope, TokenKind
 from remotegpu_server import authz
+from remotegpu_server.attempts import service as attempts
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
 from remotegpu_server.environments.service import observe
-from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.events import service as events
 from remotegpu_server.gpus import checks
 from remotegpu_server.gpus import health as gpu_health
-from remotegpu_server.hosts.service import credentials
+from remotegpu_server.hosts.service import credentials, sessions
 from remotegpu_server.hosts.service import health as host_health
 from remotegpu_server.hosts.service import joining as hosts
 from remotegpu_server.image_saves import service as image_saves
+from remotegpu_server.placing import Launch
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import HOST_DISK_FULL_PERCENT
 from remotegpu_server.settings import Settings
@@ -69,7 +69,7 @@ async def enroll(db: AsyncSession, *, actor: Actor, body: Enroll) -> Enrolled:
     assert actor.host_id is not None, "enrolment tokens are bound to a host"
     if not await tokens.spend_enrollment(db, actor.token_id):
         raise EnrollmentTokenUsed("This enrolment token was used before, or is too old.")
-    host = await _host(db, host_id=actor.host_id)
+    host = await sessions.lock(db, host_id=actor.host_id)
     again = host.machine_id is not None
     await tokens.revoke_of_host(db, host.id, kind=TokenKind.AGENT)
     minted = await tokens.mint(
@@ -96,45 +96,13 @@ async def enroll(db: AsyncSession, *, actor: Actor, body: Enroll) -> Enrolled:
     return Enrolled(host_id=host.id, host_name=host.name, credential=minted.secret)
 
 
-async def _host(db: AsyncSession, *, host_id: str) -> tables.Host:
-    """The host's row, locked: agent writes of one host happen one after the other."""
-    row: tables.Host | None = await db.scalar(
-        select(tables.Host)
-        .where(tables.Host.id == host_id)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
-    )
-    if row is None:
-        raise NotFound("There is no such host.")
-    return row
-
-
-async def _fenced(db: AsyncSession, *, actor: Actor, epoch: int) -> tables.Host:
-    """The actor's host, locked, if ``epoch`` is its current session."""
-    authz.require(actor, Action.AGENT_REPORT)
-    assert actor.host_id is not None, "agent credentials are bound to a host"
-    host = await _host(db, host_id=actor.host_id)
-    if host.epoch != epoch:
-        raise stale(host.epoch)
-    return host
-
-
-def stale(current: int) -> EpochStale:
-    """The refusal of a past session."""
-    return EpochStale(
-        "A newer agent session of this host exists.",
-        hint="Two agents with one credential? Stop one of them; workloads run on.",
-        data={"current_epoch": current},
-    )
-
-
 async def create_session(
     db: AsyncSession, *, actor: Actor, body: SessionCreate, settings: Settings
 ) -> Session:
     """A new agent process: take over its inventory, and what it found running."""
     authz.require(actor, Action.AGENT_REPORT)
     assert actor.host_id is not None, "agent credentials are bound to a host"
-    before = await _host(db, host_id=actor.host_id)
+    before = await sessions.lock(db, host_id=actor.host_id)
     rebooted = before.boot_id is not None and before.boot_id != body.boot_id
     superseded, before_epoch = before.connection == "online" and not rebooted, before.epoch
     if before.operational == "retired":
@@ -149,6 +117,7 @@ async def create_session(
     if rebooted:
         there = {one.workload_id for one in body.workloads if one.observed is not Observed.ABSENT}
         await observe.host_rebooted(db, host=host, still_there=there, actor=actor)
+        await attempts.host_rebooted(db, host=host, actor=actor)
     for report in body.workloads:
         await observe.apply_report(db, host_id=host.id, report=report, actor=actor)
     await events.record(
@@ -296,7 +265,8 @@ async def heartbeat(db: AsyncSession, *, actor: Actor, body: Heartbeat, settings
         )
     ).one_or_none()
     if beat is None:
-        raise stale(await db.scalar(select(tables.Host.epoch).where(tables.Host.id == actor.host_id)) or 0)
+        current = await db.scalar(select(tables.Host.epoch).where(tables.Host.id == actor.host_id))
+        raise sessions.stale(current or 0)
     revision, connection, was_healthy, was_full = beat
     await db.execute(
         _SAMPLE,
@@ -330,7 +300,7 @@ async def _disk_is_full(db: AsyncSession, metrics: HostMetrics) -> bool:
 
 async def _changed(db: AsyncSession, *, actor: Actor, host_id: str, connection: str, healthy: bool) -> None:
     """The host is back, or its runtime has changed: rare, so the row is read only here."""
-    host = await _host(db, host_id=host_id)
+    host = await sessions.lock(db, host_id=host_id)
     if connection != "online":
         await observe.host_back(db, host=host, actor=actor)
     what = "is back" if connection != "online" else "has a healthy runtime" if healthy else "lost its runtime"
@@ -370,7 +340,7 @@ async def _news(
 
 async def record_observation(db: AsyncSession, *, actor: Actor, workload_id: str, body: Observation) -> None:
     """One report about one workload, fenced by epoch and generation."""
-    host = await _fenced(db, actor=actor, epoch=body.epoch)
+    host = await sessions.fenced(db, actor=actor, epoch=body.epoch)
     if body.workload_id != workload_id:
         raise StateConflict("The workload in the path is not the one in the body.")
     if not await observe.apply_report(db, host_id=host.id, report=body, actor=actor):
@@ -393,7 +363,7 @@ async def _require_own(db: AsyncSession, *, host_id: str, workload_id: str) -> N
 
 async def answer_gpu_check(db: AsyncSession, *, actor: Actor, check_id: str, body: GpuCheckAnswer) -> None:
     """The result of a self-test that an admin asked for."""
-    host = await _fenced(db, actor=actor, epoch=body.epoch)
+    host = await sessions.fenced(db, actor=actor, epoch=body.epoch)
     await checks.answer(db, actor=actor, host=host, check_id=check_id, body=body)
 
 
@@ -401,19 +371,19 @@ async def answer_volume_removal(
     db: AsyncSession, *, actor: Actor, removal_id: str, body: VolumeRemovalAnswer
 ) -> None:
     """Whether a home is gone."""
-    host = await _fenced(db, actor=actor, epoch=body.epoch)
+    host = await sessions.fenced(db, actor=actor, epoch=body.epoch)
     await removals.answer(db, host=host, removal_id=removal_id, body=body, actor=actor)
 
 
 async def report_volume_size(db: AsyncSession, *, actor: Actor, volume_id: str, body: VolumeSize) -> None:
     """How large a home is."""
-    host = await _fenced(db, actor=actor, epoch=body.epoch)
+    host = await sessions.fenced(db, actor=actor, epoch=body.epoch)
     await measuring.answer(db, host=host, volume_id=volume_id, body=body)
 
 
 async def report_image_save(db: AsyncSession, *, actor: Actor, save_id: str, body: ImageSaveReport) -> None:
     """How far a save is, or how it ended."""
-    host = await _fenced(db, actor=actor, epoch=body.epoch)
+    host = await sessions.fenced(db, actor=actor, epoch=body.epoch)
     await image_saves.report(db, actor=actor, host=host, save_id=save_id, body=body)
 
 
@@ -433,10 +403,11 @@ async def desired_set(db: AsyncSession, *, host_id: str, launch: Launch) -> Desi
         )
         .order_by(row.created_at)
     )
+    granted, claimable = await attempts.granted(db, host_id=host_id)
     return DesiredWorkloads(
         revision=revision or 0,
-        attempts=[],
-        claimable=0,
+        attempts=granted,
+        claimable=claimable,
         workloads=await observe.desired_workloads(db, host_id=host_id, launch=launch),
         log_requests=[
             LogRequest(id=one.id, workload_id=one.environment_id, tail_lines=one.tail_lines) for one in asked
@@ -450,7 +421,7 @@ async def desired_set(db: AsyncSession, *, host_id: str, launch: Launch) -> Desi
 
 async def answer_log_request(db: AsyncSession, *, actor: Actor, request_id: str, body: LogAnswer) -> None:
     """The output that a reader waits for. A second answer changes nothing."""
-    host = await _fenced(db, actor=actor, epoch=body.epoch)
+    host = await sessions.fenced(db, actor=actor, epoch=body.epoch)
     row = tables.LogRequest
     known = await db.scalar(select(row.id).where(row.id == request_id, row.host_id == host.id))
     if known is None:

@@ -8,10 +8,10 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.types.environments import Reason
+from remotegpu_server import holds
 from remotegpu_server.authz import SYSTEM, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.dedications import lifecycle
-from remotegpu_server.environments import lifecycle as environment_lifecycle
 from remotegpu_server.environments import queries as environment_queries
 from remotegpu_server.environments.service import stop
 from remotegpu_server.hosts import lifecycle as host_lifecycle
@@ -76,7 +76,7 @@ async def retry(db: AsyncSession, *, dedication: tables.Dedication) -> None:
         .values(failures=0)
         .execution_options(synchronize_session=False)
     )
-    await environment_lifecycle.bump_revision(db, host_id=dedication.host_id)
+    await holds.bump_revision(db, host_id=dedication.host_id)
 
 
 async def advance(db: AsyncSession, *, dedication_id: str, step_limit_s: float) -> None:

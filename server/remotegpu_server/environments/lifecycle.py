@@ -17,7 +17,6 @@ from remotegpu.types.environments import EnvironmentStatus, Reason
 from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import Actor
 from remotegpu_server.db import tables
-from remotegpu_server.db.notify import notify
 from remotegpu_server.db.transitions import TRANSITIONS
 from remotegpu_server.events import service as events
 from remotegpu_server.notifications import service as notifications
@@ -149,44 +148,6 @@ async def tell_owner(
         subject_id=environment.id,
         data=data,
     )
-
-
-async def release(db: AsyncSession, *, placement: tables.Placement, proof: str) -> bool:
-    """Give back everything the placement holds, exactly once. False: it was released before.
-
-    ``proof`` is ``absent``, ``reboot`` or ``admin``.
-    """
-    held, promised = tables.Placement, tables.Allocation
-    released = await db.scalar(
-        update(held)
-        .where(held.id == placement.id, held.released_at.is_(None))
-        .values(released_at=func.now(), release_proof=proof)
-        .returning(held.id)
-        .execution_options(synchronize_session=False)
-    )
-    if released is None:
-        return False
-    await db.execute(
-        update(promised)
-        .where(promised.placement_id == placement.id, promised.released_at.is_(None))
-        .values(released_at=func.now(), release_proof=proof)
-        .execution_options(synchronize_session=False)
-    )
-    await bump_revision(db, host_id=placement.host_id)
-    notify(db, "queue")
-    return True
-
-
-async def bump_revision(db: AsyncSession, *, host_id: str) -> None:
-    """The desired set of the host changed: wake its agent."""
-    host = tables.Host
-    await db.execute(
-        update(host)
-        .where(host.id == host_id)
-        .values(revision=host.revision + 1)
-        .execution_options(synchronize_session=False)
-    )
-    notify(db, f"host:{host_id}")
 
 
 async def settle_released(

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from remotegpu_server import holds
 from remotegpu_server.db import tables
 from remotegpu_server.hub_starts import service as hub_starts
 from remotegpu_server.queue import order
@@ -104,7 +105,7 @@ async def lock(db: AsyncSession, *, environment_id: str) -> tables.Environment |
     """
     held = await live_placement(db, environment_id=environment_id)
     if held is not None:
-        await lock_host(db, host_id=held.host_id)
+        await holds.lock_host(db, host_id=held.host_id)
     found = select(tables.Environment).where(tables.Environment.id == environment_id)
     result: tables.Environment | None = await db.scalar(
         found.with_for_update(key_share=True).execution_options(populate_existing=True)
@@ -131,12 +132,3 @@ async def store(db: AsyncSession, environment: tables.Environment, **values: Any
     )
     assert changed is not None, "the row is locked"
     return changed
-
-
-async def lock_host(db: AsyncSession, *, host_id: str) -> tables.Host | None:
-    """The host's row, locked against other placements and changes of its desired set."""
-    found = select(tables.Host).where(tables.Host.id == host_id)
-    result: tables.Host | None = await db.scalar(
-        found.with_for_update(key_share=True).execution_options(populate_existing=True)
-    )
-    return result

@@ -34,8 +34,8 @@ from remotegpu_server.deps import (
     VaultDep,
 )
 from remotegpu_server.environments.service import access, change, create, explain, read, stop, stop_times
-from remotegpu_server.environments.service.placing import Launch
 from remotegpu_server.idempotency import IDEMPOTENT
+from remotegpu_server.placing import Launch
 from remotegpu_server.routing import api_router, dry_run
 from remotegpu_server.settings import Settings
 

@@ -9,11 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from remotegpu.errors import Forbidden, NotFound, StateConflict
 from remotegpu.types.agent import GpuCheckAnswer, GpuCheckRequest
 from remotegpu.types.hosts import Gpu, GpuCheck, GpuRestore
-from remotegpu_server import authz
+from remotegpu_server import authz, holds
 from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
-from remotegpu_server.environments import lifecycle
 from remotegpu_server.gpus import health, service
 from remotegpu_server.hosts.service import health as host_health
 
@@ -54,7 +53,7 @@ async def request_check(db: AsyncSession, *, actor: Actor, gpu: str) -> GpuCheck
     except IntegrityError:
         made = await db.scalar(select(row).where(row.gpu_id == found.id, row.answered_at.is_(None)))
     assert made is not None
-    await lifecycle.bump_revision(db, host_id=found.host_id)
+    await holds.bump_revision(db, host_id=found.host_id)
     audit.note(db, check=made.id)
     return GpuCheck(id=made.id, gpu_id=made.gpu_id, requested_at=made.requested_at)
 

@@ -11,11 +11,10 @@ from remotegpu.types.agent import ImageSaveReport, ImageSaveRequest
 from remotegpu.types.environments import EnvironmentStatus
 from remotegpu.types.image_saves import ImageSave, ImageSaveCreate, ImageSaveReason
 from remotegpu.types.wire import Page
-from remotegpu_server import authz
+from remotegpu_server import authz, holds
 from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
-from remotegpu_server.environments import lifecycle as environment_lifecycle
 from remotegpu_server.environments import queries as environment_queries
 from remotegpu_server.environments.service import read
 from remotegpu_server.hosts.service import joining as hosts
@@ -80,7 +79,7 @@ async def save_image(
             raise StateConflict(f"{environment.name} is being saved already.") from error
         raise NameTaken(f"Another save makes an image {body.name} already.") from error
     assert made is not None
-    await environment_lifecycle.bump_revision(db, host_id=made.host_id)
+    await holds.bump_revision(db, host_id=made.host_id)
     await lifecycle.record(db, made, what="requested", actor=actor)
     audit.note(db, save=made.id, image_name=made.image_name)
     return convert.to_wire(made)
@@ -195,7 +194,7 @@ async def give_up(db: AsyncSession, *, save_id: str, actor: Actor) -> None:
     host_id = await db.scalar(select(row.host_id).where(row.id == save_id))
     if host_id is None:
         return
-    await environment_queries.lock_host(db, host_id=host_id)
+    await holds.lock_host(db, host_id=host_id)
     save = await lifecycle.locked(db, save_id=save_id)
     if save is None or save.status not in lifecycle.LIVE:
         return
@@ -216,4 +215,4 @@ async def give_up(db: AsyncSession, *, save_id: str, actor: Actor) -> None:
     else:
         return
     await lifecycle.fail(db, save=save, reason=reason, message=message, actor=actor)
-    await environment_lifecycle.bump_revision(db, host_id=save.host_id)
+    await holds.bump_revision(db, host_id=save.host_id)

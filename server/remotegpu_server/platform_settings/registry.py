@@ -353,3 +353,25 @@ RESERVATION_MAX_AHEAD_S = _declare(
         public=True,
     )
 )
+
+TASK_LOG_CAP_BYTES = _declare(
+    Setting(
+        key="tasks.log_cap_bytes",
+        default=100 * 2**20,
+        minimum=2**16,
+        maximum=2**40,
+        public=True,
+        doc="Output of one attempt above this is dropped, with a mark where it was cut.",
+    )
+)
+
+TASK_ARRAY_MAX = _declare(
+    Setting(
+        key="tasks.array_max",
+        default=1000,
+        minimum=1,
+        maximum=100000,
+        public=True,
+        doc="Largest array of tasks that one request may submit.",
+    )
+)

@@ -22,6 +22,19 @@ _ORDER: TextClause = text(
     WITH waiting AS (
         SELECT id, owner_id, customer_id, priority, queued_at, gpus FROM environments
         WHERE status = 'pending' AND (start_at IS NULL OR start_at <= now())
+        UNION ALL
+        SELECT id, owner_id, customer_id, priority, queued_at, gpus * nodes FROM (
+            SELECT t.*, a.max_parallel, (
+                SELECT count(*) FROM tasks o
+                WHERE o.array_id = t.array_id AND o.status IN ('assigned', 'running')
+            ) + row_number() OVER (PARTITION BY t.array_id ORDER BY t.array_index) AS nth
+            FROM tasks t LEFT JOIN task_arrays a ON a.id = t.array_id
+            WHERE t.status = 'pending' AND (t.start_at IS NULL OR t.start_at <= now())
+              AND NOT EXISTS (
+                SELECT FROM task_dependencies d JOIN tasks b ON b.id = d.after_id
+                WHERE d.task_id = t.id
+                  AND (b.finished_at IS NULL OR d.condition = 'after_ok' AND b.status <> 'succeeded'))
+        ) numbered WHERE max_parallel IS NULL OR nth <= max_parallel
     ), held AS (
         SELECT customer_id, user_id, coalesce(sum(gpu_fraction) FILTER (WHERE released_at IS NULL), 0) + sum(
             gpu_fraction * CAST(:half_life_s AS float8) / ln(2) / 3600 * (
@@ -61,4 +74,4 @@ async def waiting_ids(db: AsyncSession) -> list[str]:
 
 async def positions(db: AsyncSession) -> dict[str, int]:
     """The place in the queue of every request that waits for its turn; 1 is next."""
-    return {environment_id: place for place, environment_id in enumerate(await waiting_ids(db), start=1)}
+    return {ask_id: place for place, ask_id in enumerate(await waiting_ids(db), start=1)}

@@ -36,7 +36,7 @@ def outlooks(
     answers: dict[str, Wait] = {}
     offers: dict[placement.Request, list[CounterOffer]] = {}
     for place, one in enumerate(snapshot.waiting, start=1):
-        key = one.environment.id
+        key = one.ask.id
         if only is not None and key not in only:
             continue
         ahead = snapshot.waiting[: place - 1]
@@ -44,7 +44,7 @@ def outlooks(
             offers[one.request] = counter_offers(one, snapshot, blockers(one, ahead, certain_s))
         estimate = _estimate(snapshot, likely.get(key), certain_s.get(key))
         answers[key] = Wait(
-            rule=one.environment.message,
+            rule=one.ask.message,
             position=place,
             ahead=ahead_in_words(one, ahead),
             estimate=estimate,
@@ -72,7 +72,7 @@ def _estimate(
 def _note(one: Waiting, likely: dict[str, tuple[float, float]]) -> str:
     if not one.holds_up:
         return QUOTA_BINDS
-    return NOTHING_KNOWN if one.environment.id in likely else TOO_FAR_BACK
+    return NOTHING_KNOWN if one.ask.id in likely else TOO_FAR_BACK
 
 
 def counter_offers(
@@ -86,10 +86,10 @@ def counter_offers(
 
 def ahead_in_words(one: Waiting, ahead: Iterable[Waiting]) -> list[str]:
     """How many are ahead, by whose they are and what they ask for; never whose by name."""
-    mine = one.environment
+    mine = one.ask
     groups: Counter[tuple[int, str]] = Counter()
     for other in ahead:
-        row = other.environment
+        row = other.ask
         whose = 0 if row.owner_id == mine.owner_id else 1 if row.customer_id == mine.customer_id else 2
         what = (words.either(row.gpu_models) or "any GPU model") if row.gpus else "CPU and memory"
         groups[whose, what] += 1

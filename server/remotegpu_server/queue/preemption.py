@@ -108,8 +108,8 @@ def _needed(snapshot: snapshots.Snapshot, victims: Sequence[Victim]) -> frozense
     needed: set[str] = set()
     if not left:
         return frozenset()
-    priorities = {one.environment.id: one.environment.priority for one in snapshot.waiting}
-    requests = {one.environment.id: one.request for one in snapshot.waiting}
+    priorities = {one.ask.id: one.ask.priority for one in snapshot.waiting}
+    requests = {one.ask.id: one.request for one in snapshot.waiting}
     for wanted in snapshot.front():
         if not any(victim.priority > priorities[wanted.id] for victim in left):
             continue

@@ -6,17 +6,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, null, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.types.environments import Reason
 from remotegpu_server import placement
 from remotegpu_server.capacity import service as capacity
 from remotegpu_server.db import tables
-from remotegpu_server.environments.service.placing import request_of
 from remotegpu_server.placement import rules
+from remotegpu_server.placing import Ask, request_of
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import ENVIRONMENT_START_SILENCE_S
 from remotegpu_server.queue import order, simulation
@@ -34,7 +35,7 @@ _HOLDS_NOBODY_UP = frozenset({Reason.QUOTA, Reason.REQUESTED, Reason.START_LATER
 class Waiting:
     """A request in the queue."""
 
-    environment: tables.Environment
+    ask: Ask
     image: tables.Image
     active: bool
     """False: its owner or customer is suspended."""
@@ -48,7 +49,7 @@ class Waiting:
     def holds_up(self) -> bool:
         """Whether those behind must leave alone what it waits for. Who waits for an own quota waits for
         nobody else's GPU."""
-        return Reason(self.environment.reason) not in _HOLDS_NOBODY_UP
+        return Reason(self.ask.reason) not in _HOLDS_NOBODY_UP
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +70,12 @@ class Snapshot:
 
     def open_to(self, one: Waiting, fleet: placement.Fleet) -> placement.Fleet:
         """The fleet without what is promised to others at a time that this one would reach into."""
-        return enforcement.without(fleet, self.promises.withheld_from(one.environment))
+        return enforcement.without(fleet, self.promises.withheld_from(one.ask))
 
-    def before(self, environment_id: str) -> list[Waiting]:
+    def before(self, ask_id: str) -> list[Waiting]:
         """Those ahead of this request; all when it is not in the queue."""
         for place, one in enumerate(self.waiting):
-            if one.environment.id == environment_id:
+            if one.ask.id == ask_id:
                 return list(self.waiting[:place])
         return list(self.waiting)
 
@@ -88,7 +89,7 @@ def _places(request: placement.Request, fleet: placement.Fleet) -> dict[int, tup
 
 
 def _wanted(one: Waiting, places: dict[int, tuple[simulation.Kind, ...]]) -> simulation.Wanted:
-    row = one.environment
+    row = one.ask
     return simulation.Wanted(
         id=row.id,
         gpus=row.gpus,
@@ -108,8 +109,7 @@ def blockers(one: Waiting, ahead: Iterable[Waiting], certain_s: dict[str, float]
     return [
         other.request
         for other in ahead
-        if other.holds_up
-        and (one.runs_for_s is None or one.runs_for_s > certain_s.get(other.environment.id, 0.0))
+        if other.holds_up and (one.runs_for_s is None or one.runs_for_s > certain_s.get(other.ask.id, 0.0))
     ]
 
 
@@ -138,55 +138,68 @@ async def take(db: AsyncSession) -> Snapshot:
     )
 
 
-async def ahead_of(db: AsyncSession, *, environment_id: str) -> list[placement.Request]:
+async def ahead_of(db: AsyncSession, *, ask_id: str) -> list[placement.Request]:
     """What must be left to those ahead of a request that was just made."""
     ids = await order.waiting_ids(db)
-    if environment_id not in ids or ids[0] == environment_id:
+    if ask_id not in ids or ids[0] == ask_id:
         return []
     snapshot = await take(db)
-    one = next(one for one in snapshot.waiting if one.environment.id == environment_id)
+    one = next(one for one in snapshot.waiting if one.ask.id == ask_id)
     certain_s = {} if one.runs_for_s is None else certain_starts_s(snapshot)
-    return blockers(one, snapshot.before(environment_id), certain_s)
+    return blockers(one, snapshot.before(ask_id), certain_s)
 
 
 async def _waiting(db: AsyncSession, *, ids: list[str], now: datetime) -> list[Waiting]:
-    row, user, customer, hub = tables.Environment, tables.User, tables.Customer, tables.HubStart
-    found = await db.execute(
-        select(row, tables.Image, (user.status == "active") & (customer.status == "active"), hub.state)
-        .join(tables.Image, tables.Image.id == row.image_id)
-        .join(user, user.id == row.owner_id)
-        .join(customer, customer.id == row.customer_id)
-        .outerjoin(hub, hub.environment_id == row.id)
-        .where(row.id.in_(ids))
-        .execution_options(populate_existing=True)
-    )
+    environment, task, hub = tables.Environment, tables.Task, tables.HubStart
     starting_s = await platform_settings.value(db, ENVIRONMENT_START_SILENCE_S)
+    found = [
+        *await db.execute(
+            _asking(environment, hub.state)
+            .outerjoin(hub, hub.environment_id == environment.id)
+            .where(environment.id.in_(ids))
+        ),
+        *await db.execute(_asking(task, null()).where(task.id.in_(ids))),
+    ]
     by_id = {
-        environment.id: Waiting(
-            environment=environment,
+        ask.id: Waiting(
+            ask=ask,
             image=image,
             active=active,
             kept=kept,
-            request=request_of(environment, image).bare(lent=True),
-            runs_for_s=_runs_for_s(environment, now=now, starting_s=starting_s),
+            request=request_of(ask, image).bare(lent=True),
+            runs_for_s=_runs_for_s(ask, now=now, starting_s=starting_s),
         )
-        for environment, image, active, kept in found
+        for ask, image, active, kept in found
     }
     return [by_id[one] for one in ids if one in by_id]
 
 
-def _runs_for_s(environment: tables.Environment, *, now: datetime, starting_s: float) -> float | None:
+def _asking(row: type[Ask], kept: Any) -> Select[Any]:
+    user, customer = tables.User, tables.Customer
+    return (
+        select(row, tables.Image, (user.status == "active") & (customer.status == "active"), kept)
+        .join(tables.Image, tables.Image.id == row.image_id)
+        .join(user, user.id == row.owner_id)
+        .join(customer, customer.id == row.customer_id)
+        .execution_options(populate_existing=True)
+    )
+
+
+def _runs_for_s(ask: Ask, *, now: datetime, starting_s: float) -> float | None:
     """A lifetime counts from readiness, which a start that is not given up reaches within ``starting_s``."""
     known = []
-    if environment.stop_at is not None:
-        known.append((environment.stop_at - now).total_seconds())
-    if environment.max_lifetime_s is not None:
-        known.append(starting_s + environment.max_lifetime_s)
+    if ask.stop_at is not None:
+        known.append((ask.stop_at - now).total_seconds())
+    if ask.max_lifetime_s is not None:
+        known.append(starting_s + ask.max_lifetime_s)
     return max(min(known), 0.0) + STOP_MARGIN_S if known else None
 
 
 async def _holders(db: AsyncSession) -> dict[str, list[simulation.Holder]]:
-    held, row, promised, gpu = tables.Placement, tables.Environment, tables.Allocation, tables.Gpu
+    held, promised, gpu = tables.Placement, tables.Allocation, tables.Gpu
+    environment, attempt, task = tables.Environment, tables.Attempt, tables.Task
+    deadline_at = func.coalesce(environment.deadline_at, task.deadline_at)
+    ending = (environment.desired != "running") | task.stop_requested_at.is_not(None)
     found = await db.execute(
         select(
             held.host_id,
@@ -194,24 +207,26 @@ async def _holders(db: AsyncSession) -> dict[str, list[simulation.Holder]]:
             held.memory_bytes,
             held.customer_id,
             func.extract("epoch", func.now() - held.placed_at),
-            func.extract("epoch", row.deadline_at - func.now()),
-            row.desired,
-            row.id,
+            func.extract("epoch", deadline_at - func.now()),
+            func.coalesce(ending, False),
+            func.coalesce(held.environment_id, task.id),
             func.max(gpu.model),
             func.max(gpu.memory_total_bytes),
             func.max(gpu.mig_profile),
             func.count(gpu.id).filter(promised.memory_bytes.is_(None)),
         )
-        .join(row, row.id == held.environment_id)
+        .outerjoin(environment, environment.id == held.environment_id)
+        .outerjoin(attempt, attempt.id == held.attempt_id)
+        .outerjoin(task, task.id == attempt.task_id)
         .outerjoin(promised, (promised.placement_id == held.id) & promised.released_at.is_(None))
         .outerjoin(gpu, gpu.id == promised.gpu_id)
         .where(held.released_at.is_(None))
-        .group_by(held.id, row.id)
+        .group_by(held.id, environment.id, task.id)
     )
     result: dict[str, list[simulation.Holder]] = defaultdict(list)
-    for host_id, cpus, memory, customer_id, age_s, left_s, desired, key, *kind, gpus in found:
+    for host_id, cpus, memory, customer_id, age_s, left_s, ending_now, key, *kind, gpus in found:
         ends_in_s = None if left_s is None else max(float(left_s), 0.0) + STOP_MARGIN_S
-        if desired != "running":
+        if ending_now:
             ends_in_s = STOP_MARGIN_S
         # What a share gives back adds up to a whole GPU only by chance: it counts as nothing.
         amount = simulation.Amount(cpus, memory, gpus, tuple(kind) if gpus else None)

@@ -18,19 +18,27 @@ from remotegpu_server.queue import outlook
 from remotegpu_server.queue import snapshot as snapshots
 
 JUDGED = timedelta(days=30)
+_ASKS = ("environments", "tasks")
+_MESSAGES = tuple(
+    text(
+        f"UPDATE {asks} SET message = new.value"  # noqa: S608  names of this file
+        " FROM jsonb_each_text(CAST(:new AS jsonb)) AS new WHERE id = new.key AND status = 'pending'"
+    )
+    for asks in _ASKS
+)
+_OUTLOOKS = tuple(
+    text(
+        f"UPDATE {asks} SET outlook = new.value"  # noqa: S608  names of this file
+        " FROM jsonb_each(CAST(:new AS jsonb)) AS new WHERE id = new.key AND status = 'pending'"
+    )
+    for asks in _ASKS
+)
 
 
 async def store_messages(db: AsyncSession, *, messages: Mapping[str, str]) -> None:
     """New words of the same reason, in one statement. No event: nothing was decided."""
-    await db.execute(
-        text(
-            """
-            UPDATE environments SET message = new.value FROM jsonb_each_text(CAST(:new AS jsonb)) AS new
-            WHERE id = new.key AND status = 'pending'
-            """
-        ),
-        {"new": json.dumps(dict(messages))},
-    )
+    for statement in _MESSAGES:
+        await db.execute(statement, {"new": json.dumps(dict(messages))})
 
 
 async def store_reason(db: AsyncSession, *, environment_id: str, reason: str, message: str) -> None:
@@ -51,7 +59,7 @@ async def refresh(db: AsyncSession, *, only: frozenset[str] | None = None) -> di
         return {}
     past = await snapshots.past_runs(db)
     answers = outlook.outlooks(snapshot, past, snapshots.certain_starts_s(snapshot), only=only)
-    generations = {one.environment.id: one.environment.generation for one in snapshot.waiting}
+    generations = {one.ask.id: one.ask.generation for one in snapshot.waiting}
     await _store(db, answers, generations=generations)
     return answers
 
@@ -60,15 +68,8 @@ async def _store(db: AsyncSession, answers: Mapping[str, Wait], *, generations: 
     if not answers:
         return
     new = {key: wait.model_dump(mode="json") for key, wait in answers.items()}
-    await db.execute(
-        text(
-            """
-            UPDATE environments SET outlook = new.value FROM jsonb_each(CAST(:new AS jsonb)) AS new
-            WHERE id = new.key AND status = 'pending'
-            """
-        ),
-        {"new": json.dumps(new)},
-    )
+    for statement in _OUTLOOKS:
+        await db.execute(statement, {"new": json.dumps(new)})
     first = [
         {
             "ask_id": key,

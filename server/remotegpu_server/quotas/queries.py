@@ -141,7 +141,12 @@ def _sum(key: Key, window_s: int | None, without_environment: str | None) -> Sca
         return live.scalar_subquery()
     if resource == QuotaResource.STORAGE_BYTES:
         return storage_bytes(kind, literal(subject_id))
-    return select(literal(0)).scalar_subquery()  # there are no tasks yet
+    return (
+        select(func.count())
+        .select_from(held)
+        .where(held.attempt_id.is_not(None), held.released_at.is_(None), of_subject(held, kind) == subject_id)
+        .scalar_subquery()
+    )
 
 
 def of_subject(rows: Any, kind: str) -> ColumnElement[str]:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import Conflict, NotFound
 from remotegpu.types.environments import EnvironmentSpec, Reason
+from remotegpu.types.tasks import TaskSpec
 from remotegpu_server import placement
 from remotegpu_server.db import tables
 from remotegpu_server.platform_settings import service as platform_settings
@@ -29,18 +30,18 @@ class Promises:
     pool: tuple[PoolGpu, ...] = ()
     promised: tuple[Promise, ...] = ()
 
-    def withheld_from(self, environment: tables.Environment) -> frozenset[PoolGpu]:
+    def withheld_from(self, ask: tables.Environment | tables.Task) -> frozenset[PoolGpu]:
         """Free GPUs that this one must leave alone."""
-        if not self.promised or not environment.gpus:
+        if not self.promised or not ask.gpus:
             return frozenset()
-        ends = [environment.stop_at] if environment.stop_at else []
-        if environment.max_lifetime_s is not None:
-            ends.append(self.now + self.starting + timedelta(seconds=environment.max_lifetime_s))
+        ends = [ask.stop_at] if ask.stop_at else []
+        if ask.max_lifetime_s is not None:
+            ends.append(self.now + self.starting + timedelta(seconds=ask.max_lifetime_s))
         return withheld(
             self.pool,
             self.promised,
             now=self.now,
-            reservation_id=environment.reservation_id,
+            reservation_id=ask.reservation_id,
             ends_at=min(ends, default=None),
             horizon=self.horizon,
         )
@@ -90,21 +91,19 @@ def refusal(kept: frozenset[PoolGpu]) -> placement.Refusal:
 
 
 async def columns_of(
-    db: AsyncSession, *, workspace: tables.Workspace, body: EnvironmentSpec
+    db: AsyncSession, *, workspace: tables.Workspace, body: EnvironmentSpec | TaskSpec
 ) -> dict[str, object]:
     """The reservation that a request runs in: the named one, or an active one of its own with room."""
     if body.reservation is None and (not body.gpus or body.gpu_memory_bytes is not None):
         return {}
-    row, environment = tables.Reservation, tables.Environment
-    asked = func.coalesce(
-        select(func.sum(environment.gpus))
-        .where(
-            environment.reservation_id == row.id,
-            environment.status.not_in(["stopped", "failed", "deleted"]),
-        )
-        .scalar_subquery(),
-        0,
+    row, environment, task = tables.Reservation, tables.Environment, tables.Task
+    of_environments = select(func.coalesce(func.sum(environment.gpus), 0)).where(
+        environment.reservation_id == row.id, environment.status.not_in(["stopped", "failed", "deleted"])
     )
+    of_tasks = select(func.coalesce(func.sum(task.gpus * task.nodes), 0)).where(
+        task.reservation_id == row.id, task.finished_at.is_(None)
+    )
+    asked = of_environments.scalar_subquery() + of_tasks.scalar_subquery()
     found = select(row).where(
         row.customer_id == workspace.customer_id,
         row.workspace_id.is_(None) | (row.workspace_id == workspace.id),
@@ -126,9 +125,10 @@ async def columns_of(
         chosen = await db.scalar(found.order_by(row.ends_at, row.id).limit(1))
     if chosen is None:
         return {}
+    stop_at = body.stop_at if isinstance(body, EnvironmentSpec) else None
     return {
         "reservation_id": chosen.id,
-        "stop_at": min(chosen.ends_at, body.stop_at) if body.stop_at else chosen.ends_at,
+        "stop_at": min(chosen.ends_at, stop_at) if stop_at else chosen.ends_at,
         "start_at": max(chosen.starts_at, body.start_at) if body.start_at else chosen.starts_at,
     }
 

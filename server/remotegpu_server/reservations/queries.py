@@ -59,7 +59,9 @@ def promise_of(row: tables.Reservation) -> Promise:
 
 async def pool(db: AsyncSession) -> list[PoolGpu]:
     """Whole GPUs that take work, with their holders. A GPU held in parts counts as held."""
-    gpu, host, held, row = tables.Gpu, tables.Host, tables.Allocation, tables.Environment
+    gpu, host, held = tables.Gpu, tables.Host, tables.Allocation
+    environment, attempt, task = tables.Environment, tables.Attempt, tables.Task
+    deadline_at = func.coalesce(environment.deadline_at, task.deadline_at)
     found = await db.execute(
         select(
             gpu.id,
@@ -67,13 +69,15 @@ async def pool(db: AsyncSession) -> list[PoolGpu]:
             gpu.model,
             host.labels,
             func.count(held.id) > 0,
-            func.bool_or(held.id.is_not(None) & row.deadline_at.is_(None)),
-            func.max(row.deadline_at),
-            func.max(row.reservation_id),
+            func.bool_or(held.id.is_not(None) & deadline_at.is_(None)),
+            func.max(deadline_at),
+            func.max(func.coalesce(environment.reservation_id, task.reservation_id)),
         )
         .join(host, host.id == gpu.host_id)
         .outerjoin(held, (held.gpu_id == gpu.id) & held.released_at.is_(None))
-        .outerjoin(row, row.id == held.environment_id)
+        .outerjoin(environment, environment.id == held.environment_id)
+        .outerjoin(attempt, attempt.id == held.attempt_id)
+        .outerjoin(task, task.id == attempt.task_id)
         .where(gpu.health == "healthy", gpu.mig_profile.is_(None), host.inventory.is_not(None))
         .group_by(gpu.id, host.id)
         .order_by(gpu.id)
@@ -86,11 +90,17 @@ async def pool(db: AsyncSession) -> list[PoolGpu]:
 
 async def bundles(db: AsyncSession, *, ids: Sequence[str]) -> list[Bundle]:
     """The reservations with these ids, in their order."""
-    row, user, held, environment = tables.Reservation, tables.User, tables.Allocation, tables.Environment
+    row, user, held = tables.Reservation, tables.User, tables.Allocation
+    environment, attempt, task = tables.Environment, tables.Attempt, tables.Task
     in_use = (
         select(func.count(held.id))
-        .join(environment, environment.id == held.environment_id)
-        .where(environment.reservation_id == row.id, held.released_at.is_(None))
+        .outerjoin(environment, environment.id == held.environment_id)
+        .outerjoin(attempt, attempt.id == held.attempt_id)
+        .outerjoin(task, task.id == attempt.task_id)
+        .where(
+            func.coalesce(environment.reservation_id, task.reservation_id) == row.id,
+            held.released_at.is_(None),
+        )
         .scalar_subquery()
     )
     found = await db.execute(

@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import Select, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
+from remotegpu_server import holds
 from remotegpu_server.db import tables
-from remotegpu_server.environments import lifecycle, queries
 from remotegpu_server.loops import Loop, Work
 from remotegpu_server.ssh_keys import service
 
@@ -39,7 +39,7 @@ async def send_changed_keys(work: Work) -> None:
         host_ids = (await db.scalars(changed)).all()
     for host_id in host_ids:
         async with work.session() as db:
-            await queries.lock_host(db, host_id=host_id)
+            await holds.lock_host(db, host_id=host_id)
             digest = await db.scalar(select(now.c.digest).where(now.c.host_id == host_id))
             await db.execute(
                 update(host)
@@ -47,7 +47,7 @@ async def send_changed_keys(work: Work) -> None:
                 .values(keys_digest=digest)
                 .execution_options(synchronize_session=False)
             )
-            await lifecycle.bump_revision(db, host_id=host_id)
+            await holds.bump_revision(db, host_id=host_id)
 
 
 LOOP = Loop(name="ssh-keys", every_s=5.0, run=send_changed_keys, wake=service.CHANGED)

@@ -36,6 +36,7 @@ async def mint(
     user_id: str | None = None,
     host_id: str | None = None,
     environment_id: str | None = None,
+    attempt_id: str | None = None,
     expires_in_s: float | None = None,
 ) -> Minted:
     """Insert a token. Without ``expires_in_s`` it lives until it is revoked."""
@@ -53,6 +54,7 @@ async def mint(
             user_id=user_id,
             host_id=host_id,
             environment_id=environment_id,
+            attempt_id=attempt_id,
             expires_at=expires_at,
         )
         .returning(tables.Token)
@@ -75,6 +77,11 @@ async def revoke(db: AsyncSession, *where: ColumnElement[bool]) -> list[str]:
 async def revoke_of_environment(db: AsyncSession, environment_id: str) -> None:
     """A workload's token dies with its generation."""
     await revoke(db, tables.Token.environment_id == environment_id, tables.Token.kind == "workload")
+
+
+async def revoke_of_attempt(db: AsyncSession, attempt_id: str) -> None:
+    """A workload's token dies with its attempt."""
+    await revoke(db, tables.Token.attempt_id == attempt_id)
 
 
 async def revoke_of_host(db: AsyncSession, host_id: str, *, kind: TokenKind | None = None) -> None:

@@ -12,10 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import NotFound
 from remotegpu.types.agent import HomeVolume, VolumeSize
+from remotegpu_server import holds
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
-from remotegpu_server.environments import lifecycle
-from remotegpu_server.environments import queries as environments
 from remotegpu_server.volumes import queries
 
 MOST_AT_ONCE = 16
@@ -69,7 +68,7 @@ async def due(db: AsyncSession, *, every_s: float) -> dict[str, list[str]]:
 
 async def ask(db: AsyncSession, *, host_id: str, volume_ids: list[str]) -> None:
     """Show them to the host's agent until it has answered. Lock order: host, volumes."""
-    await environments.lock_host(db, host_id=host_id)
+    await holds.lock_host(db, host_id=host_id)
     row = tables.Volume
     await db.execute(
         update(row)
@@ -77,7 +76,7 @@ async def ask(db: AsyncSession, *, host_id: str, volume_ids: list[str]) -> None:
         .values(measuring_host_id=host_id, measure_asked_at=func.now())
         .execution_options(synchronize_session=False)
     )
-    await lifecycle.bump_revision(db, host_id=host_id)
+    await holds.bump_revision(db, host_id=host_id)
 
 
 async def open_measurements(db: AsyncSession, *, host_id: str) -> list[HomeVolume]:

@@ -12,11 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import Forbidden, NotFound
 from remotegpu.types.agent import VolumeRemoval, VolumeRemovalAnswer
+from remotegpu_server import holds
 from remotegpu_server.authz import Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
-from remotegpu_server.environments import lifecycle
-from remotegpu_server.environments import queries as environments
 from remotegpu_server.events import service as events
 from remotegpu_server.notifications import service as notifications
 from remotegpu_server.volumes import queries
@@ -32,7 +31,7 @@ async def request(
 
     Lock order: host, volume.
     """
-    await environments.lock_host(db, host_id=host_id)
+    await holds.lock_host(db, host_id=host_id)
     volume = await queries.lock(db, volume_id=volume_id)
     if volume is None or volume.removed_at is not None:
         return True
@@ -52,7 +51,7 @@ async def request(
     if volume.removal_requested_at is None:
         await _change(db, volume_id, removal_requested_at=func.now(), measuring_host_id=None)
         await _record(db, volume, "removal_requested", "A home is to be removed from its disk.", actor=actor)
-    await lifecycle.bump_revision(db, host_id=host_id)
+    await holds.bump_revision(db, host_id=host_id)
     return True
 
 
@@ -97,7 +96,7 @@ async def answer(
     await _update(db, removal, failures=removal.failures + 1, detail=body.detail)
     if removal.failures + 1 == MOST_FAILURES:
         await _given_up(db, removal=removal, host=host, detail=body.detail, actor=actor)
-    await lifecycle.bump_revision(db, host_id=host.id)
+    await holds.bump_revision(db, host_id=host.id)
 
 
 async def _removed(db: AsyncSession, *, removal: tables.VolumeRemoval, actor: Actor) -> None:

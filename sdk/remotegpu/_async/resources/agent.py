@@ -5,6 +5,11 @@ from __future__ import annotations
 from remotegpu._async.resource import AsyncResource
 from remotegpu._protocol import decode, segment
 from remotegpu.types.agent import (
+    AttemptLease,
+    AttemptProgress,
+    AttemptResult,
+    AttemptWrite,
+    ClaimedAttempts,
     DesiredWorkloads,
     Enroll,
     Enrolled,
@@ -16,6 +21,7 @@ from remotegpu.types.agent import (
     Observation,
     Session,
     SessionCreate,
+    TaskClaim,
     VolumeRemovalAnswer,
     VolumeSize,
 )
@@ -72,3 +78,43 @@ class AsyncAgent(AsyncResource):
     async def report_volume_size(self, volume_id: str, body: VolumeSize) -> None:
         """Say how large a home is that the server asked about."""
         await self._transport.send("PUT", f"/v1/agent/volumes/{segment(volume_id)}/size", body=body)
+
+    async def claim_tasks(self, body: TaskClaim) -> ClaimedAttempts:
+        """Ask for attempts that were placed on this host; held up to the body's `wait_s`."""
+        response = await self._transport.send(
+            "POST",
+            "/v1/agent/tasks/claim",
+            body=body,
+            read_timeout_s=body.wait_s + self._transport.timeout_s,
+        )
+        return decode(ClaimedAttempts, response)
+
+    async def accept_attempt(self, attempt_id: str, body: AttemptWrite) -> AttemptLease:
+        """Confirm an attempt, before anything of it is started."""
+        return await self._transport.call(
+            AttemptLease, "POST", self._attempt(attempt_id, "accept"), body=body
+        )
+
+    async def start_attempt(self, attempt_id: str, body: AttemptWrite) -> None:
+        """Say that its process runs."""
+        await self._transport.send("POST", self._attempt(attempt_id, "start"), body=body)
+
+    async def renew_attempt(self, attempt_id: str, body: AttemptWrite) -> AttemptLease:
+        """Say that it is still worked on. `AttemptFinal`, `LeaseExpired`: end it."""
+        path = self._attempt(attempt_id, "renew")
+        return await self._transport.call(AttemptLease, "POST", path, body=body)
+
+    async def report_progress(self, attempt_id: str, body: AttemptProgress) -> None:
+        """Hand on what the task said of itself."""
+        await self._transport.send("POST", self._attempt(attempt_id, "progress"), body=body)
+
+    async def complete_attempt(self, attempt_id: str, body: AttemptResult) -> None:
+        """Say how it ended."""
+        await self._transport.send("POST", self._attempt(attempt_id, "complete"), body=body)
+
+    async def release_attempt(self, attempt_id: str, body: AttemptWrite) -> None:
+        """Say that nothing of it is left on the host."""
+        await self._transport.send("POST", self._attempt(attempt_id, "release"), body=body)
+
+    def _attempt(self, attempt_id: str, verb: str) -> str:
+        return f"/v1/agent/attempts/{segment(attempt_id)}/{verb}"

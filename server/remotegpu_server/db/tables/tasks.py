@@ -151,8 +151,6 @@ class Task(Base):
     max_retries: Mapped[int] = mapped_column(Integer)
     retry_delay_s: Mapped[float]
     retry_on: Mapped[list[str]]
-    waits_for: Mapped[int] = mapped_column(Integer, server_default="0")
-    """Dependencies that do not hold yet; above 0 it has no place in the queue."""
     array_id: Mapped[str | None] = mapped_column(ForeignKey("task_arrays.id", ondelete="RESTRICT"))
     array_index: Mapped[int | None] = mapped_column(Integer)
     schedule_id: Mapped[str | None] = mapped_column(ForeignKey("task_schedules.id", ondelete="SET NULL"))
@@ -229,6 +227,8 @@ class Attempt(Base):
     status: Mapped[str] = mapped_column(server_default="assigned")
     reason: Mapped[str] = mapped_column(server_default="placed")
     message: Mapped[str] = mapped_column(server_default="")
+    stop_reason: Mapped[str | None]
+    """Set: its agent is told to end it, for this reason."""
     request_id: Mapped[str | None]
     """Of the claim that took it."""
     epoch: Mapped[int | None] = mapped_column(BigInteger)
@@ -237,7 +237,7 @@ class Attempt(Base):
     """Encrypted; wiped when it has ended."""
     lease_expires_at: Mapped[datetime | None]
     lost_at: Mapped[datetime | None]
-    """When it is given up if its agent says nothing more."""
+    """When it is given up, or taken for gone, if its agent says nothing more; ``NULL`` when released."""
     exit_code: Mapped[int | None] = mapped_column(Integer)
     peak_gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)

@@ -1,1 +1,1 @@
-"""The verbs of environments, by file: ``create``, ``stop``, ``placing``, ``observe``, ``read``."""
+"""The verbs of environments, by file: ``create``, ``stop``, ``starting``, ``observe``, ``read``."""

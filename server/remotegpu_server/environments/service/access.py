@@ -17,7 +17,7 @@ from remotegpu_server.authz import Action, Actor
 from remotegpu_server.crypto import Vault
 from remotegpu_server.db import tables
 from remotegpu_server.environments.service import read
-from remotegpu_server.environments.service.placing import open_env
+from remotegpu_server.placing import open_env
 
 SSH, DESKTOP = "ssh", "desktop"
 USERNAME = "jovyan"

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import Forbidden, Invalid
 from remotegpu.types.environments import EnvironmentSpec
+from remotegpu.types.tasks import TaskSpec
 from remotegpu_server.authz import Actor
 from remotegpu_server.queue import priorities
 
@@ -23,7 +24,7 @@ _PLATFORM = re.compile(r"^(JUPYTERHUB_.*|REMOTEGPU_.*)$")
 """Set by the platform: refused in ``env``, allowed in a service's ``secret_env``."""
 
 
-async def columns(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec) -> dict[str, Any]:
+async def columns(db: AsyncSession, *, actor: Actor, body: EnvironmentSpec | TaskSpec) -> dict[str, Any]:
     """The columns of what a request asks for, and of its place in the queue."""
     await priorities.require(db, actor=actor, priority=body.priority)
     return {

@@ -10,15 +10,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import NameTaken, StateConflict
 from remotegpu.types.environments import Environment, EnvironmentStatus, EnvironmentUpdate, Reason
+from remotegpu_server import holds
 from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.session import violated_constraint
 from remotegpu_server.environments import convert, lifecycle, queries
-from remotegpu_server.environments.service import placing, stop_times
-from remotegpu_server.environments.service.placing import Launch
+from remotegpu_server.environments.service import starting, stop_times
 from remotegpu_server.environments.service.stop import locked
 from remotegpu_server.events import service as events
+from remotegpu_server.placing import Launch
 from remotegpu_server.tokens import service as tokens
 
 Status = EnvironmentStatus
@@ -76,7 +77,7 @@ async def restart(db: AsyncSession, *, actor: Actor, environment_id: str, launch
         )
     stop_at = await stop_times.stop_at_after_restart(db, environment=environment)
     await tokens.revoke_of_environment(db, environment.id)
-    secret_env = await placing.secret_env_of_start(db, environment=environment, launch=launch)
+    secret_env = await starting.secret_env_of_start(db, environment=environment, launch=launch)
     row, placement = tables.Environment, tables.Placement
     generation = environment.generation + 1
     await db.execute(
@@ -113,7 +114,7 @@ async def restart(db: AsyncSession, *, actor: Actor, environment_id: str, launch
         secret_env=secret_env,
         **stop_times.NOT_IDLE,
     )
-    await lifecycle.bump_revision(db, host_id=held.host_id)
+    await holds.bump_revision(db, host_id=held.host_id)
     (bundle,) = await queries.bundles(db, ids=[environment.id])
     return convert.to_wire(bundle)
 

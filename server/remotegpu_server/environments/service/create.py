@@ -24,16 +24,16 @@ from remotegpu.types.environments import (
     PlaceKeep,
     Reason,
 )
-from remotegpu_server import authz, placement
+from remotegpu_server import authz, placement, placing
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.session import violated_constraint
 from remotegpu_server.environments import convert, lifecycle, queries
-from remotegpu_server.environments.service import asking, placing, stop, stop_times
-from remotegpu_server.environments.service.placing import Launch
+from remotegpu_server.environments.service import asking, starting, stop, stop_times
 from remotegpu_server.events import service as events
 from remotegpu_server.hub_starts import service as hub_starts
 from remotegpu_server.images import service as images
+from remotegpu_server.placing import Launch
 from remotegpu_server.queue import priorities, waits
 from remotegpu_server.queue import snapshot as snapshots
 from remotegpu_server.reservations import enforcement as reservations
@@ -323,8 +323,8 @@ async def _begin(
     if later := await _later(db, environment=environment):
         reason, message = Reason.START_LATER, later
     else:
-        ahead = await snapshots.ahead_of(db, environment_id=environment.id)
-        refusal = await placing.place(
+        ahead = await snapshots.ahead_of(db, ask_id=environment.id)
+        refusal = await starting.place(
             db, environment=environment, image=image, ahead=ahead, launch=launch, actor=actor
         )
         if refusal is None:

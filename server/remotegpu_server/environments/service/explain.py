@@ -17,11 +17,11 @@ from remotegpu.types.environments import (
     Reason,
 )
 from remotegpu.types.queue import Wait
-from remotegpu_server import authz, placement
+from remotegpu_server import authz, placement, placing
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.capacity import service as capacity
 from remotegpu_server.db import tables
-from remotegpu_server.environments.service import asking, placing, stop_times
+from remotegpu_server.environments.service import asking, stop_times
 from remotegpu_server.images import service as images
 from remotegpu_server.queue import snapshot as snapshots
 from remotegpu_server.queue import waits
@@ -77,8 +77,8 @@ async def _explained(
         "wait": None,
         "quota": [],
     }
-    ahead = await snapshots.ahead_of(db, environment_id=draft.id)
-    request = await placing.request_for(db, environment=draft, image=image)
+    ahead = await snapshots.ahead_of(db, ask_id=draft.id)
+    request = await placing.request_for(db, ask=draft, image=image)
     fleet = await capacity.fleet(db)
     kept = (await reservations.look(db)).withheld_from(draft)
     found = placement.choose(request, reservations.without(fleet, kept), ahead=ahead)

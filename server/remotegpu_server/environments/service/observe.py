@@ -11,12 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.types.agent import DesiredState, HomeVolume, Observed, ObservedWorkload, Workload
 from remotegpu.types.environments import EnvironmentStatus, Reason
+from remotegpu_server import holds
 from remotegpu_server.authz import Actor
 from remotegpu_server.db import tables
 from remotegpu_server.environments import lifecycle, queries
 from remotegpu_server.environments.service import stop_times
-from remotegpu_server.environments.service.placing import Launch, open_env
 from remotegpu_server.events import service as events
+from remotegpu_server.placing import Launch, open_env
 from remotegpu_server.ssh_keys import service as ssh_keys
 
 PORT = 8888
@@ -68,7 +69,7 @@ async def _absent_again(db: AsyncSession, environment: tables.Environment, *, ho
         return False
     if environment.observed != Observed.ABSENT:
         await queries.store(db, environment, observed=str(Observed.ABSENT))
-        await lifecycle.bump_revision(db, host_id=host_id)
+        await holds.bump_revision(db, host_id=host_id)
     return True
 
 
@@ -96,7 +97,7 @@ async def _absent(
         )
         return
     environment = await queries.store(db, environment, observed=str(Observed.ABSENT))
-    await lifecycle.release(db, placement=placement, proof="absent")
+    await holds.release(db, placement=placement, proof="absent")
     await lifecycle.settle_released(
         db,
         environment=environment,
@@ -195,7 +196,7 @@ async def fail(
     await lifecycle.move(
         db, environment=environment, to=Status.FAILED, reason=reason, message=message, actor=actor, **values
     )
-    await lifecycle.bump_revision(db, host_id=host_id)
+    await holds.bump_revision(db, host_id=host_id)
 
 
 async def _pin_digest(
@@ -364,7 +365,7 @@ async def host_rebooted(
             continue
         environment = await queries.lock(db, environment_id=placement.environment_id)
         assert environment is not None, "placements keep their environment"
-        await lifecycle.release(db, placement=placement, proof="reboot")
+        await holds.release(db, placement=placement, proof="reboot")
         environment = await queries.store(db, environment, observed=str(Observed.ABSENT))
         await lifecycle.settle_released(
             db,

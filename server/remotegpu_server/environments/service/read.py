@@ -20,7 +20,7 @@ from remotegpu.types.environments import (
 )
 from remotegpu.types.hosts import GpuMetrics
 from remotegpu.types.wire import Page
-from remotegpu_server import authz
+from remotegpu_server import authz, holds
 from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
@@ -186,7 +186,7 @@ async def get_logs(
                 id=request_id, host_id=host.id, environment_id=environment_id, tail_lines=tail_lines
             )
         )
-        await lifecycle.bump_revision(db, host_id=host.id)
+        await holds.bump_revision(db, host_id=host.id)
         with signals.watch(f"log-request:{request_id}") as watch:
             await db.commit()
             await db.close()

@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import NotFound, StateConflict
 from remotegpu.types.environments import Environment, EnvironmentStatus, Reason
-from remotegpu_server import authz
+from remotegpu_server import authz, holds
 from remotegpu_server.authz import SYSTEM, Action, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.environments import convert, lifecycle, queries
@@ -86,7 +86,7 @@ async def end(
             db, environment=environment, reason=reason, message=message, actor=actor
         )
         return
-    await lifecycle.bump_revision(db, host_id=held.host_id)
+    await holds.bump_revision(db, host_id=held.host_id)
     if environment.status in (Status.FAILED, Status.STOPPING):
         return  # its agent is removing it already; the proof of absence settles the rest
     silent = await lifecycle.host_is_silent(db, host_id=held.host_id)
@@ -131,7 +131,7 @@ async def release_environment(db: AsyncSession, *, actor: Actor, environment_id:
     if held is None:
         raise StateConflict(f"{environment.name} holds nothing.")
     gpus = (await queries.held_gpus(db, environment_ids=[environment.id])).get(environment.id, [])
-    await lifecycle.release(db, placement=held, proof="admin")
+    await holds.release(db, placement=held, proof="admin")
     message = f"Released by {actor.name} without proof that it is gone."
     await lifecycle.settle_released(
         db, environment=environment, reason=Reason.FORCED, message=message, actor=actor

@@ -12,7 +12,7 @@ from remotegpu.types.environments import Reason
 from remotegpu.types.hosts import Host, HostBatch, HostDrain, HostVerb
 from remotegpu.types.identity import TokenKind
 from remotegpu.types.wire import BatchResult
-from remotegpu_server import authz
+from remotegpu_server import authz, holds
 from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import SYSTEM, Action, Actor
 from remotegpu_server.db import tables
@@ -132,7 +132,7 @@ async def overdue(db: AsyncSession) -> list[tuple[str, str]]:
 
 async def stop_overdue(db: AsyncSession, *, host_id: str, environment_id: str) -> None:
     """The normal stop, if the host still drains: its placement is released on proof, like any other."""
-    row = await environment_queries.lock_host(db, host_id=host_id)
+    row = await holds.lock_host(db, host_id=host_id)
     environment = await environment_queries.lock(db, environment_id=environment_id)
     if row is None or row.operational != "draining" or environment is None:
         return
@@ -161,7 +161,7 @@ async def emptied(db: AsyncSession) -> list[str]:
 
 async def finish_drain(db: AsyncSession, *, host_id: str) -> None:
     """Say once that a draining host is empty. It stays draining until an admin says what comes next."""
-    row = await environment_queries.lock_host(db, host_id=host_id)
+    row = await holds.lock_host(db, host_id=host_id)
     if row is None or row.operational != "draining" or row.drained_at is not None:
         return
     if await queries.count_live(db, host_id=host_id):

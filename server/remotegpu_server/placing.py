@@ -1,12 +1,16 @@
-"""Taking capacity: quota, host and GPUs in one transaction, or the reason why not."""
+"""Taking capacity: quota, host and GPUs in one transaction, or the reason why not.
+
+What asks is an environment or a task: their rows have the same columns for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import structlog
 from psycopg import errors as pg_errors
@@ -15,26 +19,27 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from remotegpu.types.environments import EnvironmentStatus, Reason
-from remotegpu.types.identity import Scope, TokenKind
+from remotegpu.types.environments import Reason
 from remotegpu.types.quotas import QuotaResource
-from remotegpu_server import placement
-from remotegpu_server.authz import Actor
+from remotegpu_server import holds, placement
 from remotegpu_server.capacity import service as capacity
 from remotegpu_server.crypto import Vault
 from remotegpu_server.db import tables
-from remotegpu_server.db.notify import notify
-from remotegpu_server.environments import lifecycle, queries
 from remotegpu_server.quotas import service as quotas
 from remotegpu_server.reservations import enforcement as reservations
 from remotegpu_server.reservations.promises import PoolGpu
-from remotegpu_server.tokens import service as tokens
 
 RACES = 3
 """Whole attempts after a lost race that the database decided."""
 HOSTS_TRIED = 8
 """Choices that turned out taken when their host was locked, before the request waits instead."""
 _log = structlog.get_logger(__name__)
+
+Ask: TypeAlias = tables.Environment | tables.Task
+"""What wants a place."""
+Holder: TypeAlias = Callable[[AsyncSession, str], Awaitable[dict[str, str]]]
+"""Given the host's id, makes the row that will hold the place if there is none yet, and answers the column
+of placements that names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,39 +50,35 @@ class Launch:
     workload_url: str
 
 
-async def request_for(
-    db: AsyncSession, *, environment: tables.Environment, image: tables.Image
-) -> placement.Request:
-    """The environment as placement sees it, with the owner's homes."""
+async def request_for(db: AsyncSession, *, ask: Ask, image: tables.Image) -> placement.Request:
+    """What is asked for as placement sees it, with the owner's homes."""
     volume = tables.Volume
     homes = await db.execute(
         select(volume.host_id, volume.shared_home)
-        .where(volume.owner_id == environment.owner_id, volume.removal_requested_at.is_(None))
+        .where(volume.owner_id == ask.owner_id, volume.removal_requested_at.is_(None))
         .order_by(volume.last_used_at.desc(), volume.id)
     )
-    return request_of(environment, image, tuple(placement.Home(*home) for home in homes))
+    return request_of(ask, image, tuple(placement.Home(*home) for home in homes))
 
 
-def request_of(
-    environment: tables.Environment, image: tables.Image, homes: tuple[placement.Home, ...] = ()
-) -> placement.Request:
-    """The environment as placement sees it."""
+def request_of(ask: Ask, image: tables.Image, homes: tuple[placement.Home, ...] = ()) -> placement.Request:
+    """What is asked for as placement sees it."""
     return placement.Request(
-        gpus=environment.gpus,
-        gpu_models=tuple(environment.gpu_models),
-        gpu_memory_bytes=environment.gpu_memory_bytes,
-        min_gpu_memory_bytes=environment.min_gpu_memory_bytes,
-        max_gpu_memory_bytes=environment.max_gpu_memory_bytes,
-        mig_profile=environment.mig_profile,
-        host_labels=tuple(sorted(environment.host_labels.items())),
-        cpus=environment.cpus,
-        memory_bytes=environment.memory_bytes,
+        gpus=ask.gpus,
+        gpu_models=tuple(ask.gpu_models),
+        gpu_memory_bytes=ask.gpu_memory_bytes,
+        min_gpu_memory_bytes=ask.min_gpu_memory_bytes,
+        max_gpu_memory_bytes=ask.max_gpu_memory_bytes,
+        mig_profile=ask.mig_profile,
+        host_labels=tuple(sorted(ask.host_labels.items())),
+        cpus=ask.cpus,
+        memory_bytes=ask.memory_bytes,
         runtime=image.runtime,
         image_reference=image.reference,
         local_image=image.local,
         homes=homes,
-        customer_id=environment.customer_id,
-        workspace_id=environment.workspace_id,
+        customer_id=ask.customer_id,
+        workspace_id=ask.workspace_id,
     )
 
 
@@ -88,26 +89,26 @@ def fraction(request: placement.Request, gpu: placement.GpuInventory) -> float:
     return min(1.0, request.gpu_memory_bytes / gpu.memory_total_bytes)
 
 
-def adding(environment: tables.Environment, *, gpu_fraction: float) -> dict[QuotaResource, float]:
-    """What a start of the environment takes of the limits, if each of its GPUs counts as this much."""
+def adding(ask: Ask, *, gpu_fraction: float) -> dict[QuotaResource, float]:
+    """What a start takes of the limits, if each of its GPUs counts as this much."""
+    of_its_kind = QuotaResource.TASKS if isinstance(ask, tables.Task) else QuotaResource.ENVIRONMENTS
     return {
-        QuotaResource.GPUS: environment.gpus * gpu_fraction,
-        QuotaResource.ENVIRONMENTS: 1,
-        QuotaResource.CPUS: environment.cpus,
-        QuotaResource.MEMORY_BYTES: environment.memory_bytes,
+        QuotaResource.GPUS: ask.gpus * gpu_fraction,
+        of_its_kind: 1,
+        QuotaResource.CPUS: ask.cpus,
+        QuotaResource.MEMORY_BYTES: ask.memory_bytes,
     }
 
 
-async def place(
+async def take(
     db: AsyncSession,
     *,
-    environment: tables.Environment,
+    ask: Ask,
     image: tables.Image,
     ahead: Sequence[placement.Request],
-    launch: Launch,
-    actor: Actor,
-) -> placement.Refusal | None:
-    """Move a pending environment to ``starting`` on a host, or say why not.
+    holder: Holder,
+) -> placement.Choice | placement.Refusal:
+    """Hold a place for what asks, or say why there is none.
 
     Raises :class:`QuotaExceeded`. A race that the database decides against us is tried again; it is never an
     error of the request.
@@ -115,17 +116,12 @@ async def place(
     for attempt in range(1, RACES + 1):
         try:
             async with db.begin_nested():
-                outcome = await _take(db, environment=environment, image=image, ahead=ahead)
+                return await _take(db, ask=ask, image=image, ahead=ahead, holder=holder)
         except DBAPIError as error:
             if not _lost_race(error):
                 raise
-            _log.info("placement_race_lost", environment=environment.id, attempt=attempt)
+            _log.info("placement_race_lost", ask=ask.id, attempt=attempt)
             await asyncio.sleep(random.uniform(0.005, 0.03) * attempt)  # noqa: S311
-            continue
-        if isinstance(outcome, placement.Refusal):
-            return outcome
-        await _started(db, environment=environment, choice=outcome, launch=launch, actor=actor)
-        return None
     return _contended()
 
 
@@ -157,19 +153,18 @@ class _Taken(Exception):
 async def _take(
     db: AsyncSession,
     *,
-    environment: tables.Environment,
+    ask: Ask,
     image: tables.Image,
     ahead: Sequence[placement.Request],
+    holder: Holder,
 ) -> placement.Choice | placement.Refusal:
     """Lock quotas, choose, lock the host, look again, insert. Lock order: quotas, promises, host, GPUs."""
-    subjects = await quotas.subjects_of(
-        db, user_id=environment.owner_id, workspace_id=environment.workspace_id
-    )
-    request = await request_for(db, environment=environment, image=image)
+    subjects = await quotas.subjects_of(db, user_id=ask.owner_id, workspace_id=ask.workspace_id)
+    request = await request_for(db, ask=ask, image=image)
     least = (await capacity.fleet(db)).least_fraction(request)
-    wanted = adding(environment, gpu_fraction=least)
-    await quotas.check(db, subjects=subjects, adding=wanted, environment_id=environment.id)
-    kept = (await reservations.look_and_hold(db)).withheld_from(environment)
+    wanted = adding(ask, gpu_fraction=least)
+    await quotas.check(db, subjects=subjects, adding=wanted, environment_id=ask.id)
+    kept = (await reservations.look_and_hold(db)).withheld_from(ask)
     for _ in range(HOSTS_TRIED):
         fleet = await capacity.fleet(db)
         choice = placement.choose(request, reservations.without(fleet, kept), ahead=ahead)
@@ -178,13 +173,13 @@ async def _take(
             return reservations.refusal(kept) if reserved else choice
         counts = max((fraction(request, gpu) for gpu in choice.gpus), default=least)
         if counts > least:
-            wanted = adding(environment, gpu_fraction=counts)
-            await quotas.check(db, subjects=subjects, adding=wanted, environment_id=environment.id)
+            wanted = adding(ask, gpu_fraction=counts)
+            await quotas.check(db, subjects=subjects, adding=wanted, environment_id=ask.id)
         try:
             async with db.begin_nested():  # gives the host's lock back when it is the wrong one
                 return await _take_on(
                     db,
-                    environment=environment,
+                    ask=ask,
                     request=request,
                     host_id=choice.host.id,
                     note=choice.home_note,
@@ -192,6 +187,7 @@ async def _take(
                     mix=fleet.mix,
                     kept=kept,
                     most=max(counts, least),
+                    holder=holder,
                 )
         except _Taken:
             continue
@@ -201,7 +197,7 @@ async def _take(
 async def _take_on(
     db: AsyncSession,
     *,
-    environment: tables.Environment,
+    ask: Ask,
     request: placement.Request,
     host_id: str,
     note: str | None,
@@ -209,9 +205,10 @@ async def _take_on(
     mix: placement.Mix,
     kept: frozenset[PoolGpu],
     most: float,
+    holder: Holder,
 ) -> placement.Choice:
     """Take what the locked host has now. ``most``: what the quota allows each GPU to count as."""
-    host = await queries.lock_host(db, host_id=host_id)
+    host = await holds.lock_host(db, host_id=host_id)
     if host is None:
         raise _Taken
     there = placement.Fleet(await capacity.inventory(db, host_ids=[host_id]), mix=mix)
@@ -226,21 +223,21 @@ async def _take_on(
         .with_for_update(key_share=True)
     )
     held = {
-        "environment_id": environment.id,
+        **await holder(db, host.id),
         "host_id": host.id,
-        "user_id": environment.owner_id,
-        "customer_id": environment.customer_id,
-        "workspace_id": environment.workspace_id,
+        "user_id": ask.owner_id,
+        "customer_id": ask.customer_id,
+        "workspace_id": ask.workspace_id,
     }
     placement_id = tables.new_id("plc")
     await db.execute(
         insert(tables.Placement).values(
             id=placement_id,
-            generation=environment.generation,
-            volume_id=await _home(db, owner_id=environment.owner_id, host=host),
-            cpus=environment.cpus,
-            memory_bytes=environment.memory_bytes,
-            queued_at=environment.queued_at,
+            generation=ask.generation,
+            volume_id=await _home(db, owner_id=ask.owner_id, host=host),
+            cpus=ask.cpus,
+            memory_bytes=ask.memory_bytes,
+            queued_at=ask.queued_at,
             **held,
         )
     )
@@ -280,54 +277,6 @@ async def _home(db: AsyncSession, *, owner_id: str, host: tables.Host) -> str:
     )
     assert volume_id is not None
     return volume_id
-
-
-async def _started(
-    db: AsyncSession,
-    *,
-    environment: tables.Environment,
-    choice: placement.Choice,
-    launch: Launch,
-    actor: Actor,
-) -> None:
-    """Give the generation its token, and move it to ``starting``."""
-    what = f" with {len(choice.gpus)} x {choice.gpus[0].model}" if choice.gpus else ""
-    note = f" {choice.home_note}" if choice.home_note else ""
-    await lifecycle.move(
-        db,
-        environment=environment,
-        to=EnvironmentStatus.STARTING,
-        reason=Reason.PLACED,
-        message=f"Placed on {choice.host.name}{what}.{note}",
-        actor=actor,
-        secret_env=await secret_env_of_start(db, environment=environment, launch=launch),
-        observed="absent",
-        progress_percent=None,
-    )
-    await lifecycle.bump_revision(db, host_id=choice.host.id)
-    if environment.reservation_id is not None:
-        await reservations.used(db, reservation_id=environment.reservation_id)
-    notify(db, "queue")
-
-
-async def secret_env_of_start(
-    db: AsyncSession, *, environment: tables.Environment, launch: Launch
-) -> bytes | None:
-    """The secret variables of one start, sealed: those it was asked for with, and a token of its own."""
-    minted = await tokens.mint(
-        db,
-        kind=TokenKind.WORKLOAD,
-        scopes=[Scope.NOTEBOOK],
-        name=environment.name,
-        user_id=environment.owner_id,
-        environment_id=environment.id,
-    )
-    own = {
-        "REMOTEGPU_TOKEN": minted.secret,
-        "REMOTEGPU_URL": launch.workload_url,
-        "REMOTEGPU_ENVIRONMENT_ID": environment.id,
-    }
-    return seal_env(launch.vault, open_env(launch.vault, environment.secret_env) | own)
 
 
 def seal_env(vault: Vault, env: dict[str, str]) -> bytes | None:

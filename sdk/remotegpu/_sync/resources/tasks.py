@@ -1,0 +1,132 @@
+# Generated from remotegpu/_async by sdk/generate_sync.py. Change that and run it again.
+"""Tasks: commands that run to their end on a host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from remotegpu._protocol import given, segment
+from remotegpu._sync.pages import Page, fetch_page
+from remotegpu._sync.resource import SyncResource
+from remotegpu.types.tasks import Dependency, Task, TaskArray, TaskAttempt, TaskSubmitted
+
+
+class SyncTasks(SyncResource):
+    """Tasks: commands that run to their end on a host."""
+
+    def submit(
+        self,
+        *,
+        image: str,
+        command: Sequence[str] | None = None,
+        script: str | None = None,
+        name: str | None = None,
+        working_dir: str | None = None,
+        env: Mapping[str, str] | None = None,
+        gpus: int | None = None,
+        gpu_models: Sequence[str] | None = None,
+        gpu_memory_bytes: int | None = None,
+        min_gpu_memory_bytes: int | None = None,
+        max_gpu_memory_bytes: int | None = None,
+        mig_profile: str | None = None,
+        host_labels: Mapping[str, str] | None = None,
+        cpus: float | None = None,
+        memory_bytes: int | None = None,
+        nodes: int | None = None,
+        workspace: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        preemptible: bool | None = None,
+        min_run_s: float | None = None,
+        start_at: datetime | None = None,
+        reservation: str | None = None,
+        timeout_s: float | None = None,
+        stop_grace_s: float | None = None,
+        max_retries: int | None = None,
+        retry_delay_s: float | None = None,
+        retry_on: Sequence[str] | None = None,
+        depends_on: Sequence[Dependency] | None = None,
+        array: TaskArray | None = None,
+        idempotency_key: str | None = None,
+    ) -> TaskSubmitted:
+        """Submit a task with a `command` or a `script`, or an `array` of them. It waits in the queue until
+        there is room for it.
+        """
+        body = given(
+            image=image,
+            command=None if command is None else list(command),
+            script=script,
+            name=name,
+            working_dir=working_dir,
+            env=None if env is None else dict(env),
+            gpus=gpus,
+            gpu_models=None if gpu_models is None else list(gpu_models),
+            gpu_memory_bytes=gpu_memory_bytes,
+            min_gpu_memory_bytes=min_gpu_memory_bytes,
+            max_gpu_memory_bytes=max_gpu_memory_bytes,
+            mig_profile=mig_profile,
+            host_labels=None if host_labels is None else dict(host_labels),
+            cpus=cpus,
+            memory_bytes=memory_bytes,
+            nodes=nodes,
+            workspace=workspace,
+            labels=None if labels is None else dict(labels),
+            priority=priority,
+            preemptible=preemptible,
+            min_run_s=min_run_s,
+            start_at=None if start_at is None else start_at.isoformat(),
+            reservation=reservation,
+            timeout_s=timeout_s,
+            stop_grace_s=stop_grace_s,
+            max_retries=max_retries,
+            retry_delay_s=retry_delay_s,
+            retry_on=None if retry_on is None else list(retry_on),
+            depends_on=None if depends_on is None else [one.model_dump() for one in depends_on],
+            array=None if array is None else array.model_dump(),
+        )
+        return self._transport.create(TaskSubmitted, "/v1/tasks", body=body, idempotency_key=idempotency_key)
+
+    def list(
+        self,
+        *,
+        owner: str | None = None,
+        name: str | None = None,
+        workspace: str | None = None,
+        array: str | None = None,
+        label: str | Sequence[str] | None = None,
+        status: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[Task]:
+        """The tasks that the caller may see, newest first. `label` is `key=value`, or several of them."""
+        params = given(
+            owner=owner,
+            name=name,
+            workspace=workspace,
+            array=array,
+            label=label,
+            status=status,
+            limit=limit,
+            cursor=cursor,
+        )
+        return fetch_page(self._transport, Task, "/v1/tasks", params)
+
+    def get(self, task_id: str) -> Task:
+        """One task."""
+        return self._transport.call(Task, "GET", f"/v1/tasks/{segment(task_id)}")
+
+    def attempts(
+        self, task_id: str, *, limit: int | None = None, cursor: str | None = None
+    ) -> Page[TaskAttempt]:
+        """The tries of a task, the newest first."""
+        path = f"/v1/tasks/{segment(task_id)}/attempts"
+        return fetch_page(self._transport, TaskAttempt, path, given(limit=limit, cursor=cursor))
+
+    def stop(self, task_id: str) -> Task:
+        """Stop a task: TERM, then KILL after its grace. One that has ended is answered as it is."""
+        return self._transport.call(Task, "POST", f"/v1/tasks/{segment(task_id)}:stop")
+
+    def retry(self, task_id: str) -> Task:
+        """Run a task once more that failed, was cancelled or timed out."""
+        return self._transport.call(Task, "POST", f"/v1/tasks/{segment(task_id)}:retry")

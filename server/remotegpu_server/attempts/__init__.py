@@ -1,0 +1,1 @@
+"""Attempts: the protocol between the server and the agent that runs a task."""

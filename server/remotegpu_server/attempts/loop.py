@@ -1,0 +1,130 @@
+"""Background passes: silent agents, timeouts that nobody enforced, dependencies that cannot hold."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
+
+from remotegpu.types.environments import Reason
+from remotegpu.types.tasks import AttemptStatus, TaskStatus
+from remotegpu_server import holds
+from remotegpu_server.attempts import lifecycle, service
+from remotegpu_server.authz import SYSTEM
+from remotegpu_server.db import tables
+from remotegpu_server.loops import Loop, Work
+from remotegpu_server.tasks import lifecycle as tasks
+from remotegpu_server.tasks import queries as task_queries
+
+BATCH = 500
+TIMEOUT_MARGIN = timedelta(seconds=60)
+"""Agents enforce timeouts; this is for one that does not."""
+
+
+async def give_up_lost(work: Work) -> None:
+    """After a change of the leader nobody is given up before all agents had the time to be heard."""
+    if work.led_for_s() < work.settings.attempt_lost_s:
+        return
+    row = tables.Attempt
+    async with work.session() as db:
+        found = await db.scalars(
+            select(row.id).where(row.lost_at < func.now()).order_by(row.lost_at).limit(BATCH)
+        )
+        overdue = found.all()
+    for attempt_id in overdue:
+        async with work.session() as db:
+            await service.give_up(db, attempt_id=attempt_id, actor=SYSTEM)
+
+
+async def take_back_unclaimed(work: Work) -> None:
+    """What a host that is silent has never asked for waits in the queue again; it never ran anywhere."""
+    row, host = tables.Attempt, tables.Host
+    async with work.session() as db:
+        found = await db.execute(
+            select(row.id, row.task_id, row.host_id)
+            .join(host, host.id == row.host_id)
+            .where(row.status == "assigned", host.connection.in_(["unreachable", "lost"]))
+            .limit(BATCH)
+        )
+        unclaimed = found.all()
+    for attempt_id, task_id, host_id in unclaimed:
+        async with work.session() as db:
+            await holds.lock_host(db, host_id=host_id)
+            task = await task_queries.lock(db, task_id=task_id)
+            assert task is not None, "attempts keep their task"
+            for one in await task_queries.live_attempts(db, task_id=task_id):
+                if one.id == attempt_id and one.status == AttemptStatus.ASSIGNED:
+                    await service.take_back(db, task=task, attempt=one, actor=SYSTEM)
+
+
+async def enforce_timeouts(work: Work) -> None:
+    """Tell agents to end what should have ended, in case they do not know."""
+    row, attempt = tables.Task, tables.Attempt
+    async with work.session() as db:
+        found = await db.execute(
+            select(row.id, attempt.id, attempt.host_id)
+            .join(attempt, attempt.task_id == row.id)
+            .where(
+                row.status == "running",
+                attempt.finished_at.is_(None),
+                attempt.stop_reason.is_(None),
+                row.deadline_at < func.now() - TIMEOUT_MARGIN,
+            )
+            .limit(BATCH)
+        )
+        overdue = found.all()
+    for task_id, attempt_id, host_id in overdue:
+        async with work.session() as db:
+            await holds.lock_host(db, host_id=host_id)
+            await task_queries.lock(db, task_id=task_id)
+            for one in await task_queries.live_attempts(db, task_id=task_id):
+                if one.id == attempt_id:
+                    await lifecycle.stop(db, attempt=one, reason=Reason.TIMEOUT, message="Timed out.")
+
+
+async def cancel_hopeless(work: Work) -> None:
+    """Cancel what waits for the success of something that has ended otherwise."""
+    async with work.session() as db:
+        hopeless = await _hopeless(db)
+    for task_id, name, status in hopeless:
+        async with work.session() as db:
+            task = await task_queries.lock(db, task_id=task_id)
+            if task is not None and task.status == TaskStatus.PENDING:
+                await tasks.move(
+                    db,
+                    task=task,
+                    to=TaskStatus.CANCELLED,
+                    reason=Reason.DEPENDENCY_FAILED,
+                    message=f"Cancelled, because task {name}, on whose success it depends, has {status}.",
+                    actor=SYSTEM,
+                )
+
+
+async def _hopeless(db: AsyncSession) -> list[tuple[str, str, str]]:
+    row, tie = tables.Task, tables.TaskDependency
+    before = aliased(row)
+    found = await db.execute(
+        select(row.id, func.min(before.name), func.min(before.status))
+        .join(tie, tie.task_id == row.id)
+        .join(before, before.id == tie.after_id)
+        .where(
+            row.status == "pending",
+            tie.condition == "after_ok",
+            before.finished_at.is_not(None),
+            before.status != "succeeded",
+        )
+        .group_by(row.id)
+        .limit(BATCH)
+    )
+    return [(task_id, name, _ENDED[status]) for task_id, name, status in found]
+
+
+_ENDED = {"failed": "failed", "cancelled": "been cancelled", "timed_out": "timed out"}
+
+
+LOST = Loop(name="attempts-lost", every_s=lambda settings: settings.attempt_renew_s / 4, run=give_up_lost)
+UNCLAIMED = Loop(name="attempts-unclaimed", every_s=5.0, run=take_back_unclaimed)
+TIMEOUTS = Loop(name="attempts-timeouts", every_s=30.0, run=enforce_timeouts)
+DEPENDENCIES = Loop(name="task-dependencies", every_s=5.0, run=cancel_hopeless, wake="queue")

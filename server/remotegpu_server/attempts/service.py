@@ -1,0 +1,462 @@
+"""What agents do with attempts: claim, accept, start, renew, progress, complete, release.
+
+Every write is fenced by the session epoch and names its attempt. The same request again is answered as the
+first time; one that no longer fits is refused, and its agent ends what it runs.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.errors import AttemptFinal, AttemptMismatch, LeaseExpired
+from remotegpu.types.agent import (
+    AttemptLease,
+    AttemptOutcome,
+    AttemptProgress,
+    AttemptResult,
+    AttemptWrite,
+    ClaimedAttempt,
+    ClaimedAttempts,
+    GrantedAttempt,
+    HomeVolume,
+    TaskClaim,
+)
+from remotegpu.types.environments import Reason
+from remotegpu.types.tasks import TaskStatus
+from remotegpu_server import holds
+from remotegpu_server.attempts import lifecycle
+from remotegpu_server.attempts.lifecycle import Status
+from remotegpu_server.authz import Actor
+from remotegpu_server.db import tables
+from remotegpu_server.events import service as events
+from remotegpu_server.hosts.service import sessions
+from remotegpu_server.placing import Launch, open_env
+from remotegpu_server.platform_settings import service as platform_settings
+from remotegpu_server.platform_settings.registry import TASK_LOG_CAP_BYTES
+from remotegpu_server.settings import Settings
+from remotegpu_server.tasks import lifecycle as tasks
+from remotegpu_server.tasks import queries as task_queries
+
+CLAIM_PAUSE_S = 0.0
+"""An agent with free workers may claim again at once: the claim itself waits."""
+
+_CLAIM = text("""
+    WITH picked AS (
+        SELECT a.id FROM attempts a JOIN tasks t ON t.id = a.task_id
+        WHERE a.host_id = :host_id AND a.status = 'assigned'
+        ORDER BY t.priority, a.created_at, a.id LIMIT :most FOR UPDATE OF a SKIP LOCKED
+    )
+    UPDATE attempts SET status = 'claimed', request_id = :request_id, epoch = :epoch, claimed_at = now(),
+        lease_expires_at = now() + make_interval(secs => :lease_s),
+        lost_at = now() + make_interval(secs => :lost_s)
+    FROM picked WHERE attempts.id = picked.id
+    RETURNING attempts.id
+""")
+
+
+async def claim(
+    db: AsyncSession, *, actor: Actor, body: TaskClaim, launch: Launch, settings: Settings
+) -> ClaimedAttempts:
+    """Hand out attempts that wait for this host. The same ``request_id`` again answers what it got then."""
+    host = await sessions.fenced(db, actor=actor, epoch=body.epoch)
+    row = tables.Attempt
+    again = select(row.id).where(
+        row.host_id == host.id, row.request_id == body.request_id, row.status == str(Status.CLAIMED)
+    )
+    ids = list((await db.scalars(again)).all())
+    if not ids:
+        claimed = await db.scalars(
+            _CLAIM,
+            {
+                "host_id": host.id,
+                "most": body.max_attempts,
+                "request_id": body.request_id,
+                "epoch": body.epoch,
+                "lease_s": settings.attempt_lease_s,
+                "lost_s": settings.attempt_lost_s,
+            },
+        )
+        ids = list(claimed.all())
+    return ClaimedAttempts(
+        attempts=await _complete(db, ids=ids, launch=launch) if ids else [], next_in_s=CLAIM_PAUSE_S
+    )
+
+
+async def _complete(db: AsyncSession, *, ids: list[str], launch: Launch) -> list[ClaimedAttempt]:
+    row, task, held = tables.Attempt, tables.Task, tables.Placement
+    found = await db.execute(
+        select(row, task, tables.User.username, tables.Image, held, tables.Volume)
+        .join(task, task.id == row.task_id)
+        .join(tables.User, tables.User.id == task.owner_id)
+        .join(tables.Image, tables.Image.id == task.image_id)
+        .join(held, held.attempt_id == row.id)
+        .join(tables.Volume, tables.Volume.id == held.volume_id)
+        .where(row.id.in_(ids))
+        .order_by(task.priority, row.created_at, row.id)
+        .execution_options(populate_existing=True)
+    )
+    gpus = await task_queries.held_gpus(db, attempt_ids=ids)
+    cap = await platform_settings.value(db, TASK_LOG_CAP_BYTES)
+    return [
+        ClaimedAttempt(
+            id=attempt.id,
+            task_id=one.id,
+            number=attempt.number,
+            rank=attempt.rank,
+            name=one.name,
+            owner=owner,
+            image_reference=image.digest if image.local and image.digest else image.reference,
+            image_digest=None if image.local else image.digest,
+            command=one.command,
+            script=one.script,
+            working_dir=one.working_dir,
+            env=one.env | _told(one, gpus.get(attempt.id, [])),
+            secret_env=open_env(launch.vault, attempt.secret_env),
+            gpu_uuids=[each.gpu.uuid for each in gpus.get(attempt.id, [])],
+            cpus=placement.cpus,
+            memory_bytes=placement.memory_bytes,
+            home=HomeVolume(volume_id=volume.id, shared=volume.shared_home is not None),
+            timeout_s=one.max_lifetime_s,
+            stop_grace_s=one.stop_grace_s,
+            log_cap_bytes=cap,
+        )
+        for attempt, one, owner, image, placement, volume in found
+    ]
+
+
+def _told(task: tables.Task, gpus: list[task_queries.HeldGpu]) -> dict[str, str]:
+    """What a task is told of itself besides its own variables."""
+    found: dict[str, str] = {}
+    if task.array_index is not None:
+        found["REMOTEGPU_ARRAY_INDEX"] = str(task.array_index)
+    shares = [held.allocation.memory_bytes for held in gpus if held.allocation.memory_bytes is not None]
+    if shares:
+        found["REMOTEGPU_GPU_MEMORY_BYTES"] = str(shares[0])
+    return found
+
+
+async def _locked(
+    db: AsyncSession, *, actor: Actor, attempt_id: str, epoch: int
+) -> tuple[tables.Host, tables.Task, tables.Attempt]:
+    """Host, task and attempt, locked in this order. Raises :class:`EpochStale`, :class:`AttemptMismatch`."""
+    host = await sessions.fenced(db, actor=actor, epoch=epoch)
+    row = tables.Attempt
+    task_id = await db.scalar(select(row.task_id).where(row.id == attempt_id, row.host_id == host.id))
+    task = None if task_id is None else await task_queries.lock(db, task_id=task_id)
+    if task is None:
+        raise AttemptMismatch("This host has no such attempt.", hint="End and remove what runs of it.")
+    attempt = await db.scalar(
+        select(row)
+        .where(row.id == attempt_id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    assert attempt is not None, "attempts are not deleted"
+    return host, task, attempt
+
+
+def _refuse(attempt: tables.Attempt) -> None:
+    """Raise for an attempt that has ended."""
+    if attempt.status == Status.LOST:
+        raise LeaseExpired(
+            "The attempt was given up: its host was silent for too long.",
+            hint="End and remove what runs of it.",
+        )
+    if attempt.finished_at is not None:
+        raise AttemptFinal(
+            f"The attempt is {attempt.status}.",
+            hint="End and remove what runs of it, then release it.",
+            data={"status": attempt.status},
+        )
+
+
+def _lease(attempt: tables.Attempt, settings: Settings) -> AttemptLease:
+    return AttemptLease(
+        lease_s=settings.attempt_lease_s,
+        renew_in_s=settings.attempt_renew_s,
+        fence_s=settings.attempt_fence_s,
+        fence_grace_s=settings.attempt_fence_grace_s,
+        stop=attempt.stop_reason is not None,
+        stop_reason=attempt.stop_reason,
+    )
+
+
+async def _renewed(
+    db: AsyncSession, *, attempt: tables.Attempt, epoch: int, settings: Settings
+) -> tables.Attempt:
+    row = tables.Attempt
+    renewed: tables.Attempt | None = await db.scalar(
+        update(row)
+        .where(row.id == attempt.id)
+        .values(
+            epoch=epoch,
+            lease_expires_at=func.now() + timedelta(seconds=settings.attempt_lease_s),
+            lost_at=func.now() + timedelta(seconds=settings.attempt_lost_s),
+        )
+        .returning(row)
+        .execution_options(populate_existing=True, synchronize_session=False)
+    )
+    assert renewed is not None, "the row is locked"
+    return renewed
+
+
+async def accept(
+    db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptWrite, settings: Settings
+) -> AttemptLease:
+    """The host has it and will run it: from now on a lease runs. Nothing may be started before."""
+    _, _, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
+    _refuse(attempt)
+    if attempt.status == Status.ASSIGNED:
+        raise AttemptFinal("The attempt was not claimed.", hint="Claim it first.")
+    if attempt.status == Status.CLAIMED:
+        attempt = await lifecycle.move(
+            db, attempt=attempt, to=Status.ACCEPTED, accepted_at=func.now(), reason=str(Reason.CREATING)
+        )
+    attempt = await _renewed(db, attempt=attempt, epoch=body.epoch, settings=settings)
+    return _lease(attempt, settings)
+
+
+async def start(
+    db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptWrite, settings: Settings
+) -> None:
+    """Its process runs: the timeout counts from now."""
+    host, task, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
+    _refuse(attempt)
+    if attempt.status == Status.RUNNING:
+        return
+    if attempt.status != Status.ACCEPTED:
+        raise AttemptFinal("The attempt was not accepted.", hint="Accept it first.")
+    attempt = await lifecycle.move(
+        db, attempt=attempt, to=Status.RUNNING, started_at=func.now(), reason=str(Reason.READY)
+    )
+    await _renewed(db, attempt=attempt, epoch=body.epoch, settings=settings)
+    if task.status == TaskStatus.ASSIGNED:
+        await tasks.move(
+            db,
+            task=task,
+            to=TaskStatus.RUNNING,
+            reason=Reason.READY,
+            message=f"Runs on {host.name}.",
+            actor=actor,
+            started_at=func.now(),
+            deadline_at=func.now() + timedelta(seconds=task.max_lifetime_s),
+        )
+
+
+async def renew(
+    db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptWrite, settings: Settings
+) -> AttemptLease:
+    """It is still being worked on. Answers whether it is to be ended."""
+    _, _, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
+    _refuse(attempt)
+    if attempt.status == Status.ASSIGNED:
+        raise AttemptFinal("The attempt was not claimed.", hint="Claim it first.")
+    attempt = await _renewed(db, attempt=attempt, epoch=body.epoch, settings=settings)
+    return _lease(attempt, settings)
+
+
+async def progress(db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptProgress) -> None:
+    """What the task says of itself; kept with the task, and told to those who watch it."""
+    _, task, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
+    _refuse(attempt)
+    if attempt.rank != 0 or (task.progress, task.progress_message) == (body.progress, body.message):
+        return
+    row = tables.Task
+    await db.execute(
+        update(row)
+        .where(row.id == task.id)
+        .values(progress=body.progress, progress_message=body.message.replace("\x00", ""))
+        .execution_options(synchronize_session=False)
+    )
+    await events.record(
+        db,
+        kind="task.progress",
+        subject_type="task",
+        subject_id=task.id,
+        actor=actor,
+        message=body.message.replace("\x00", ""),
+        data={"progress": body.progress, "attempt": attempt.number},
+        customer_id=task.customer_id,
+        user_id=task.owner_id,
+        workspace_id=task.workspace_id,
+    )
+
+
+async def complete(db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptResult) -> None:
+    """It has ended. The result counts once; what it holds is given back by ``release``."""
+    _, task, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
+    outcome = _outcome(attempt, body)
+    measured = {
+        "exit_code": body.exit_code,
+        "peak_gpu_memory_bytes": body.peak_gpu_memory_bytes,
+        "peak_memory_bytes": body.peak_memory_bytes,
+    }
+    if attempt.finished_at is not None:
+        if attempt.status == outcome and attempt.exit_code == body.exit_code:
+            return
+        _refuse(attempt)
+    reason = Reason(attempt.stop_reason or body.reason)
+    if outcome in (Status.SUCCEEDED, Status.FAILED):
+        reason = Reason(body.reason)
+    message = body.message.replace("\x00", "") or f"Ended as {outcome}."
+    await lifecycle.move(db, attempt=attempt, to=outcome, reason=str(reason), message=message, **measured)
+    await settle(
+        db, task=task, outcome=outcome, reason=reason, message=message, actor=actor, exit_code=body.exit_code
+    )
+
+
+def _outcome(attempt: tables.Attempt, body: AttemptResult) -> Status:
+    """How it ended: a process that ended by itself keeps its result, whoever wanted to stop it meanwhile."""
+    if body.status in (AttemptOutcome.SUCCEEDED, AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT):
+        return Status(body.status)
+    if body.status is AttemptOutcome.LOST:
+        return Status.LOST
+    reason = Reason(attempt.stop_reason) if attempt.stop_reason else Reason.CANCELLED
+    if reason is Reason.TIMEOUT:
+        return Status.TIMED_OUT
+    return Status.PREEMPTED if reason in lifecycle.GIVES_WAY else Status.CANCELLED
+
+
+async def settle(
+    db: AsyncSession,
+    *,
+    task: tables.Task,
+    outcome: Status,
+    reason: Reason,
+    message: str,
+    actor: Actor,
+    exit_code: int | None = None,
+) -> None:
+    """The end of an attempt, told to its task."""
+    row = tables.Task
+    current = await db.scalar(
+        update(row)
+        .where(row.id == task.id)
+        .values(exit_code=exit_code)
+        .returning(row)
+        .execution_options(populate_existing=True, synchronize_session=False)
+    )
+    assert current is not None, "the row is locked"
+    if current.finished_at is None and current.status != TaskStatus.PENDING:
+        await tasks.attempt_ended(
+            db, task=current, outcome=str(outcome), reason=reason, message=message, actor=actor
+        )
+
+
+async def release(db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptWrite) -> None:
+    """The proof that nothing of it is left on the host: its GPUs are free."""
+    _, task, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
+    if attempt.finished_at is None:
+        if attempt.status == Status.ASSIGNED:
+            raise AttemptFinal("The attempt was not claimed.", hint="Claim it first.")
+        message = "Its host found nothing of it, and knows no result."
+        await lifecycle.move(
+            db, attempt=attempt, to=Status.LOST, reason=str(Reason.PROCESS_LOST), message=message
+        )
+        await settle(
+            db, task=task, outcome=Status.LOST, reason=Reason.PROCESS_LOST, message=message, actor=actor
+        )
+    await lifecycle.release(db, attempt=attempt, proof="absent")
+
+
+async def granted(db: AsyncSession, *, host_id: str) -> tuple[list[GrantedAttempt], int]:
+    """What the host may run, and how many attempts wait to be claimed by it."""
+    row = tables.Attempt
+    rows = await db.execute(
+        select(row.id, row.status, row.stop_reason)
+        .where(row.host_id == host_id, row.finished_at.is_(None))
+        .order_by(row.id)
+    )
+    found = rows.all()
+    return [
+        GrantedAttempt(id=key, stop=reason is not None, stop_reason=reason)
+        for key, status, reason in found
+        if status != Status.ASSIGNED
+    ], sum(status == Status.ASSIGNED for _, status, _ in found)
+
+
+async def host_rebooted(db: AsyncSession, *, host: tables.Host, actor: Actor) -> int:
+    """A new boot id proves that nothing of the old boot runs: end and release all of it."""
+    return await _give_up(
+        db,
+        host_id=host.id,
+        attempt_ids=await _unreleased(db, host_id=host.id),
+        reason=Reason.HOST_REBOOTED,
+        message=f"Host {host.name} was restarted.",
+        proof="reboot",
+        actor=actor,
+    )
+
+
+async def _unreleased(db: AsyncSession, *, host_id: str) -> list[str]:
+    held = tables.Placement
+    found = await db.scalars(
+        select(tables.Attempt.id)
+        .join(held, held.attempt_id == tables.Attempt.id)
+        .where(held.host_id == host_id, held.released_at.is_(None), tables.Attempt.claimed_at.is_not(None))
+        .order_by(tables.Attempt.id)
+    )
+    return list(found.all())
+
+
+async def take_back(db: AsyncSession, *, task: tables.Task, attempt: tables.Attempt, actor: Actor) -> None:
+    """End an attempt that its silent host has never asked for; the task waits again. All are locked."""
+    message = "Its host is silent and has not asked for it."
+    await lifecycle.stop(db, attempt=attempt, reason=Reason.HOST_SILENT, message=message)
+    await settle(
+        db, task=task, outcome=Status.PREEMPTED, reason=Reason.HOST_SILENT, message=message, actor=actor
+    )
+
+
+async def give_up(db: AsyncSession, *, attempt_id: str, actor: Actor) -> bool:
+    """Its agent has been silent for so long that the attempt has surely ended there. False: it was heard."""
+    row = tables.Attempt
+    host_id = await db.scalar(select(row.host_id).where(row.id == attempt_id))
+    if host_id is None or await holds.lock_host(db, host_id=host_id) is None:
+        return False
+    overdue = await db.scalar(select(row.id).where(row.id == attempt_id, row.lost_at < func.now()))
+    if overdue is None:
+        return False
+    done = await _give_up(
+        db,
+        host_id=host_id,
+        attempt_ids=[attempt_id],
+        reason=Reason.LEASE_LOST,
+        message="Its host was silent for longer than an attempt may go on alone.",
+        proof="fence",
+        actor=actor,
+    )
+    return done > 0
+
+
+async def _give_up(
+    db: AsyncSession,
+    *,
+    host_id: str,
+    attempt_ids: list[str],
+    reason: Reason,
+    message: str,
+    proof: str,
+    actor: Actor,
+) -> int:
+    """The host is locked."""
+    row = tables.Attempt
+    for attempt_id in attempt_ids:
+        task_id = await db.scalar(select(row.task_id).where(row.id == attempt_id))
+        task = None if task_id is None else await task_queries.lock(db, task_id=task_id)
+        attempt = await db.scalar(
+            select(row)
+            .where(row.id == attempt_id, row.host_id == host_id)
+            .with_for_update(key_share=True)
+            .execution_options(populate_existing=True)
+        )
+        assert task is not None, "attempts keep their task"
+        assert attempt is not None, "attempts are not deleted"
+        if attempt.finished_at is None:
+            await lifecycle.move(db, attempt=attempt, to=Status.LOST, reason=str(reason), message=message)
+            await settle(db, task=task, outcome=Status.LOST, reason=reason, message=message, actor=actor)
+        await lifecycle.release(db, attempt=attempt, proof=proof)
+    return len(attempt_ids)

@@ -1,0 +1,114 @@
+"""The pass over the queue: everybody who waits, environments and tasks alike, in one order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import structlog
+
+from remotegpu.errors import StateConflict
+from remotegpu.types.environments import Reason
+from remotegpu_server import placement
+from remotegpu_server.capacity import service as capacity
+from remotegpu_server.db import tables
+from remotegpu_server.environments.service import turns as environments
+from remotegpu_server.loops import Loop, Work
+from remotegpu_server.placing import Launch
+from remotegpu_server.queue import snapshot as snapshots
+from remotegpu_server.queue import waits
+from remotegpu_server.reservations import enforcement as reservations
+from remotegpu_server.tasks.service import turns as tasks
+
+_log = structlog.get_logger(__name__)
+
+
+async def place_pending(work: Work) -> None:
+    """One pass: everybody in order, on one look at the fleet; a transaction for each that moves.
+
+    What a request was refused for holds for equal requests behind it, so a long queue of few kinds is cheap.
+    """
+    async with work.session() as db:
+        snapshot = await snapshots.take(db)
+    turn = _Pass(work, snapshot)
+    for place, one in enumerate(snapshot.waiting):
+        await turn.decide(one, snapshot.waiting[:place])
+    if turn.messages:
+        async with work.session() as db:
+            await waits.store_messages(db, messages=turn.messages)
+
+
+class _Pass:
+    """What a pass has learned so far."""
+
+    def __init__(self, work: Work, snapshot: snapshots.Snapshot) -> None:
+        self._work = work
+        self._launch = Launch(vault=work.vault, workload_url=work.settings.workload_url)
+        self._snapshot = snapshot
+        self._fleet = snapshot.fleet
+        self._refused: dict[placement.Request, placement.Refusal] = {}
+        self.messages: dict[str, str] = {}
+        """New words for the same reason: no news for the event stream."""
+
+    @cached_property
+    def _certain_s(self) -> dict[str, float]:
+        return snapshots.certain_starts_s(self._snapshot)
+
+    async def decide(self, one: snapshots.Waiting, before: Sequence[snapshots.Waiting]) -> None:
+        """Start it, or renew the reason why it waits."""
+        if one.kept == "due":
+            return  # the hub was asked; those behind leave alone what it waits for
+        refusal = self._refused.get(one.request) if one.active and one.runs_for_s is None else None
+        if refusal is None:
+            ahead = snapshots.blockers(one, before, {} if one.runs_for_s is None else self._certain_s)
+            found = self._choose(one, ahead)
+            if not one.active or isinstance(found, placement.Choice):
+                await self._act(one, ahead)
+                return
+            refusal = found
+            if one.runs_for_s is None and refusal.reason is not Reason.RESERVED:
+                self._refused[one.request] = refusal
+        await self._waits(one, refusal)
+
+    def _choose(
+        self, one: snapshots.Waiting, ahead: Sequence[placement.Request]
+    ) -> placement.Choice | placement.Refusal:
+        found = placement.choose(one.request, self._fleet, ahead=ahead)
+        kept = self._snapshot.promises.withheld_from(one.ask)
+        if not kept or isinstance(found, placement.Refusal):
+            return found
+        allowed = placement.choose(one.request, reservations.without(self._fleet, kept), ahead=ahead)
+        return allowed if isinstance(allowed, placement.Choice) else reservations.refusal(kept)
+
+    async def _act(self, one: snapshots.Waiting, ahead: Sequence[placement.Request]) -> None:
+        try:
+            async with self._work.session() as db:
+                if one.kept is not None and one.active:
+                    await environments.call_the_hub(db, environment_id=one.ask.id)
+                    return
+                if isinstance(one.ask, tables.Task):
+                    await tasks.start(db, task_id=one.ask.id, ahead=ahead, launch=self._launch)
+                else:
+                    await environments.start(db, environment_id=one.ask.id, ahead=ahead, launch=self._launch)
+                self._fleet = await capacity.fleet(db)
+        except StateConflict:
+            _log.info("queue_item_moved", ask=one.ask.id)
+
+    async def _waits(self, one: snapshots.Waiting, refusal: placement.Refusal) -> None:
+        row = one.ask
+        if row.reason == refusal.reason:
+            if row.message != refusal.detail:
+                self.messages[row.id] = refusal.detail
+            return
+        try:
+            async with self._work.session() as db:
+                reason, message = refusal.reason, refusal.detail
+                if isinstance(row, tables.Task):
+                    await tasks.wait(db, task_id=row.id, reason=reason, message=message)
+                else:
+                    await environments.wait(db, environment_id=row.id, reason=reason, message=message)
+        except StateConflict:
+            _log.info("queue_item_moved", ask=row.id)
+
+
+LOOP = Loop(name="queue", every_s=lambda settings: settings.queue_tick_s, run=place_pending, wake="queue")

@@ -1,0 +1,1 @@
+"""Tasks: what people submit, and what becomes of it."""

@@ -1,0 +1,1 @@
+"""The verbs of tasks, by file: ``submit``, ``read``, ``stop``, ``turns``."""

@@ -1,0 +1,108 @@
+"""Ending tasks, and running ended ones again."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.errors import NotFound, StateConflict
+from remotegpu.types.environments import Reason
+from remotegpu.types.tasks import Task
+from remotegpu_server import holds
+from remotegpu_server.attempts import lifecycle as attempts
+from remotegpu_server.authz import Action, Actor
+from remotegpu_server.db import tables
+from remotegpu_server.db.notify import notify
+from remotegpu_server.tasks import convert, lifecycle, queries
+from remotegpu_server.tasks.service import read
+from remotegpu_server.tokens import service as tokens
+from remotegpu_server.workspaces import service as workspaces
+
+
+async def stop_task(db: AsyncSession, *, actor: Actor, task_id: str) -> Task:
+    """Stop a task; one that has ended, or is being stopped, is answered as it is."""
+    task = await _locked(db, actor=actor, task_id=task_id)
+    await end(db, task=task, reason=Reason.CANCELLED, message=f"Stopped by {actor.name}.", actor=actor)
+    (bundle,) = await queries.bundles(db, ids=[task.id])
+    return convert.to_wire(bundle)
+
+
+async def _locked(db: AsyncSession, *, actor: Actor, task_id: str) -> tables.Task:
+    bundle = await read.visible(db, actor=actor, action=Action.TASK_STOP, task_id=task_id)
+    for host_id in sorted({host.id for _, host in bundle.hosts}):
+        await holds.lock_host(db, host_id=host_id)
+    task = await queries.lock(db, task_id=task_id)
+    if task is None:
+        raise NotFound("There is no such task.")
+    return task
+
+
+async def end(db: AsyncSession, *, task: tables.Task, reason: Reason, message: str, actor: Actor) -> None:
+    """End a locked task whose hosts are locked: at once while nothing of it runs, otherwise by its agents."""
+    if task.status in lifecycle.ENDED or task.stop_requested_at is not None:
+        return
+    row = tables.Task
+    task = await db.scalar(  # type: ignore[assignment]  # the row is locked
+        update(row)
+        .where(row.id == task.id)
+        .values(stop_requested_at=func.now())
+        .returning(row)
+        .execution_options(populate_existing=True, synchronize_session=False)
+    )
+    begun = False
+    for attempt in await queries.live_attempts(db, task_id=task.id):
+        begun |= await attempts.stop(db, attempt=attempt, reason=reason, message=message)
+    if not begun:
+        await lifecycle.move(
+            db,
+            task=task,
+            to=lifecycle.Status.CANCELLED,
+            reason=reason,
+            message=message,
+            actor=actor,
+        )
+        return
+    await lifecycle.move(
+        db,
+        task=task,
+        to=lifecycle.Status(task.status),
+        reason=reason,
+        message=f"{message} Ending what runs.",
+        actor=actor,
+    )
+
+
+async def retry_task(db: AsyncSession, *, actor: Actor, task_id: str) -> Task:
+    """Run a task that ended badly once more, with its retries given back."""
+    bundle = await read.visible(db, actor=actor, action=Action.TASK_STOP, task_id=task_id)
+    await tokens.require_active(db, *sorted({bundle.task.owner_id, *filter(None, (actor.user_id,))}))
+    workspace = await db.get(tables.Workspace, bundle.task.workspace_id, with_for_update={"read": True})
+    assert workspace is not None, "tasks keep their workspace"
+    workspaces.require_active(workspace)
+    task = await queries.lock(db, task_id=task_id)
+    assert task is not None, "it was just there"
+    if task.status not in ("failed", "cancelled", "timed_out"):
+        raise StateConflict(
+            f"Task {task.name} is {task.status}.",
+            hint="Only what failed, was cancelled or timed out runs again.",
+        )
+    await lifecycle.move(
+        db,
+        task=task,
+        to=lifecycle.Status.PENDING,
+        reason=Reason.REQUESTED,
+        message="Requested again.",
+        actor=actor,
+        generation=task.generation + 1 if await attempts.was_tried(db, task=task) else task.generation,
+        retries=0,
+        stop_requested_at=None,
+        start_at=None,
+        queued_at=func.now(),
+        started_at=None,
+        finished_at=None,
+        progress=None,
+        progress_message="",
+    )
+    notify(db, "queue")
+    (again,) = await queries.bundles(db, ids=[task.id])
+    return convert.to_wire(again)

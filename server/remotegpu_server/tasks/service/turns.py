@@ -1,0 +1,139 @@
+"""A task's turn in the queue: place it and make its attempt, or renew the reason why it waits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from remotegpu.errors import QuotaExceeded
+from remotegpu.types.environments import Reason
+from remotegpu.types.identity import Scope, TokenKind
+from remotegpu_server import holds, placement, placing
+from remotegpu_server.authz import SYSTEM, Actor
+from remotegpu_server.db import tables
+from remotegpu_server.db.notify import notify
+from remotegpu_server.placing import Launch
+from remotegpu_server.reservations import enforcement as reservations
+from remotegpu_server.tasks import lifecycle, queries
+from remotegpu_server.tokens import service as tokens
+
+CLAIMABLE = "claimable:{host_id}"
+"""Hint that an attempt waits to be claimed by a host."""
+
+
+async def start(
+    db: AsyncSession, *, task_id: str, ahead: Sequence[placement.Request], launch: Launch
+) -> None:
+    """Place one pending task, or renew the reason why it waits. A suspended account starts nothing."""
+    row, user, customer = tables.Task, tables.User, tables.Customer
+    found = (
+        await db.execute(
+            select(row, tables.Image, (user.status == "active") & (customer.status == "active"))
+            .join(tables.Image, tables.Image.id == row.image_id)
+            .join(user, user.id == row.owner_id)
+            .join(customer, customer.id == user.customer_id)
+            .where(row.id == task_id, row.status == "pending")
+            .with_for_update(read=True, of=(user, customer))
+            .execution_options(populate_existing=True)
+        )
+    ).one_or_none()
+    if found is None:
+        return
+    task, image, active = found
+    if not active:
+        await lifecycle.move(
+            db,
+            task=task,
+            to=lifecycle.Status.CANCELLED,
+            reason=Reason.SUSPENDED,
+            message="Not started, because the account is suspended.",
+            actor=SYSTEM,
+        )
+        return
+    try:
+        refusal = await place(db, task=task, image=image, ahead=ahead, launch=launch, actor=SYSTEM)
+    except QuotaExceeded as refused:
+        await _still_waits(db, task, Reason.QUOTA, str(refused))
+        return
+    if refusal is not None:
+        await _still_waits(db, task, refusal.reason, refusal.detail)
+
+
+async def wait(db: AsyncSession, *, task_id: str, reason: Reason, message: str) -> None:
+    """It still waits, and for something else."""
+    task = await queries.lock(db, task_id=task_id)
+    if task is not None and task.status == "pending":
+        await _still_waits(db, task, reason, message)
+
+
+async def _still_waits(db: AsyncSession, task: tables.Task, reason: Reason, message: str) -> None:
+    if (task.reason, task.message) != (reason, message):
+        await lifecycle.move(
+            db, task=task, to=lifecycle.Status.PENDING, reason=reason, message=message, actor=SYSTEM
+        )
+
+
+async def place(
+    db: AsyncSession,
+    *,
+    task: tables.Task,
+    image: tables.Image,
+    ahead: Sequence[placement.Request],
+    launch: Launch,
+    actor: Actor,
+) -> placement.Refusal | None:
+    """Give a pending task its attempt on a host, or say why not. Raises :class:`QuotaExceeded`."""
+
+    async def holder(db: AsyncSession, host_id: str) -> dict[str, str]:
+        return {"attempt_id": await _attempt(db, task=task, host_id=host_id, launch=launch)}
+
+    found = await placing.take(db, ask=task, image=image, ahead=ahead, holder=holder)
+    if isinstance(found, placement.Refusal):
+        return found
+    what = f" with {len(found.gpus)} x {found.gpus[0].model}" if found.gpus else ""
+    await lifecycle.move(
+        db,
+        task=task,
+        to=lifecycle.Status.ASSIGNED,
+        reason=Reason.PLACED,
+        message=f"Placed on {found.host.name}{what}.",
+        actor=actor,
+        started_at=None,
+        exit_code=None,
+        outlook=None,
+    )
+    await holds.bump_revision(db, host_id=found.host.id)
+    if task.reservation_id is not None:
+        await reservations.used(db, reservation_id=task.reservation_id)
+    notify(db, CLAIMABLE.format(host_id=found.host.id))
+    return None
+
+
+async def _attempt(db: AsyncSession, *, task: tables.Task, host_id: str, launch: Launch) -> str:
+    """The row of the attempt, with a token of its own."""
+    attempt_id = tables.new_id("att")
+    await db.execute(
+        insert(tables.Attempt).values(id=attempt_id, task_id=task.id, number=task.generation, host_id=host_id)
+    )
+    minted = await tokens.mint(
+        db,
+        kind=TokenKind.WORKLOAD,
+        scopes=[Scope.NOTEBOOK],
+        name=task.name,
+        user_id=task.owner_id,
+        attempt_id=attempt_id,
+    )
+    own = {
+        "REMOTEGPU_TOKEN": minted.secret,
+        "REMOTEGPU_URL": launch.workload_url,
+        "REMOTEGPU_TASK_ID": task.id,
+    }
+    await db.execute(
+        update(tables.Attempt)
+        .where(tables.Attempt.id == attempt_id)
+        .values(secret_env=placing.seal_env(launch.vault, own))
+        .execution_options(synchronize_session=False)
+    )
+    return attempt_id

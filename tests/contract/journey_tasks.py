@@ -1,0 +1,50 @@
+"""Tasks, from both sides."""
+
+from __future__ import annotations
+
+from recording import World
+
+from remotegpu.types import agent as wire
+from remotegpu.types.tasks import Dependency, TaskArray
+
+
+async def drive(world: World) -> None:
+    user, agent = world.user, world.agent
+    assert agent is not None
+    host = agent.client.agent
+    first = (await user.tasks.submit(image="base", command=["train"], labels={"run": "1"})).tasks[0]
+    after = await user.tasks.submit(
+        image="base",
+        script="echo",
+        name="after",
+        depends_on=[Dependency(task_id=first.id)],
+        array=TaskArray(size=2, max_parallel=1),
+    )
+    assert (first.status, after.count) == ("assigned", 2)
+    assert [one.id async for one in await user.tasks.list(label="run=1")] == [first.id]
+
+    claim = wire.TaskClaim(epoch=agent.epoch, request_id="request-1", max_attempts=4)
+    (attempt,) = (await host.claim_tasks(claim)).attempts
+    write = wire.AttemptWrite(epoch=agent.epoch)
+    assert not (await host.accept_attempt(attempt.id, write)).stop
+    await host.start_attempt(attempt.id, write)
+    await host.report_progress(
+        attempt.id, wire.AttemptProgress(epoch=agent.epoch, progress=0.5, message="half")
+    )
+    assert (await user.tasks.get(first.id)).progress == 0.5
+    assert (await user.tasks.stop(first.id)).stop_requested
+    assert (await host.renew_attempt(attempt.id, write)).stop
+    await host.complete_attempt(
+        attempt.id,
+        wire.AttemptResult(
+            epoch=agent.epoch, status=wire.AttemptOutcome.CANCELLED, exit_code=143, reason="cancelled"
+        ),
+    )
+    await host.release_attempt(attempt.id, write)
+    assert (await user.tasks.get(first.id)).status == "cancelled"
+    (tried,) = (await user.tasks.attempts(first.id)).items
+    assert (tried.exit_code, tried.released_at is None) == (143, False)
+    assert (await user.tasks.retry(first.id)).status == "pending"
+    await user.tasks.stop(first.id)
+    for task in after.tasks:
+        await user.tasks.stop(task.id)
