@@ -94,18 +94,18 @@ class SyncTasks(SyncResource):
         name: str | None = None,
         workspace: str | None = None,
         array: str | None = None,
-        label: str | Sequence[str] | None = None,
+        labels: Mapping[str, str] | None = None,
         status: str | Sequence[str] | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[Task]:
-        """The tasks that the caller may see, newest first. `label` is `key=value`, or several of them."""
+        """The tasks that the caller may see, newest first. With `labels`, those that carry all of them."""
         params = given(
             owner=owner,
             name=name,
             workspace=workspace,
             array=array,
-            label=label,
+            label=None if labels is None else [f"{key}={value}" for key, value in labels.items()],
             status=status,
             limit=limit,
             cursor=cursor,
