@@ -21,7 +21,7 @@ async def drive(world: World) -> None:
         array=TaskArray(size=2, max_parallel=1),
     )
     assert (first.status, after.count) == ("assigned", 2)
-    assert [one.id async for one in await user.tasks.list(labels={"run": "1"})] == [first.id]
+    assert [one.id async for one in await user.tasks.list(labels=["run=1"])] == [first.id]
 
     claim = wire.TaskClaim(epoch=agent.epoch, request_id="request-1", max_attempts=4)
     (attempt,) = (await host.claim_tasks(claim)).attempts

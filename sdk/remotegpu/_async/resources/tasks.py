@@ -95,18 +95,18 @@ class AsyncTasks(AsyncResource):
         name: str | None = None,
         workspace: str | None = None,
         array: str | None = None,
-        labels: Mapping[str, str] | None = None,
+        labels: Sequence[str] = (),
         status: str | Sequence[str] | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> AsyncPage[Task]:
-        """The tasks that the caller may see, newest first. With `labels`, those that carry all of them."""
+        """The tasks that the caller may see, newest first. `labels` as `key=value`, all of them."""
         params = given(
             owner=owner,
             name=name,
             workspace=workspace,
             array=array,
-            label=None if labels is None else [f"{key}={value}" for key, value in labels.items()],
+            label=[*labels] or None,
             status=status,
             limit=limit,
             cursor=cursor,
