@@ -17,9 +17,11 @@ from remotegpu import errors
 ROOT = Path(__file__).parents[2]
 
 PUBLIC = """
-AccountSuspended ApiError AsyncClient AttemptFinal AttemptMismatch BadRequest Client ClientError Conflict ConnectionFailed
+AccountSuspended ApiError AsyncClient AttemptFinal AttemptMismatch BadRequest Client
+ClientError Conflict ConnectionFailed
 EnrollmentTokenUsed EpochStale ErrorCode Forbidden GenerationStale IdempotencyMismatch
-ImageNotAllowed InUse Invalid InvalidCredentials LeaseExpired MissingExtra NameTaken NoCapacity NotConfigured NotFound
+ImageNotAllowed InUse Invalid InvalidCredentials LeaseExpired MissingExtra NameTaken NoCapacity NotConfigured
+NotFound
 PasswordChangeRequired PasswordResetInvalid PayloadTooLarge QuotaExceeded RateLimited RemoteGPUError
 RequestTimeout ServerError StateConflict
 TokenInvalid Unauthorized Unavailable UnexpectedAnswer Unsatisfiable WaitFailed WaitTimeout
