@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from remotegpu_server.environments import loop as environments_loop
 from remotegpu_server.hub_starts import loop
 from remotegpu_server.loops import Work
+from remotegpu_server.queue import turns
 from remotegpu_server.settings import Settings
 from remotegpu_server.testing import Actors
 
@@ -137,7 +137,7 @@ async def place(fleet: Fleet, actors: Actors, app: FastAPI, work: Work) -> Place
     mine = await kept(fleet, actors, who="ada")
     await fleet.act(holder.headers, held["id"], "stop")
     await agent.obey()
-    await environments_loop.place_pending(work)
+    await turns.place_pending(work)
     made = Place(fleet, app, agent, mine["headers"], mine["id"])
     assert (await made.environment())["reason"] == "hub_start"
     return made
@@ -221,7 +221,7 @@ async def test_limit_of_attempts_gives_the_place_up_tells_why_and_lets_the_next_
     told = await fleet.client.get("/v1/notifications", headers=place.hub_headers)
     (one,) = [it for it in told.json()["items"] if it["kind"] == "environment.hub_gave_up"]
     assert (one["level"], "No such user" in one["message"]) == ("error", True)
-    await environments_loop.place_pending(work)
+    await turns.place_pending(work)
     answer = await fleet.client.get(f"/v1/environments/{waiting['id']}", headers=behind.headers)
     assert answer.json()["status"] == "starting"
     await loop.start_due(work)
@@ -312,7 +312,7 @@ async def test_hub_that_hangs_is_asked_for_all_at_once_and_costs_nobody_an_attem
     for agent, environment_id in held:
         await fleet.act(holder.headers, environment_id, "stop")
         await agent.obey()
-    await environments_loop.place_pending(work)
+    await turns.place_pending(work)
     hub.answers = [None]
     began = asyncio.get_running_loop().time()
     await loop.start_due(work)

@@ -22,9 +22,8 @@ from reference_model import Env, Reservation
 
 from remotegpu_server.customers import loop as suspensions
 from remotegpu_server.embedded_postgres import EmbeddedPostgres
-from remotegpu_server.queue import turns
 from remotegpu_server.hosts import loop as hosts
-from remotegpu_server.queue import preemption
+from remotegpu_server.queue import preemption, turns
 from remotegpu_server.reservations import loop as reservations
 
 EXAMPLES = int(os.environ.get("REMOTEGPU_EXAMPLES", "0"))

@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from remotegpu_server.queue import turns
 from remotegpu_server.hosts import loop as hosts
 from remotegpu_server.loops import Work
 from remotegpu_server.queue import loop as queue_loop
-from remotegpu_server.queue import preemption, simulation
+from remotegpu_server.queue import preemption, simulation, turns
 from remotegpu_server.queue.simulation import Amount, Holder, Machine, PastRuns, Wanted
 from remotegpu_server.testing import Actors
 

@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from hollow_agent import GIB, Fleet, HollowAgent
 from sqlalchemy import text
 
-from remotegpu_server.environments import loop as environments_loop
 from remotegpu_server.loops import Work
 from remotegpu_server.quotas import storage
 from remotegpu_server.testing import Actors, Person
