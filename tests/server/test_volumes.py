@@ -290,13 +290,13 @@ async def test_queued_start_waits_for_its_storage_and_goes_on_when_files_are_gon
     await measured(work, agent, 12 * GIB)
     await fleet.limit("user", "ada", storage_bytes=10 * GIB)
     await stop(fleet, ada, agent, running)
-    await environments_loop.QUEUE.run(work)
+    await turns.place_pending(work)
     seen = await fleet.get(ada.headers, waits)
     assert (seen["status"], seen["reason"]) == ("pending", "quota")
     assert "12 GiB are used" in seen["message"]
     await age(app, 90000)
     await measured(work, agent, 9 * GIB)
-    await environments_loop.QUEUE.run(work)
+    await turns.place_pending(work)
     assert (await fleet.get(ada.headers, waits))["status"] == "starting"
 
 
