@@ -12,6 +12,7 @@ from hollow_agent import GIB, Fleet, HollowAgent
 from sqlalchemy import text
 
 from remotegpu_server.loops import Work
+from remotegpu_server.queue import turns
 from remotegpu_server.quotas import storage
 from remotegpu_server.testing import Actors, Person
 from remotegpu_server.volumes import loop, measuring
