@@ -233,7 +233,6 @@ class Sync:
             if volume.volume_id not in self._measurements_seen:
                 continue  # not wanted any more
             found = await measure(volume)
-            self._measurements_seen.discard(volume.volume_id)
             if isinstance(found, int):
                 answer = VolumeSize(epoch=self.epoch, size_bytes=found)
             else:
@@ -242,6 +241,7 @@ class Sync:
             await self._until_accepted(
                 "volume size", partial(self._api.report_volume_size, volume.volume_id, answer)
             )
+            self._measurements_seen.discard(volume.volume_id)  # it may be asked for again
 
     async def report_save(self, save_id: str, progress: Progress) -> None:
         """Repeats until the server has it; raises ApiError where it has given the save up."""

@@ -44,6 +44,11 @@ class JoinedHost:
         )  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "start it first"
+        return self._process.pid
+
     def start(self, admin: remotegpu.Client) -> None:
         with (self.state / "agent.log").open("ab") as log:
             self._process = subprocess.Popen(

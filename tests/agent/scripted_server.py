@@ -179,6 +179,8 @@ class ScriptedServer:
             return _stale()
         return 200, DesiredWorkloads(
             revision=self._revision,
+            attempts=[],
+            claimable=0,
             workloads=self._workloads,
             log_requests=self._log_requests,
             gpu_checks=[],

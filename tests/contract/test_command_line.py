@@ -88,6 +88,8 @@ def test_first_day_of_an_admin(
     assert "uncordon: gpu-01" in run("host", "uncordon", "gpu-01")
     assert run("gpu", "list") == ""
     assert "gpus" in run("quota")
+    assert run("volume", "list", "--host", "gpu-01") == ""
+    assert "no such volume" in run("volume", "delete", "vol-none", status=1)
     refused = run("env", "create", "work", "--image", "base", "--gpus", "1", "--no-queue", status=1)
     assert refused.startswith("remotegpu: ")
 

@@ -16,7 +16,9 @@ from sqlalchemy import text
 from remotegpu_server.hosts import loop as liveness
 from remotegpu_server.loops import Work
 from remotegpu_server.queue import turns
+from remotegpu_server.quotas import storage
 from remotegpu_server.testing import Actors
+from remotegpu_server.volumes import loop as volumes
 
 ROWS = 10_000
 BIG = ROWS // 2
@@ -56,8 +58,8 @@ async def test_hot_queries_do_not_read_history(
 ) -> None:
     agent = await fleet.host("h1", gpus=4, cpus=1000)
     ada = await actors.user("ada")
-    await fleet.limit("user", ada.id, gpus=3)
-    await fleet.limit("customer", "default", gpus=100, cpus=100, environments=100)
+    await fleet.limit("user", ada.id, gpus=3, storage_bytes=2**40)
+    await fleet.limit("customer", "default", gpus=100, cpus=100, environments=100, storage_bytes=2**40)
     await fleet.create(ada.headers, "seed", gpus=1)
     await agent.heartbeat()
     async with app.state.database.sessions() as db:
@@ -83,6 +85,8 @@ async def test_hot_queries_do_not_read_history(
     await fleet.create(ada.headers, "waits", gpus=4)
     await turns.place_pending(work)
     await liveness.judge_silence(work)
+    await volumes.ask_for_sizes(work)
+    await storage.tell_of_storage(work)
     await fleet.act(ada.headers, made.json()["id"], "stop")
     await agent.obey()
     for engine in engines:

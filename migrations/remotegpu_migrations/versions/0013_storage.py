@@ -58,7 +58,7 @@ def upgrade() -> None:
         ["measuring_host_id"],
         postgresql_where=sa.text("measuring_host_id IS NOT NULL"),
     )
-    op.create_index("ix_placements_volume", "placements", ["volume_id"])
+    op.create_index("ix_placements_volume", "placements", ["volume_id", "released_at"])
 
 
 def downgrade() -> None:

@@ -72,7 +72,7 @@ async def excess(
     asked = {resource for resource, amount in adding.items() if amount}
     if QuotaResource.GPUS in asked:
         asked.add(QuotaResource.GPU_HOURS)
-    if QuotaResource.ENVIRONMENTS in asked:
+    if asked & {QuotaResource.ENVIRONMENTS, QuotaResource.TASKS}:
         asked.add(QuotaResource.STORAGE_BYTES)  # whatever starts writes to a home
     binding = [
         (subject, resource, bounds[key])

@@ -26,14 +26,15 @@ AT_REST_S = 86400
 GIVEN_UP_S = 6 * 3600
 """A host that has said nothing about a shared home for so long does not measure it."""
 
+# Sub-selects with a LIMIT instead of EXISTS: the planner may turn the latter into a read of all placements.
 _DUE = text("""
     WITH able AS (
         SELECT id, shared_home FROM hosts WHERE connection = 'online' AND operational <> 'retired'
     ), due AS (
         SELECT v.id, v.measure_asked_at, coalesce(v.host_id, (
             SELECT able.id FROM able WHERE able.shared_home = v.shared_home
-            ORDER BY EXISTS (SELECT FROM placements p WHERE p.volume_id = v.id AND p.host_id = able.id
-                AND p.released_at IS NULL) DESC, able.id LIMIT 1)) AS host_id
+            ORDER BY (SELECT p.id FROM placements p WHERE p.volume_id = v.id AND p.host_id = able.id
+                AND p.released_at IS NULL LIMIT 1) IS NULL, able.id LIMIT 1)) AS host_id
         FROM volumes v
         WHERE v.removal_requested_at IS NULL
           AND (v.measuring_host_id IS NULL OR v.shared_home IS NOT NULL AND (
@@ -43,10 +44,11 @@ _DUE = text("""
           AND (v.measure_asked_at IS NULL
             OR v.measure_asked_at < now() - make_interval(secs => :at_rest_s)
             OR v.measure_asked_at < now() - make_interval(secs => :every_s) AND (v.measured_at IS NULL
-                OR EXISTS (SELECT FROM placements p WHERE p.volume_id = v.id AND p.released_at IS NULL))
+                OR (SELECT p.id FROM placements p
+                    WHERE p.volume_id = v.id AND p.released_at IS NULL LIMIT 1) IS NOT NULL)
             OR v.measure_asked_at < now() - make_interval(secs => :least_s)
-                AND EXISTS (SELECT FROM placements p
-                    WHERE p.volume_id = v.id AND p.released_at > v.measure_asked_at))
+                AND (SELECT max(p.released_at) FROM placements p
+                    WHERE p.volume_id = v.id) > v.measure_asked_at)
     ), open AS (
         SELECT measuring_host_id AS host_id, count(*) AS asked FROM volumes
         WHERE measuring_host_id IS NOT NULL GROUP BY 1
