@@ -141,6 +141,13 @@ def test_c7b_token_of_one_agent_changes_nothing_of_another_machine_on_any_agent_
         lambda: as_a.report_image_save("sav-000000000000", report),
     )
 
+    (home,) = ada.client.volumes.list().items
+    size = wire.VolumeSize(epoch=a.epoch, size_bytes=2**50)
+    refused(
+        "PUT /v1/agent/volumes/{volume_id}/size", NotFound, lambda: as_a.report_volume_size(home.id, size)
+    )
+    assert ada.client.volumes.get(home.id).size_bytes != 2**50
+
     asked.add("PUT /v1/agent/log-requests/{request_id}")
     assert _logs_while_another_agent_answers(ada, a, b, made.id) == "the truth"
 
@@ -269,6 +276,7 @@ def _things_of(site: Site, ada: Person) -> dict[str, str]:
         "policy": "basic",
         "quota_request": request.id,
         "reservation_id": reservation.id,
+        "volume_id": ada.client.volumes.list().items[0].id,
         "key": "system.name",
         "notification_id": "ntf-000000000000",
         "request_id": "log-000000000000",
@@ -276,6 +284,10 @@ def _things_of(site: Site, ada: Person) -> dict[str, str]:
         "removal_id": "rmv-000000000000",
         "save_id": "sav-000000000000",
     }
+
+
+_GROWS = ("gpu_hours", "storage_bytes")
+"""What is used of these goes on by itself."""
 
 
 def _seen(site: Site, ada: Person) -> dict[str, Any]:
@@ -290,12 +302,13 @@ def _seen(site: Site, ada: Person) -> dict[str, Any]:
         "requests": ada.client.quota_requests.list(),
         "dedications": ada.client.dedications.list(),
         "reservations": ada.client.reservations.list(),
-        "quota": [one for one in ada.client.quotas.mine().lines if one.resource != "gpu_hours"],
+        "quota": [one for one in ada.client.quotas.mine().lines if one.resource not in _GROWS],
         "customer": [site.admin.customers.get(me.user.customer_id)],
         "images": site.admin.images.list(),
         "settings": site.admin.settings.list().settings,
     }
     shown = {name: [json.loads(one.model_dump_json()) for one in rows] for name, rows in lists.items()}
+    shown["volumes"] = sorted((one.id, one.status) for one in ada.client.volumes.list())
     shown["tokens"] = sorted(one.id for one in ada.client.tokens.list())
     return shown
 
