@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+import structlog
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from psycopg import errors as pg_errors
 from pydantic.warnings import UnsupportedFieldAttributeWarning
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,7 +23,10 @@ from remotegpu_server import idempotency
 from remotegpu_server.audit import service as audit
 from remotegpu_server.error_answers import ERROR_RESPONSES, api_error_of
 
+ATTEMPTS = 3
+"""Of a request whose transaction the database chose to end in favour of another's."""
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+_log = structlog.get_logger(__name__)
 
 
 class _Route(APIRoute):
@@ -41,7 +50,7 @@ class _Route(APIRoute):
         async def answer(request: Request) -> Response:
             detached = audit.begin()
             try:
-                response = await handle(request)
+                response = await _in_few_attempts(request, handle)
             except Exception as error:
                 refusal = api_error_of(error) or ServerError("The server failed.")
                 if not isinstance(error, idempotency.Replay):
@@ -66,6 +75,29 @@ class _Route(APIRoute):
             return response
 
         return answer
+
+
+async def _in_few_attempts(
+    request: Request, handle: Callable[[Request], Coroutine[Any, Any, Response]]
+) -> Response:
+    """Everything anew after a deadlock or a serialisation failure: all effects went with the transaction.
+
+    Only where the request has one transaction for all of them. It keeps its body for the next attempt.
+    """
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return await handle(request)
+        except DBAPIError as error:
+            db: AsyncSession | None = getattr(request.state, "db", None)
+            if db is None or not isinstance(error.orig, _CHOSEN_TO_END):
+                raise
+            await db.rollback()  # gives its connection back: nobody holds two
+            _log.info("request_retried", attempt=attempt, error=type(error.orig).__name__)
+        await asyncio.sleep(random.uniform(0.01, 0.05) * attempt)  # noqa: S311
+    return await handle(request)
+
+
+_CHOSEN_TO_END = (pg_errors.DeadlockDetected, pg_errors.SerializationFailure)
 
 
 def _build_now(field: Any) -> None:
