@@ -13,31 +13,15 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from dying import Died, DyingFaultPoints
 from fastapi import FastAPI
 from hollow_agent import Fleet
 
 from remotegpu_server.db import tables
-from remotegpu_server.fault_points import LABELS, FaultPoints
+from remotegpu_server.fault_points import LABELS
 from remotegpu_server.testing import Actors
 
 UNCOUNTED = {"alembic_version", "leadership"}
-
-
-class Died(BaseException):
-    """The process is gone: no handler runs, nothing is answered."""
-
-
-class DyingFaultPoints(FaultPoints):
-    """Dies at the first request that reaches the label."""
-
-    def __init__(self, label: str) -> None:
-        super().__init__(None)
-        self._at: str | None = label
-
-    def reach(self, label: str) -> None:
-        if label == self._at:
-            self._at = None
-            raise Died(label)
 
 
 def _creates(app: FastAPI) -> list[str]:
