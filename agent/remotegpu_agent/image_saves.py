@@ -76,6 +76,7 @@ class ImageSaves:
             await self._follow(request, task, deliver)
             if task.cancelled():
                 log.info("save %s is not wanted any more", request.id)
+                await self._discard(request)  # the engine may have had all of it at that moment
                 return
             await self._settle(request, task, deliver)
         finally:

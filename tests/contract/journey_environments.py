@@ -49,6 +49,8 @@ async def drive(world: World) -> None:
         await agent.client.agent.report_image_save(asked.id, body)
     (done,) = (await user.environments.image_saves(made.id)).items
     assert (done.status, done.progress_bytes) == ("done", 2**20)
+    unwanted = await user.environments.save_image(made.id, name="unwanted")
+    assert (await user.environments.cancel_image_save(unwanted.id)).status == "cancelled"
     assert (await user.images.get("with-my-tools")).local
 
     assert (await user.environments.stop(made.id)).status == "stopping"

@@ -320,6 +320,25 @@ def test_upgrade_0014_gives_nothing_a_ceiling(upgraded: sa.Engine) -> None:
         assert _rows(upgraded, f"SELECT DISTINCT max_lifetime_s FROM {table}") == [(None,)]  # noqa: S608
 
 
+def test_upgrade_0015_lets_saves_be_cancelled_and_downgrade_takes_them_for_failed(
+    empty_database_url: str,
+) -> None:
+    engine, url = _upgrade(empty_database_url), empty_database_url
+    with engine.begin() as db:
+        db.exec_driver_sql(
+            "INSERT INTO image_saves (id, environment_id, generation, host_id, workspace_id, requested_by,"
+            " image_name, display_name, description, base_image_id) SELECT 'sav-1', 'env-1', 3, 'host-1',"
+            " workspace_id, owner_id, 'mine', '', '', image_id FROM environments WHERE id = 'env-1';"
+            "UPDATE image_saves SET status = 'cancelled', finished_at = now()"
+        )
+    command.downgrade(_config(url), "0014")
+    ended = "SELECT status, reason FROM image_saves"
+    assert _rows(engine, ended) == [("failed", "environment_stopped")]
+    assert schema.migrate(url)
+    assert _rows(engine, ended) == [("failed", "environment_stopped")]
+    engine.dispose()
+
+
 def test_every_revision_is_asserted_here() -> None:
     asserted = {name.split("_")[2] for name in globals() if name.startswith("test_upgrade_0")}
     folder = Path(remotegpu_migrations.__file__).parent / "versions"

@@ -109,6 +109,53 @@ async def test_save_goes_from_the_request_to_an_image_of_the_workspace(
     assert {"environment.image_save_requested", "environment.image_save_done"} <= set(kinds)
 
 
+async def test_cancelled_save_leaves_the_agents_list_frees_its_name_and_is_refused_when_it_comes(
+    fleet: Fleet, actors: Actors, app: FastAPI, ada: Person
+) -> None:
+    agent = await fleet.host("h1")
+    key = await running(fleet, agent, ada)
+    save = (await ask(fleet, ada, key)).json()["id"]
+    await tell(agent, save)
+    revision = (await agent.poll()).json()["revision"]
+    path = f"/v1/image-saves/{save}:cancel"
+    eve = await actors.user("eve")
+    hidden = await fleet.client.post(path, headers=eve.headers)
+    none = await fleet.client.post("/v1/image-saves/sav-none:cancel", headers=eve.headers)
+    assert (hidden.status_code, none.status_code) == (404, 404)
+    assert hidden.json()["detail"] == none.json()["detail"], "nobody learns which saves there are"
+    for _ in range(2):
+        ended = await fleet.client.post(path, headers=fleet.admin)
+        assert (ended.status_code, ended.json()["status"], ended.json()["reason"]) == (200, "cancelled", None)
+    answer = (await agent.poll(since=revision)).json()
+    assert (answer["image_saves"], answer["revision"] != revision) == ([], True)
+    assert await told(app, ada.id) == ["image_save.cancelled"], "once, because somebody else did it"
+    late = await tell(agent, save, image_id=DIGEST)
+    assert (late.status_code, late.json()["error"]) == (409, "state_conflict")
+    assert (await fleet.client.get("/v1/images/mine", headers=ada.headers)).status_code == 404
+    again = (await ask(fleet, ada, key)).json()["id"]
+    assert (await tell(agent, again, image_id=DIGEST)).status_code == 204
+    over = await fleet.client.post(f"/v1/image-saves/{again}:cancel", headers=ada.headers)
+    assert (over.status_code, over.json()["error"]) == (409, "state_conflict")
+    mine = (await ask(fleet, ada, key, name="other")).json()["id"]
+    await fleet.client.post(f"/v1/image-saves/{mine}:cancel", headers=ada.headers)
+    assert "image_save.done" in await told(app, ada.id)
+    assert len(await told(app, ada.id)) == 2, "who cancels it knows"
+
+
+async def test_cancel_and_report_at_the_same_moment_leave_one_end(fleet: Fleet, ada: Person) -> None:
+    agent = await fleet.host("h1")
+    key = await running(fleet, agent, ada)
+    for number in range(8):
+        save = (await ask(fleet, ada, key, name=f"mine-{number}")).json()["id"]
+        cancelled, reported = await asyncio.gather(
+            fleet.client.post(f"/v1/image-saves/{save}:cancel", headers=ada.headers),
+            tell(agent, save, image_id=DIGEST),
+        )
+        assert {cancelled.status_code, reported.status_code} in ({200, 409}, {409, 204})
+        image = await fleet.client.get(f"/v1/images/mine-{number}", headers=ada.headers)
+        assert image.status_code == (404 if cancelled.status_code == 200 else 200)
+
+
 async def test_saved_image_starts_only_on_the_host_that_has_it(fleet: Fleet, ada: Person) -> None:
     agent = await fleet.host("h1", gpus=1)
     key = await running(fleet, agent, ada, gpus=1)

@@ -13,6 +13,7 @@ import remotegpu
 from remotegpu import _progress
 from remotegpu.cli import output, watching
 from remotegpu.cli.connection import connect, find_environment
+from remotegpu.cli.failures import UsageError
 from remotegpu.types.environments import Environment
 
 SAVE_POLL_S = 1.0
@@ -228,8 +229,20 @@ def save(arguments: argparse.Namespace) -> None:
             time.sleep(SAVE_POLL_S)
             saved = next(one for one in client.environments.image_saves(known.id) if one.id == saved.id)
         output.show_item(arguments, saved, saved.message)
-        if saved.status == "failed":
+        if saved.status in ("failed", "cancelled"):
             sys.exit(1)
+
+
+def cancel_save(arguments: argparse.Namespace) -> None:
+    """Take the save back that is under way."""
+    with connect(arguments) as client:
+        known = find_environment(client, arguments.environment, owner=arguments.owner)
+        for found in client.environments.image_saves(known.id):
+            if found.status in ("requested", "saving"):
+                saved = client.environments.cancel_image_save(found.id)
+                output.show_item(arguments, saved, saved.message)
+                return
+    raise UsageError(f"{known.name} is not being saved.")
 
 
 def access(arguments: argparse.Namespace) -> None:

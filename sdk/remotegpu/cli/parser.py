@@ -157,6 +157,7 @@ def _environments(commands: Commands[argparse.ArgumentParser]) -> None:
     save.add_argument(
         "--timeout", type=float, default=3600, metavar="S", help="seconds (default: %(default)s)"
     )
+    _with_environment(_add(env, "cancel-save", "environments.cancel_save", "take the save under way back"))
     _with_environment(_add(env, "access", "environments.access", "how to reach it: notebook, SSH, ports"))
     _with_environment(_add(env, "open", "environments.open_", "print the URL of its notebook"))
 

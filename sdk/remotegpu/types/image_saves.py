@@ -14,6 +14,9 @@ class ImageSaveStatus(WireEnum):
     DONE = "done"
     """The image is in the catalogue."""
     FAILED = "failed"
+    """``reason`` says why."""
+    CANCELLED = "cancelled"
+    """Somebody took it back; nothing of it is left on the host."""
     UNKNOWN = "unknown"
 
 

@@ -43,10 +43,11 @@ DEDICATION_STATUS: dict[str, frozenset[str]] = {
 """A host's dedication; ``grace`` is left for ``active`` by an extension."""
 
 IMAGE_SAVE_STATUS: dict[str, frozenset[str]] = {
-    "requested": frozenset({"saving", "done", "failed"}),
-    "saving": frozenset({"done", "failed"}),
+    "requested": frozenset({"saving", "done", "failed", "cancelled"}),
+    "saving": frozenset({"done", "failed", "cancelled"}),
     "done": frozenset(),
     "failed": frozenset(),
+    "cancelled": frozenset(),
 }
 """An environment that is saved as an image."""
 

@@ -66,6 +66,21 @@ async def fail(
     await _tell(db, save, what="failed", level="error")
 
 
+async def cancel(db: AsyncSession, *, save: tables.ImageSave, actor: Actor) -> tables.ImageSave:
+    """Somebody took it back. Who asked for it is told, if somebody else did."""
+    save = await move(
+        db,
+        save=save,
+        to="cancelled",
+        message=f"{actor.name} cancelled the save as image {save.image_name}.",
+        finished_at=func.now(),
+    )
+    await record(db, save, what="cancelled", actor=actor)
+    if save.requested_by != actor.user_id:
+        await _tell(db, save, what="cancelled", level="warning")
+    return save
+
+
 async def record(db: AsyncSession, save: tables.ImageSave, *, what: str, actor: Actor) -> None:
     """An event of the environment, for those who see that."""
     wanted = tables.Environment

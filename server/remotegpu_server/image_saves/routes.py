@@ -31,3 +31,9 @@ async def list_image_saves(
     return await service.list_image_saves(
         db, actor=caller, environment_id=environment_id, limit=limit, cursor=cursor
     )
+
+
+@router.post("/v1/image-saves/{save_id}:cancel", summary="Cancel a save")
+async def cancel_image_save(save_id: str, db: Db, caller: Caller) -> ImageSave:
+    """Its host removes what was made of it. 409 when it is over."""
+    return await service.cancel(db, actor=caller, save_id=save_id)

@@ -27,6 +27,7 @@ from remotegpu_server.platform_settings.registry import (
     IMAGE_SAVE_MAX_BYTES,
 )
 
+_NO_SAVE = "There is no such save."
 _LIVE_ENVIRONMENT = "uq_image_saves_live_environment"
 
 
@@ -103,6 +104,35 @@ async def _require_policy(db: AsyncSession, *, actor: Actor, environment: tables
     )
 
 
+async def cancel(db: AsyncSession, *, actor: Actor, save_id: str) -> ImageSave:
+    """Take a save back; its agent removes what it made of it. Again: as it is.
+
+    Raises :class:`StateConflict` for one that is over.
+    """
+    row = tables.ImageSave
+    found = (await db.execute(select(row.environment_id, row.host_id).where(row.id == save_id))).one_or_none()
+    if found is None:
+        raise NotFound(_NO_SAVE)
+    environment_id, host_id = found
+    try:
+        await read.visible(db, actor=actor, action=Action.ENVIRONMENT_SAVE, environment_id=environment_id)
+    except NotFound as error:
+        raise NotFound(_NO_SAVE) from error
+    await holds.lock_host(db, host_id=host_id)
+    save = await lifecycle.locked(db, save_id=save_id)
+    assert save is not None, "saves end with their host alone, and that is locked"
+    if save.status in ("done", "failed"):
+        raise StateConflict(
+            f"The save as image {save.image_name} is {save.status} already.",
+            hint="An admin withdraws an image that is in the catalogue." if save.status == "done" else None,
+        )
+    if save.status != "cancelled":
+        audit.note(db, old={"status": save.status}, new={"status": "cancelled"})
+        save = await lifecycle.cancel(db, save=save, actor=actor)
+        await holds.bump_revision(db, host_id=host_id)
+    return convert.to_wire(save)
+
+
 async def list_image_saves(
     db: AsyncSession, *, actor: Actor, environment_id: str, limit: int, cursor: str | None
 ) -> Page[ImageSave]:
@@ -157,7 +187,7 @@ async def report(
     """
     save = await lifecycle.locked(db, save_id=save_id)
     if save is None:
-        raise NotFound("There is no such save.")
+        raise NotFound(_NO_SAVE)
     if save.host_id != host.id:
         raise Forbidden("This save is another host's.")
     if save.status == "done" and body.image_id is not None:

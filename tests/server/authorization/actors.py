@@ -146,6 +146,21 @@ async def build(app: FastAPI, actors: Actors) -> World:
         await db.execute(
             sa.insert(tables.Volume).values(id=volume, owner_id=own.id, host_id=world.ids["host"])
         )
+        save = tables.new_id("sav")
+        await db.execute(
+            sa.insert(tables.ImageSave).values(
+                id=save,
+                environment_id=mine,
+                generation=1,
+                host_id=world.ids["host"],
+                workspace_id=workspace,
+                requested_by=own.id,
+                image_name="saved",
+                display_name="",
+                description="",
+                base_image_id=image,
+            )
+        )
         notification = tables.new_id("ntf")
         await db.execute(
             sa.insert(tables.Notification).values(
@@ -182,6 +197,7 @@ async def build(app: FastAPI, actors: Actors) -> World:
         "key_id": ssh_key,
         "volume_id": volume,
         "reservation_id": reservation,
+        "/v1/image-saves/{save_id}:cancel save_id": save,
         "/v1/workspaces/{workspace}/members/{user} user": people["ws_viewer"].id,
     }
     assert set(world.headers) == set(ACTORS)

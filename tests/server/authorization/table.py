@@ -292,6 +292,7 @@ ROUTES: dict[str, Row] = {
     ),
     "GET /v1/environments/{environment_id}/logs": Row(ROW_READ, _ENVIRONMENT),
     "POST /v1/environments/{environment_id}:save-image": Row(ROW_WRITE, _ENVIRONMENT),
+    "POST /v1/image-saves/{save_id}:cancel": Row(ROW_WRITE, _ENVIRONMENT),
     "GET /v1/environments/{environment_id}/image-saves": Row(ROW_READ_OR_WORKLOAD),
     "GET /v1/environments/{environment_id}/usage": Row(ROW_READ_OR_WORKLOAD),
     # SSH keys

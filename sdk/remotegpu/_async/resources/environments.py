@@ -220,6 +220,10 @@ class AsyncEnvironments(AsyncResource):
         params = given(limit=limit, cursor=cursor)
         return await fetch_page(self._transport, ImageSave, path, params)
 
+    async def cancel_image_save(self, save_id: str) -> ImageSave:
+        """Take a save back; its host removes what was made of it."""
+        return await self._transport.put_in_state(ImageSave, f"/v1/image-saves/{segment(save_id)}:cancel")
+
     async def access(self, environment_id: str) -> EnvironmentAccess:
         """How to reach it while it runs: notebook, SSH, desktop, ports. Holds no credential."""
         path = f"/v1/environments/{segment(environment_id)}/access"

@@ -217,6 +217,10 @@ class SyncEnvironments(SyncResource):
         params = given(limit=limit, cursor=cursor)
         return fetch_page(self._transport, ImageSave, path, params)
 
+    def cancel_image_save(self, save_id: str) -> ImageSave:
+        """Take a save back; its host removes what was made of it."""
+        return self._transport.put_in_state(ImageSave, f"/v1/image-saves/{segment(save_id)}:cancel")
+
     def access(self, environment_id: str) -> EnvironmentAccess:
         """How to reach it while it runs: notebook, SSH, desktop, ports. Holds no credential."""
         path = f"/v1/environments/{segment(environment_id)}/access"

@@ -62,9 +62,9 @@ class ImageSave(Base):
 
     __tablename__ = "image_saves"
     __table_args__ = (
-        one_of("status", "requested", "saving", "done", "failed"),
+        one_of("status", "requested", "saving", "done", "failed", "cancelled"),
         CheckConstraint(
-            "(finished_at IS NOT NULL) = (status IN ('done', 'failed'))"
+            "(finished_at IS NOT NULL) = (status IN ('done', 'failed', 'cancelled'))"
             " AND (reason IS NOT NULL) = (status = 'failed')",
             name="finished",
         ),
