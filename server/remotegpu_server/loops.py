@@ -14,11 +14,12 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu_server import leadership, observability
@@ -167,6 +168,23 @@ class LoopRunner:
                     await watch.wait(pause_s)
                     if self._database.signals.stopping:
                         return
+
+
+@contextlib.contextmanager
+def by_itself(loop: str, item: str) -> Iterator[None]:
+    """Around one item of a pass: what it raises is logged and counted, and holds up nobody behind it.
+
+    What is not about the item ends the pass all the same: a lost leadership, a database that is gone.
+    """
+    try:
+        yield
+    except (LeadershipLost, OSError, PoolTimeout):
+        raise
+    except Exception as error:  # one bad item must not stop the others: it is counted and tried again
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            raise
+        _log.exception("loop_item_failed", loop=loop, item=item)
+        observability.LOOP_ITEM_FAILURES.labels(loop).inc()
 
 
 async def run_guarded(loop: Loop, work: Work) -> bool:

@@ -22,6 +22,11 @@ UNHANDLED = Counter("remotegpu_unhandled_errors_total", "Requests that failed wi
 LOOP_LAST_TICK = Gauge("remotegpu_loop_last_tick_seconds", "Unix time of the last good pass.", ["loop"])
 LOOP_SECONDS = Histogram("remotegpu_loop_pass_seconds", "Time of a good pass.", ["loop"])
 LOOP_FAILURES = Counter("remotegpu_loop_failures_total", "Passes that failed.", ["loop"])
+LOOP_ITEM_FAILURES = Counter(
+    "remotegpu_loop_item_failures_total",
+    "Items of a pass that failed, left for the next.",
+    ["loop"],
+)
 AUDIT_LOST = Counter("remotegpu_audit_refusals_lost_total", "Refusals that could not be written down.")
 LEADING = Gauge("remotegpu_leading", "1 while this process runs the loops.")
 POOL_IN_USE = Gauge("remotegpu_db_connections_in_use", "Checked-out database connections.", ["pool"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
@@ -13,7 +15,7 @@ from remotegpu_server.customers.suspension import WAKE
 from remotegpu_server.db import tables
 from remotegpu_server.environments import queries
 from remotegpu_server.environments.service import stop
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 
 _BATCH = 500
 
@@ -21,11 +23,9 @@ _BATCH = 500
 async def withdraw_and_stop(work: Work) -> None:
     """Take what waits out of the queue, and stop what runs when its time has come; one transaction each."""
     for environment_id in await _due(work):
-        try:
+        with by_itself("suspensions", environment_id), contextlib.suppress(StateConflict):
             async with work.session() as db:
-                await _stop(db, environment_id)
-        except StateConflict:
-            continue  # it moved meanwhile; the next pass looks again
+                await _stop(db, environment_id)  # a conflict: it moved meanwhile; the next pass looks again
 
 
 async def _due(work: Work) -> list[str]:

@@ -13,7 +13,7 @@ from remotegpu_server.environments.service import observe
 from remotegpu_server.events import service as events
 from remotegpu_server.hosts import queries
 from remotegpu_server.hosts.service import operate
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.notifications import service as notifications
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import HOST_LOST_AFTER_S
@@ -137,13 +137,15 @@ async def follow_drains(work: Work) -> None:
     async with work.session() as db:
         overdue = await operate.overdue(db)
     for host_id, environment_id in overdue:
-        async with work.session() as db:
-            await operate.stop_overdue(db, host_id=host_id, environment_id=environment_id)
+        with by_itself("host-drains", environment_id):
+            async with work.session() as db:
+                await operate.stop_overdue(db, host_id=host_id, environment_id=environment_id)
     async with work.session() as db:
         emptied = await operate.emptied(db)
     for host_id in emptied:
-        async with work.session() as db:
-            await operate.finish_drain(db, host_id=host_id)
+        with by_itself("host-drains", host_id):
+            async with work.session() as db:
+                await operate.finish_drain(db, host_id=host_id)
 
 
 DRAINS = Loop(name="host-drains", every_s=2.0, run=follow_drains)

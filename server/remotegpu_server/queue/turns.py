@@ -13,7 +13,7 @@ from remotegpu_server import placement
 from remotegpu_server.capacity import service as capacity
 from remotegpu_server.db import tables
 from remotegpu_server.environments.service import turns as environments
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.placing import Launch
 from remotegpu_server.queue import snapshot as snapshots
 from remotegpu_server.queue import waits
@@ -31,8 +31,11 @@ async def place_pending(work: Work) -> None:
     async with work.session() as db:
         snapshot = await snapshots.take(db)
     turn = _Pass(work, snapshot)
-    for place, one in enumerate(snapshot.waiting):
-        await turn.decide(one, snapshot.waiting[:place])
+    ahead: list[snapshots.Waiting] = []
+    for one in snapshot.waiting:
+        with by_itself("queue", one.ask.id):
+            await turn.decide(one, ahead)
+            ahead.append(one)  # one that raises keeps nothing free for itself
     if turn.messages:
         async with work.session() as db:
             await waits.store_messages(db, messages=turn.messages)
