@@ -104,6 +104,7 @@ def _settings(arguments: argparse.Namespace, *, url: str) -> Settings:
         network_pool=arguments.network_pool,
         poll_wait_s=arguments.poll_wait,
         pull_silence_s=arguments.pull_silence,
+        max_tasks=arguments.max_tasks,
         crash_at=os.environ.get("REMOTEGPU_CRASH_AT"),
     )
 
@@ -128,7 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--host-label", type=_label, action="append", default=[], metavar="KEY=VALUE")
     run.add_argument("--network-pool", default="10.213.0.0/16", help="default: %(default)s")
     run.add_argument("--poll-wait", type=float, default=25.0, metavar="SECONDS", help="default: %(default)s")
-
+    run.add_argument(
+        "--max-tasks", type=int, default=Settings.max_tasks, metavar="N",
+        help="attempts of tasks that run at once (default: %(default)s)",
+    )  # fmt: skip
     run.add_argument(
         "--pull-silence", type=float, default=120.0, metavar="SECONDS",
         help="give up an image transfer that moves nothing for this long (default: %(default)s)",

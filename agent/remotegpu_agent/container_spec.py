@@ -1,4 +1,4 @@
-"""Pure: workload -> Docker create payload. The one place where container options are decided."""
+"""Pure: workload or attempt -> Docker create payload. The one place where container options are decided."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from remotegpu.types.agent import Workload
+from remotegpu.types.agent import ClaimedAttempt, Workload
 
 LABEL = "org.remotegpu"
 HOST = f"{LABEL}.host"
 WORKLOAD = f"{LABEL}.workload"
+ATTEMPT = f"{LABEL}.attempt"
+TASK = f"{LABEL}.task"
 GENERATION = f"{LABEL}.generation"
 EPOCH = f"{LABEL}.epoch"
 GPUS = f"{LABEL}.gpus"
@@ -30,6 +33,9 @@ KEYS = "/run/remotegpu/ssh"
 MOST_ENDPOINTS = 8
 _ENDPOINT = re.compile(r"^([a-z][a-z0-9-]{0,15})=([0-9]{4,5})$")
 SIMULATED_PREFIX = "GPU-SIM-"
+OUTPUT = "/output"
+"""Where a task leaves what is to be kept."""
+_CONTAINER_ID = re.compile(rb"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,23 @@ class Placement:
     """Directory on the host with the workload's ``authorized_keys``."""
     endpoints: Mapping[str, int] = field(default_factory=dict)
     """Ports that the image offers besides the notebook, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPlacement:
+    """What the host adds to an attempt."""
+
+    host_id: str
+    epoch: int
+    image: str
+    image_user: str
+    entrypoint: list[str]
+    command: list[str]
+    environment: Mapping[str, str]
+    home: str
+    """Directory on the host."""
+    mounts: list[tuple[str, str, bool]]
+    """Besides the home: source, target, and whether it is read-only."""
 
 
 def endpoints(image_labels: Mapping[str, str] | None, *, taken: int) -> dict[str, int]:
@@ -97,6 +120,10 @@ def gpu_environment(gpu_uuids: list[str]) -> dict[str, str]:
     return {"NVIDIA_VISIBLE_DEVICES": ",".join(gpu_uuids) or "void"}
 
 
+def real_gpus(gpu_uuids: list[str]) -> list[str]:
+    return [uuid for uuid in gpu_uuids if not uuid.startswith(SIMULATED_PREFIX)]
+
+
 def container_spec(workload: Workload, placement: Placement) -> dict[str, Any]:
     """The whole create payload."""
     ports = [f"{workload.port}/tcp", *(f"{port}/tcp" for port in placement.endpoints.values())]
@@ -121,27 +148,33 @@ def container_spec(workload: Workload, placement: Placement) -> dict[str, Any]:
 
 
 def _host_config(workload: Workload, placement: Placement, ports: list[str]) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "NetworkMode": container_name(workload.id),
+    return {
+        **_confined(workload),
         "PortBindings": {port: [{"HostIp": placement.publish_address, "HostPort": ""}] for port in ports},
         "Mounts": _mounts(placement),
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
+    }
+
+
+def _confined(owner: Workload | ClaimedAttempt) -> dict[str, Any]:
+    """What holds in every container of a tenant, whatever runs in it."""
+    config: dict[str, Any] = {
+        "NetworkMode": container_name(owner.id),
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
         "Privileged": False,
         "Init": True,
         "RestartPolicy": {"Name": "no"},
         "PidsLimit": PIDS_LIMIT,
-        "Memory": workload.memory_bytes,
-        "MemorySwap": workload.memory_bytes,
-        "NanoCpus": round(workload.cpus * 1e9),
+        "Memory": owner.memory_bytes,
+        "MemorySwap": owner.memory_bytes,
+        "NanoCpus": round(owner.cpus * 1e9),
         # No nofile: an engine without CAP_SYS_RESOURCE refuses a limit above its own.
         "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
-        "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
         "IpcMode": "private",
-        "ShmSize": max(64 * 2**20, workload.memory_bytes // 4),
+        "ShmSize": max(64 * 2**20, owner.memory_bytes // 4),
     }
-    real = [uuid for uuid in workload.gpu_uuids if not uuid.startswith(SIMULATED_PREFIX)]
-    if real:
+    if real := real_gpus(owner.gpu_uuids):
         config["DeviceRequests"] = [
             {
                 "Driver": "nvidia",
@@ -151,6 +184,56 @@ def _host_config(workload: Workload, placement: Placement, ports: list[str]) -> 
             }
         ]
     return config
+
+
+def task_labels(attempt: ClaimedAttempt, *, host_id: str, epoch: int) -> dict[str, str]:
+    """Of an attempt. It has no generation: its id is new for each try."""
+    return {
+        HOST: host_id,
+        ATTEMPT: attempt.id,
+        TASK: attempt.task_id,
+        EPOCH: str(epoch),
+        GPUS: ",".join(attempt.gpu_uuids),
+    }
+
+
+def task_spec(attempt: ClaimedAttempt, placement: TaskPlacement) -> dict[str, Any]:
+    """The whole create payload of an attempt."""
+    # The init of the container hands signals to the whole process group.
+    environment = {"HOME": HOME} | dict(placement.environment) | {"TINI_KILL_PROCESS_GROUP": "1"}
+    spec: dict[str, Any] = {
+        "Image": placement.image,
+        "Hostname": attempt.name[:63],
+        "Env": sorted(f"{name}={value}" for name, value in environment.items()),
+        "Labels": task_labels(attempt, host_id=placement.host_id, epoch=placement.epoch),
+        "Entrypoint": placement.entrypoint,
+        "Cmd": placement.command,
+        "WorkingDir": attempt.working_dir or HOME,
+        "StopSignal": "SIGTERM",
+        "HostConfig": {
+            **_confined(attempt),
+            "Mounts": [
+                {"Type": "bind", "Source": placement.home, "Target": HOME, "ReadOnly": False},
+                *(
+                    {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only}
+                    for source, target, read_only in placement.mounts
+                ),
+            ],
+            "LogConfig": {"Type": "none", "Config": {}},
+        },
+    }
+    if _is_root(placement.image_user):
+        spec["User"] = f"{UID}:{GID}"
+    return spec
+
+
+def container_of_pid(pid: int) -> str | None:
+    """The id of the container that a process of this machine belongs to."""
+    try:
+        found = _CONTAINER_ID.search(Path(f"/proc/{pid}/cgroup").read_bytes())
+    except OSError:
+        return None
+    return None if found is None else found[0].decode()
 
 
 def _mounts(placement: Placement) -> list[dict[str, Any]]:
@@ -164,16 +247,16 @@ def _is_root(image_user: str) -> bool:
     return image_user.split(":")[0] in ("", "root", "0")
 
 
-def network_config(workload: Workload, *, host_id: str, epoch: int, subnet: str) -> dict[str, Any]:
+def network_config(owner_id: str, labels: Mapping[str, str], *, subnet: str) -> dict[str, Any]:
     """A bridge of its own: nothing else is on it."""
     return {
-        "Name": container_name(workload.id),
+        "Name": container_name(owner_id),
         "Driver": "bridge",
         "CheckDuplicate": True,
         "IPAM": {"Driver": "default", "Config": [{"Subnet": subnet}]},
         "Options": {
-            "com.docker.network.bridge.name": bridge_name(workload.id),
+            "com.docker.network.bridge.name": bridge_name(owner_id),
             "com.docker.network.bridge.enable_icc": "false",
         },
-        "Labels": labels(workload, host_id=host_id, epoch=epoch),
+        "Labels": dict(labels),
     }

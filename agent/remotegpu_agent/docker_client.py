@@ -75,6 +75,19 @@ class Engine:
             with _gone_is_fine():
                 await docker.containers.container(container_id).stop(t=round(grace_s))
 
+    async def signal_container(self, container_id: str, name: str) -> None:
+        async with self._call() as docker:
+            await docker.containers.container(container_id).kill(signal=name)
+
+    async def wait_container(self, container_id: str) -> None:
+        """Until it does not run."""
+        docker = self._connect()
+        async with (
+            _transfer("a wait"),
+            docker._query(f"containers/{container_id}/wait", "POST", timeout=_ENDLESS) as response,
+        ):
+            await response.read()
+
     async def remove_container(self, container_id: str) -> None:
         async with self._call(timeout_s=60) as docker:
             with _gone_is_fine():

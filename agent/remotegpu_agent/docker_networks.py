@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from remotegpu.types.agent import Workload
+from remotegpu.types.agent import ClaimedAttempt, Workload
 from remotegpu.types.environments import Reason
 from remotegpu_agent import container_spec
 from remotegpu_agent.docker_client import Engine, EngineError
@@ -28,21 +28,18 @@ Subnet = ipaddress.IPv4Network
 class Networks:
     """Creates and removes the networks of one host's workloads."""
 
-    def __init__(self, engine: Engine, firewall: Firewall, *, host_id: str, pool: str) -> None:
+    def __init__(self, engine: Engine, firewall: Firewall, *, pool: str) -> None:
         self._engine = engine
         self._firewall = firewall
-        self._host_id = host_id
         self._pool = ipaddress.IPv4Network(pool)
 
-    async def create(self, workload: Workload, epoch: int) -> None:
+    async def create(self, owner: Workload | ClaimedAttempt, labels: Mapping[str, str]) -> None:
         """Raises StartRefused where the pool is exhausted or the engine refuses."""
         used = used_subnets(await self._engine.networks())
-        candidates = free_subnets(self._pool, used, start=workload.id)
+        candidates = free_subnets(self._pool, used, start=owner.id)
         refusal = "all subnets of the pool are in use"
         for _, subnet in zip(range(ATTEMPTS), candidates, strict=False):
-            config = container_spec.network_config(
-                workload, host_id=self._host_id, epoch=epoch, subnet=str(subnet)
-            )
+            config = container_spec.network_config(owner.id, labels, subnet=str(subnet))
             try:
                 await self._engine.create_network(config)
             except EngineError as error:
@@ -50,9 +47,9 @@ class Networks:
                 if "overlap" in error.message.lower():
                     continue
                 break
-            await self._allow(workload)
+            await self._allow(owner)
             return
-        raise StartRefused(Reason.START_FAILED, f"No network could be made for this environment: {refusal}")
+        raise StartRefused(Reason.START_FAILED, f"No network could be made for it: {refusal}")
 
     async def remove(self, network: dict[str, Any]) -> None:
         await self._engine.remove_network(network["Id"])
@@ -63,10 +60,10 @@ class Networks:
             except FirewallError as error:
                 log.warning("rules of the removed bridge %s stay: %s", bridge, error)
 
-    async def _allow(self, workload: Workload) -> None:
-        bridge = container_spec.bridge_name(workload.id)
+    async def _allow(self, owner: Workload | ClaimedAttempt) -> None:
+        bridge = container_spec.bridge_name(owner.id)
         try:
-            await self._firewall.allow(bridge, workload.env | workload.secret_env)
+            await self._firewall.allow(bridge, owner.env | owner.secret_env)
         except FirewallError as error:
             raise StartRefused(Reason.START_FAILED, f"The host's firewall refused a rule: {error}") from error
 

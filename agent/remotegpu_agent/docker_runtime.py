@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from remotegpu.types.agent import Workload
 from remotegpu.types.environments import Reason
@@ -37,12 +36,21 @@ from remotegpu_agent.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_CONTAINER_ID = re.compile(rb"[0-9a-f]{64}")
 _STATES = {"created": ActualState.CREATED, "exited": ActualState.EXITED, "dead": ActualState.EXITED}
 _BY_ID = "sha256:"
 """How a saved image is named: by the engine's id, which no registry knows."""
 _RETRY_EVENTS_S = 2.0
 _ENDED = frozenset({"die", "oom", "destroy"})
+
+
+class Imaged(Protocol):
+    """What names an image: a workload or an attempt."""
+
+    @property
+    def image_reference(self) -> str: ...
+
+    @property
+    def image_digest(self) -> str | None: ...
 
 
 class DockerRuntime:
@@ -53,10 +61,10 @@ class DockerRuntime:
     def __init__(self, settings: Settings, host_id: str) -> None:
         self._settings = settings
         self._host_id = host_id
-        self._engine = Engine(settings.docker_host)
+        self.engine = Engine(settings.docker_host)
         self._firewall = Firewall()
-        self._networks = Networks(self._engine, self._firewall, host_id=host_id, pool=settings.network_pool)
-        self._puller = Puller(self._engine, no_progress_s=settings.pull_silence_s)
+        self.networks = Networks(self.engine, self._firewall, pool=settings.network_pool)
+        self._puller = Puller(self.engine, no_progress_s=settings.pull_silence_s)
         self._events: Any = None
         self._of_container: dict[str, str] = {}
         """Container id -> workload id, from the last full listing."""
@@ -67,7 +75,7 @@ class DockerRuntime:
 
     async def probe(self) -> Health:
         try:
-            version = await self._engine.version()
+            version = await self.engine.version()
         except RuntimeUnavailable as error:
             return Health(
                 False, f"Docker does not answer: `systemctl start docker` starts it. ({error})"[:256]
@@ -84,8 +92,8 @@ class DockerRuntime:
     async def find(self, workload_id: str | None = None) -> list[Actual]:
         try:
             containers, networks = await asyncio.gather(
-                self._engine.containers(self._labels(workload_id)),
-                self._engine.networks(self._labels(workload_id)),
+                self.engine.containers(self._labels(workload_id)),
+                self.engine.networks(self._labels(workload_id)),
             )
         except EngineError as error:
             raise RuntimeUnavailable(f"Docker could not list containers: {error.message}") from error
@@ -96,8 +104,8 @@ class DockerRuntime:
         remnants = [_remnant(network) for network in networks]
         return found + [it for it in remnants if (it.workload_id, it.generation) not in named]
 
-    async def fetch_image(self, workload: Workload, progress: Progress) -> None:
-        if await self._local_image(workload) is None:
+    async def fetch_image(self, workload: Imaged, progress: Progress) -> None:
+        if await self.local_image(workload) is None:
             if workload.image_reference.startswith(_BY_ID):
                 raise StartRefused(
                     Reason.IMAGE_NOT_FOUND, "The saved image is not on this host any more, and nowhere else."
@@ -108,14 +116,16 @@ class DockerRuntime:
         # A home in the wrong place or an odd image is found before anything exists.
         home = await asyncio.to_thread(prepare_home, self._settings, workload.home, owner=container_spec.UID)
         try:
-            image = await self._local_image(workload)
+            image = await self.local_image(workload)
             if image is None:
                 raise StartRefused(Reason.IMAGE_NOT_FOUND, f"{workload.image_reference} is not on this host.")
             spec = container_spec.container_spec(workload, self._placement(workload, image, home, epoch))
             # At once: the engine looks for the network only when the container starts.
             key = await _both(
-                self._networks.create(workload, epoch),
-                self._engine.create_container(container_spec.container_name(workload.id), spec),
+                self.networks.create(
+                    workload, container_spec.labels(workload, host_id=self._host_id, epoch=epoch)
+                ),
+                self.engine.create_container(container_spec.container_name(workload.id), spec),
             )
         except EngineError as error:
             await self._undo_create(workload)
@@ -129,29 +139,29 @@ class DockerRuntime:
 
     async def start(self, key: str) -> Actual:
         try:
-            await self._engine.start_container(key)
+            await self.engine.start_container(key)
             self._cpu_seen[key] = (time.monotonic(), 0)  # so that its first reading has a beginning
-            details = await self._engine.inspect_container(key)
+            details = await self.engine.inspect_container(key)
         except EngineError as error:
-            raise _start_refused(error) from error
+            raise start_refused(error) from error
         return _from_details(details, self._settings.address)
 
     async def stop(self, actual: Actual, grace_s: float) -> None:
         try:
-            await self._engine.stop_container(actual.key, grace_s)
+            await self.engine.stop_container(actual.key, grace_s)
         except EngineError as error:
             raise StillThere(f"Docker could not stop {actual.name}: {error.message}") from error
 
     async def remove(self, workload_id: str, generation: int) -> None:
         labels = self._labels(workload_id)
         try:
-            for container in await self._engine.containers(labels):
+            for container in await self.engine.containers(labels):
                 if _generation(container) <= generation:
-                    await self._engine.remove_container(container["Id"])
+                    await self.engine.remove_container(container["Id"])
                     self._cpu_seen.pop(container["Id"], None)
-            for network in await self._engine.networks(labels):
+            for network in await self.engine.networks(labels):
                 if _generation(network) <= generation:
-                    await self._networks.remove(network)
+                    await self.networks.remove(network)
         except EngineError as error:
             raise StillThere(f"Docker could not remove {workload_id}: {error.message}") from error
 
@@ -163,7 +173,7 @@ class DockerRuntime:
 
     async def logs(self, actual: Actual, tail_lines: int) -> tuple[str, bool]:
         try:
-            text = await self._engine.container_log(actual.key, tail_lines + 1)
+            text = await self.engine.container_log(actual.key, tail_lines + 1)
         except EngineError as error:
             return f"(Docker has no log of {actual.name}: {error.message})", False
         lines = text.splitlines(keepends=True)
@@ -172,7 +182,7 @@ class DockerRuntime:
     async def wait_change(self) -> None:
         try:
             if self._events is None:
-                self._events = self._engine.events(self._labels(None))
+                self._events = self.engine.events(self._labels(None))
             async for event in self._events:
                 if event.get("Action") in _ENDED:
                     return
@@ -195,35 +205,29 @@ class DockerRuntime:
         }
 
     def workload_of_pid(self, pid: int) -> str | None:
-        try:
-            groups = Path(f"/proc/{pid}/cgroup").read_bytes()
-        except OSError:
-            return None
-        for match in _CONTAINER_ID.finditer(groups):
-            if (workload_id := self._of_container.get(match[0].decode())) is not None:
-                return workload_id
-        return None
+        container_id = container_spec.container_of_pid(pid)
+        return None if container_id is None else self._of_container.get(container_id)
 
     async def images(self) -> list[str]:
         try:
-            found = await self._engine.images()
+            found = await self.engine.images()
         except EngineError as error:
             raise RuntimeUnavailable(error.message) from error
         tags = [tag for image in found for tag in image.get("RepoTags") or [] if tag != "<none>:<none>"]
         return sorted(tags)[:1000]
 
     async def save_image(self, actual: Actual, reference: str, max_bytes: int, progress: BytesRead) -> str:
-        return await image_export.save(self._engine, actual.key, reference, max_bytes, progress)
+        return await image_export.save(self.engine, actual.key, reference, max_bytes, progress)
 
     async def discard_image(self, reference: str) -> None:
         try:
-            await self._engine.remove_image(reference)
+            await self.engine.remove_image(reference)
         except EngineError as error:
             log.warning("image %s stays: %s", reference, error.message)
 
     async def close(self) -> None:
         await self._end_events()
-        await self._engine.close()
+        await self.engine.close()
 
     async def _end_events(self) -> None:
         if self._events is not None:
@@ -233,7 +237,7 @@ class DockerRuntime:
 
     async def _list_running(self) -> list[JSON]:
         try:
-            containers = await self._engine.containers(self._labels(None))
+            containers = await self.engine.containers(self._labels(None))
         except EngineError as error:
             raise RuntimeUnavailable(error.message) from error
         return [container for container in containers if container["State"] == "running"]
@@ -244,23 +248,27 @@ class DockerRuntime:
         if state is not ActualState.EXITED:
             return _from_listing(item, state, self._settings.address)
         try:
-            return _from_details(await self._engine.inspect_container(item["Id"]), self._settings.address)
+            return _from_details(await self.engine.inspect_container(item["Id"]), self._settings.address)
         except EngineError:  # removed since it was listed
             return _from_listing(item, state, self._settings.address)
 
-    async def _local_image(self, workload: Workload) -> JSON | None:
+    async def local_image(self, workload: Imaged) -> JSON | None:
         """The image if it is here with the wanted content, whatever its tag means by now."""
         try:
-            return await self._engine.image(_reference_to_pull(workload))
+            return await self.engine.image(_reference_to_pull(workload))
         except EngineError as error:
             raise pull_refused(workload.image_reference, error.message) from error
 
-    def _placement(self, workload: Workload, image: JSON, home: Path, epoch: int) -> container_spec.Placement:
+    def pinned(self, workload: Imaged, image: JSON) -> str:
+        """The reference with its digest where the image came from a registry."""
         digest = _digest(image, workload.image_reference)
+        return f"{_repository(workload.image_reference)}@{digest}" if digest else workload.image_reference
+
+    def _placement(self, workload: Workload, image: JSON, home: Path, epoch: int) -> container_spec.Placement:
         return container_spec.Placement(
             host_id=self._host_id,
             epoch=epoch,
-            image=f"{_repository(workload.image_reference)}@{digest}" if digest else workload.image_reference,
+            image=self.pinned(workload, image),
             image_user=(image.get("Config") or {}).get("User") or "",
             home=os.fspath(home.absolute()),
             publish_address=self._settings.address,
@@ -279,7 +287,7 @@ class DockerRuntime:
     async def _usage(self, container: JSON) -> Usage:
         container_id = container["Id"]
         try:
-            stats = await self._engine.container_stats(container_id)
+            stats = await self.engine.container_stats(container_id)
         except EngineError:  # it ended since it was listed
             return Usage(None, None)
         if not stats:  # the engine's answer for one that ends at this moment
@@ -300,7 +308,7 @@ class DockerRuntime:
         container_id, labels = container["Id"], container["Labels"]
         try:
             if container_id not in self._pids:
-                details = await self._engine.inspect_container(container_id)
+                details = await self.engine.inspect_container(container_id)
                 self._pids[container_id] = int(details["State"]["Pid"])
         except EngineError:  # it ended since it was listed
             return None
@@ -321,8 +329,9 @@ class DockerRuntime:
         return round(max(0, total_ns - before[1]) / 1e7 / (now - before[0]), 1)
 
     def _labels(self, workload_id: str | None) -> list[str]:
-        own = f"{container_spec.HOST}={self._host_id}"
-        return [own] if workload_id is None else [own, f"{container_spec.WORKLOAD}={workload_id}"]
+        """Those of environments; attempts of tasks are another's."""
+        named = container_spec.WORKLOAD if workload_id is None else f"{container_spec.WORKLOAD}={workload_id}"
+        return [f"{container_spec.HOST}={self._host_id}", named]
 
 
 async def _both(first: Coroutine[Any, Any, None], second: Coroutine[Any, Any, str]) -> str:
@@ -411,7 +420,7 @@ def _repository(reference: str) -> str:
     return head + slash + tail.partition(":")[0]
 
 
-def _reference_to_pull(workload: Workload) -> str:
+def _reference_to_pull(workload: Imaged) -> str:
     if workload.image_digest is None:
         return workload.image_reference
     return f"{_repository(workload.image_reference)}@{workload.image_digest}"
@@ -430,7 +439,7 @@ def _digest_of(image: str) -> str | None:
     return image.partition("@")[2] or None
 
 
-def _start_refused(error: EngineError) -> StartRefused:
+def start_refused(error: EngineError) -> StartRefused:
     if "could not select device driver" in error.message and "nvidia" in error.message:
         return StartRefused(
             Reason.START_FAILED,

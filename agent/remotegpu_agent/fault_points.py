@@ -15,6 +15,25 @@ STOPPED = "stopped"
 REMOVED = "removed"
 """Nothing of it is left; the server does not know."""
 
+TASK_CLAIMED = "task-claimed"
+"""The answer to a claim has arrived; nothing of it is on disk."""
+TASK_STORED = "task-stored"
+"""The attempt is on disk; it is not accepted."""
+TASK_ACCEPTED = "task-accepted"
+"""The server has confirmed it; nothing was started."""
+TASK_SPAWNED = "task-spawned"
+"""Its process runs, and its record does not say so yet."""
+TASK_STARTED = "task-started"
+"""It runs; the server does not know."""
+TASK_ENDED = "task-ended"
+"""It ended; its result is not on disk."""
+TASK_KEPT = "task-kept"
+"""Its result is on disk; the server does not know."""
+TASK_PIECE = "task-piece"
+"""A piece of its output has arrived at the server; the agent has not noted it."""
+TASK_COMPLETED = "task-completed"
+"""The server has its result; what it held is not released."""
+
 _armed: str | None = None
 
 

@@ -14,6 +14,7 @@ from enum import IntEnum
 import remotegpu
 from remotegpu import errors
 from remotegpu.types.agent import Enroll, Heartbeat, HomeVolume, SessionCreate, WorkloadMetrics
+from remotegpu.types.hosts import RuntimeKind
 from remotegpu_agent import __version__, home_sizes, homes, inventory, status
 from remotegpu_agent.activity import Kernels
 from remotegpu_agent.converge import Converger
@@ -24,6 +25,10 @@ from remotegpu_agent.runtime import Health, Runtime, RuntimeUnavailable
 from remotegpu_agent.sampling import HostMeter, Sampler
 from remotegpu_agent.settings import Credential, Settings
 from remotegpu_agent.sync import AgentApi, Refused, Superseded, Sync
+from remotegpu_agent.tasks.calls import AttemptCalls
+from remotegpu_agent.tasks.claims import Tasks
+from remotegpu_agent.tasks.link import AttemptApi
+from remotegpu_agent.tasks.runtime import TaskRuntime
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +50,8 @@ async def run(settings: Settings, credential: Credential) -> Exit:
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)
     runtime = await choose_runtime(settings, credential.host_id)
     async with remotegpu.AsyncClient(url=settings.url, token=credential.secret, max_retries=0) as client:
-        agent = Agent(settings, credential, api=client.agent, runtime=runtime)
+        calls = AttemptCalls(client.agent._transport)
+        agent = Agent(settings, credential, api=client.agent, attempts=calls, runtime=runtime)
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -87,6 +93,19 @@ async def choose_runtime(settings: Settings, host_id: str) -> Runtime:
     return ProcessRuntime(settings, host_id)
 
 
+def choose_task_runtime(settings: Settings, host_id: str, runtime: Runtime) -> TaskRuntime:
+    """Tasks run in what environments run in."""
+    if runtime.kind is RuntimeKind.DOCKER:
+        from remotegpu_agent.docker_runtime import DockerRuntime
+        from remotegpu_agent.tasks.docker_tasks import DockerTasks
+
+        assert isinstance(runtime, DockerRuntime), "there is one Docker runtime"
+        return DockerTasks(settings, host_id, runtime)
+    from remotegpu_agent.tasks.process_tasks import ProcessTasks
+
+    return ProcessTasks(settings, host_id)
+
+
 def choose_gpus(settings: Settings, host_id: str) -> GpuProvider:
     if settings.simulate_gpus is not None:
         from remotegpu_agent.simulated_gpus import SimulatedGpus
@@ -102,7 +121,13 @@ class Agent:
     """All parts of one agent process."""
 
     def __init__(
-        self, settings: Settings, credential: Credential, *, api: AgentApi, runtime: Runtime
+        self,
+        settings: Settings,
+        credential: Credential,
+        *,
+        api: AgentApi,
+        attempts: AttemptApi,
+        runtime: Runtime,
     ) -> None:
         self._settings = settings
         self._credential = credential
@@ -119,7 +144,14 @@ class Agent:
         self._sampler = Sampler(
             choose_gpus(settings, credential.host_id),
             every_s=settings.sample_every_s,
-            held=self._converger.held_gpus,
+            held=lambda: self._converger.held_gpus() | self._tasks.held_gpus(),
+        )
+        self._tasks = Tasks(
+            api=attempts,
+            sync=self._sync,
+            runtime=choose_task_runtime(settings, credential.host_id, runtime),
+            settings=settings,
+            gpu_memory=self._sampler.gpu_memory_of,
         )
         self._host = HostMeter(settings.home_root)
         self._kernels = Kernels()
@@ -147,7 +179,10 @@ class Agent:
         tasks: dict[str, Coroutine[None, None, None]] = {
             "sampler": self._sampler.run(),
             "heartbeats": self._sync.send_heartbeats(self._heartbeat),
-            "desired": self._sync.follow_desired(self._converger.set_desired, self._saves.set_desired),
+            "desired": self._sync.follow_desired(
+                self._converger.set_desired, self._saves.set_desired, self._tasks.set_granted
+            ),
+            "tasks": self._tasks.run(),
             "reports": self._sync.push(),
             "logs": self._sync.answer_logs(self._converger.log_of),
             "gpu-checks": self._sync.answer_gpu_checks(self._sampler.check),
@@ -164,12 +199,13 @@ class Agent:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._converger.close()
+        await self._tasks.close()
         self._sampler.close()
         await self._runtime.close()
 
     async def _remove_home(self, volume: HomeVolume) -> str | None:
         """``None`` when it is gone; a home that a workload may use stays."""
-        if volume.volume_id in self._converger.homes_in_use():
+        if volume.volume_id in self._converger.homes_in_use() | self._tasks.homes_in_use():
             return "A workload of this host still uses it."
         return await asyncio.to_thread(homes.remove_home, self._settings, volume)
 
@@ -179,7 +215,7 @@ class Agent:
         return home if isinstance(home, str) else await home_sizes.measure(home)
 
     async def _registration(self) -> SessionCreate:
-        self._health = await self._runtime.probe()
+        self._health = await self._probe()
         if not self._health.healthy:
             log.warning("%s", self._health.detail)
         return SessionCreate(
@@ -196,8 +232,14 @@ class Agent:
             workloads=await self._converger.adopt(),
         )
 
+    async def _probe(self) -> Health:
+        health = await self._runtime.probe()
+        if not health.healthy or not (limits := self._tasks.limits):
+            return health
+        return Health(True, f"{health.detail}; {limits}"[:256])
+
     async def _heartbeat(self) -> Heartbeat:
-        before, self._health = self._health, await self._runtime.probe()
+        before, self._health = self._health, await self._probe()
         if before.healthy != self._health.healthy:
             log.warning("runtime: %s", self._health.detail)
         body = Heartbeat(
@@ -260,6 +302,7 @@ class Agent:
                     }
                     for it in self._converger.states()
                 ],
+                "attempts": self._tasks.states(),
                 "quarantined": self._converger.quarantined(),
             },
         )

@@ -44,6 +44,8 @@ class Settings:
     """An image transfer that moves nothing for this long is given up."""
     sample_every_s: float = 1.0
     """Pace of the GPU and host measurements."""
+    max_tasks: int = 4 * (os.cpu_count() or 1)
+    """Attempts of tasks that run at once; the server places by CPUs, memory and GPUs besides."""
     crash_at: str | None = None
     """Fault tests only: name of the point at which the process ends itself."""
 

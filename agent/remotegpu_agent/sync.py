@@ -19,6 +19,7 @@ from remotegpu.types.agent import (
     DesiredWorkloads,
     GpuCheckAnswer,
     GpuCheckRequest,
+    GrantedAttempt,
     Heartbeat,
     HeartbeatReply,
     HomeVolume,
@@ -126,7 +127,7 @@ class Sync:
         async def attempt() -> Session:
             return await self._api.create_session(await build())
 
-        session = await self._until_answered("registration", attempt)
+        session = await self.until_answered("registration", attempt)
         self.epoch, self._next_in_s = session.epoch, session.next_in_s
         log.info("registered: host %s, epoch %s", session.host_id, session.epoch)
         return session
@@ -147,7 +148,7 @@ class Sync:
                 return await self._api.heartbeat(await build())
 
             try:
-                reply = await self._until_answered("heartbeat", attempt)
+                reply = await self.until_answered("heartbeat", attempt)
             except errors.ApiError as error:
                 log.error("the server refuses heartbeats: %s", error)
                 continue
@@ -159,11 +160,12 @@ class Sync:
         self,
         apply: Callable[[Iterable[Workload]], None],
         apply_saves: Callable[[Iterable[ImageSaveRequest]], None],
+        apply_attempts: Callable[[Iterable[GrantedAttempt]], None],
     ) -> None:
         """Long-poll the desired set; a heartbeat that names another revision fetches at once."""
         while True:
             try:
-                answer = await self._until_answered("long poll", self._poll)
+                answer = await self.until_answered("long poll", self._poll)
             except errors.ApiError as error:
                 log.error("the server refuses the long poll: %s", error)
                 await asyncio.sleep(BACKOFF_S[1])
@@ -177,6 +179,7 @@ class Sync:
             self._queue_removals(answer.volume_removals)
             self._queue_measurements(answer.volume_measurements)
             apply_saves(answer.image_saves)
+            apply_attempts(answer.attempts)
 
     async def push(self) -> None:
         """Deliver reports one by one, the oldest first."""
@@ -252,7 +255,7 @@ class Sync:
             reason=None if progress.reason is None else str(progress.reason),
             detail=progress.detail[:1024],
         )
-        await self._until_answered("image save", partial(self._api.report_image_save, save_id, body))
+        await self.until_answered("image save", partial(self._api.report_image_save, save_id, body))
 
     def _queue_removals(self, requests: list[VolumeRemoval]) -> None:
         self._removals_seen &= {request.id for request in requests}
@@ -308,13 +311,15 @@ class Sync:
     async def _until_accepted(self, what: str, call: Callable[[], Awaitable[None]]) -> None:
         """Repeat until the server has it, or says that it never will."""
         try:
-            await self._until_answered(what, call)
+            await self.until_answered(what, call)
         except errors.ApiError as error:
             log.warning("%s: the server does not want it: %s", what, error)
 
-    async def _until_answered(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+    async def until_answered(
+        self, what: str, call: Callable[[], Awaitable[T]], *, longest_pause_s: float = BACKOFF_S[1]
+    ) -> T:
         """The answer. Repeats on trouble; raises what the server will always refuse as ApiError."""
-        backoff = Backoff()
+        backoff = Backoff(longest_s=longest_pause_s)
         while True:
             try:
                 answer = await call()

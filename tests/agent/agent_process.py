@@ -110,6 +110,17 @@ def instances(agent: AgentProcess, workload_id: str = "env-1") -> int:
     return sum(1 for pid in processes.marked(f"{host_id}/{workload_id}/") if os.getsid(pid) == pid)
 
 
+def leftovers(agent: AgentProcess, *, running: bool = False) -> list[str]:
+    """Containers, networks or processes of this agent's host; ``running``: only what runs."""
+    host_id = agent.server.host_id
+    if agent.runtime == "process":
+        marker = f"REMOTEGPU_PROCESS_MARKER={host_id}/".encode()
+        return [entry.name for entry in Path("/proc").iterdir() if marker in _environ(entry)]
+    label = f"label={HOST_LABEL}={host_id}"
+    found = docker("ps", "-q" if running else "-aq", "--filter", label).split()
+    return found if running else found + docker("network", "ls", "-q", "--filter", label).split()
+
+
 def clean_up(host_id: str, runtime: str) -> None:
     if runtime == "process":
         marker = f"REMOTEGPU_PROCESS_MARKER={host_id}/".encode()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from agent_process import AgentProcess, clean_up, docker, docker_answers
 from agent_workloads import IMAGE
 from scripted_server import ScriptedServer
+from task_specs import TASK_IMAGE
 
 HERE = Path(__file__).parent
+PROGRAMS = ("sh", "sleep", "head", "tr", "true", "cat", "yes", "dd", "seq", "mkdir", "rm")
 
 
 @pytest.fixture
@@ -45,6 +50,43 @@ def test_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     docker("import", "-c", 'CMD ["/server"]', str(archive), IMAGE)
     yield IMAGE
     docker("image", "rm", "-f", IMAGE, check=False)
+
+
+@pytest.fixture(scope="session")
+def task_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An image with a shell and a few programs of this machine."""
+    if not docker_answers():
+        pytest.skip("no Docker engine answers")
+    folder = tmp_path_factory.mktemp("task-image")
+    programs = {name: os.path.realpath(shutil.which(name) or "") for name in PROGRAMS}
+    libraries = {path for program in programs.values() for path in linked_files(program)}
+    with tarfile.open(folder / "image.tar", "w") as archive:
+        for name, program in programs.items():
+            archive.add(program, f"bin/{name}")
+        for path in libraries:
+            archive.add(os.path.realpath(path), path.lstrip("/"))
+        for directory, mode in (("home/jovyan", 0o755), ("tmp", 0o1777)):
+            entry = tarfile.TarInfo(directory)
+            entry.type, entry.mode = tarfile.DIRTYPE, mode
+            archive.addfile(entry)
+    docker("import", "-c", "ENV PATH=/bin", str(folder / "image.tar"), TASK_IMAGE)
+    yield TASK_IMAGE
+    docker("image", "rm", "-f", TASK_IMAGE, check=False)
+
+
+def linked_files(program: str) -> list[str]:
+    told = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"(/\S+) \(0x", told)
+
+
+@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])
+def task_agent(
+    request: pytest.FixtureRequest, server: ScriptedServer, tmp_path: Path
+) -> Iterator[AgentProcess]:
+    """An agent of either runtime, for tasks."""
+    if request.param == "docker":
+        request.getfixturevalue("task_image")
+    yield from _agent(server, request.param, tmp_path)
 
 
 @pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeVar
 
+from scripted_attempts import ScriptedAttempts
+
 from remotegpu.types.agent import (
     DesiredWorkloads,
     Enroll,
@@ -50,6 +52,8 @@ class ScriptedServer:
         self._log_requests: list[LogRequest] = []
         self._saves: list[ImageSaveRequest] = []
         self._revision = 1
+        self.attempts = ScriptedAttempts(self)
+        self.closing = False
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05})
@@ -71,11 +75,16 @@ class ScriptedServer:
 
     def close(self) -> None:
         with self.changed:
-            self._revision += 1
-            self.changed.notify_all()
+            self.closing = True
+            self.bump()
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
+
+    def bump(self) -> None:
+        """Something that hosts are told has changed."""
+        self._revision += 1
+        self.changed.notify_all()
 
     def desire(
         self,
@@ -167,6 +176,10 @@ class ScriptedServer:
         if match := re.fullmatch(r"/v1/agent/image-saves/([^/]+)", path):
             self.save_reports.append((match[1], ImageSaveReport.model_validate_json(body)))
             return 204, None
+        if path.startswith(("/v1/agent/tasks/", "/v1/agent/attempts/")):
+            if json.loads(body)["epoch"] != self.epoch:
+                return _stale()
+            return self.attempts.answer(path, body)
         return 404, {"error": "not_found", "detail": path, "hint": None, "request_id": "r", "data": {}}
 
     def _long_poll(self, query: dict[str, str]) -> tuple[int, Any]:
@@ -179,7 +192,7 @@ class ScriptedServer:
             return _stale()
         return 200, DesiredWorkloads(
             revision=self._revision,
-            attempts=[],
+            attempts=self.attempts.granted(),
             claimable=0,
             workloads=self._workloads,
             log_requests=self._log_requests,

@@ -1,0 +1,195 @@
+"""What the agent keeps of one attempt, over its own death: one folder each, removed with its release.
+
+Only a result is written through to the disk. Everything else must survive a kill of the agent, not a loss of
+power: after that nothing runs any more, and the boot id in ``started`` tells so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import struct
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from remotegpu.types.agent import AttemptResult, ClaimedAttempt
+from remotegpu_agent.inventory import boot_id
+from remotegpu_agent.settings import write_private
+
+_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
+_PIECE = struct.Struct("<QII")
+
+
+def boottime() -> float:
+    """Seconds since the machine started, sleep included: no change of the clock moves it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True)
+class Started:
+    """When its start was begun. Once this exists, it is never started again."""
+
+    boot_id: str
+    at_s: float
+
+    @property
+    def this_boot(self) -> bool:
+        return self.boot_id == boot_id()
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why it is being ended, and since when (:func:`boottime`)."""
+
+    why: str
+    """``cancelled``, ``timeout``, ``fenced`` or ``refused``."""
+    reason: str | None
+    at_s: float
+    grace_s: float
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One numbered piece of output: a part of the file ``log``."""
+
+    offset: int
+    size: int
+    truncated: bool
+
+
+class Folder:
+    """Files of one attempt."""
+
+    def __init__(self, root: Path, attempt_id: str) -> None:
+        if not _ID.match(attempt_id):
+            raise ValueError(f"not an attempt id: {attempt_id[:100]!r}")
+        self.attempt_id = attempt_id
+        self.path = root / attempt_id
+        self.log = self.path / "log"
+        self.output = self.path / "output"
+        """Seen inside as ``/output``."""
+        self.said = self.path / "said"
+        """The task writes here; holds the progress file."""
+        self.progress = self.said / "progress"
+        self.script = self.path / "script"
+        self.exit = self.path / "exit"
+
+    def store(self, spec: ClaimedAttempt) -> None:
+        """Remember it before it is accepted."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._write("attempt.json", spec.model_dump_json())
+
+    def forget_secrets(self, spec: ClaimedAttempt) -> None:
+        """Nothing is ever started again, so nobody needs them any more."""
+        self._write("attempt.json", spec.model_copy(update={"secret_env": {}}).model_dump_json())
+
+    def load(self) -> ClaimedAttempt | None:
+        """``None``: it was never stored, or is damaged."""
+        try:
+            return ClaimedAttempt.model_validate_json((self.path / "attempt.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def prepare(self, spec: ClaimedAttempt) -> None:
+        """The files that a start needs. The folders are open to all; their parent is not."""
+        for folder in (self.output, self.said):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o777)
+        self.log.touch()
+        self.log.chmod(0o666)
+        if spec.script is not None:
+            self.script.unlink(missing_ok=True)
+            self.script.write_text(spec.script)
+            self.script.chmod(0o555)
+
+    def mark_started(self) -> Started:
+        started = Started(boot_id=boot_id(), at_s=boottime())
+        self._write("started", json.dumps(asdict(started)))
+        return started
+
+    def started(self) -> Started | None:
+        found = self._read("started")
+        return None if found is None else Started(**found)
+
+    def put_stop(self, stop: Stop) -> None:
+        self._write("stop", json.dumps(asdict(stop)))
+
+    def stop(self) -> Stop | None:
+        found = self._read("stop")
+        return None if found is None else Stop(**found)
+
+    def put_process(self, **facts: Any) -> None:
+        """What identifies its process; the process runtime's alone."""
+        self._write("process", json.dumps(facts))
+
+    def process(self) -> dict[str, Any] | None:
+        return self._read("process")
+
+    def put_lease(self, facts: dict[str, Any]) -> None:
+        """Read by the guard."""
+        self._write("lease", json.dumps(facts))
+
+    def lease(self) -> dict[str, Any] | None:
+        return self._read("lease")
+
+    def put_result(self, result: AttemptResult) -> None:
+        """To the disk: from now on it is repeated until the server has it."""
+        write_private(self.path / "result", result.model_dump_json())
+        (self.path / "lease").unlink(missing_ok=True)
+
+    def result(self) -> AttemptResult | None:
+        try:
+            return AttemptResult.model_validate_json((self.path / "result").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def put_piece(self, sequence: int, piece: Piece) -> None:
+        """Before it is sent: a repeat after a crash must have the same bytes."""
+        handle = os.open(self.path / "pieces", os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(handle, _PIECE.pack(piece.offset, piece.size, piece.truncated), _PIECE.size * sequence)
+        finally:
+            os.close(handle)
+
+    def piece(self, sequence: int) -> Piece | None:
+        try:
+            with (self.path / "pieces").open("rb") as file:
+                file.seek(_PIECE.size * sequence)
+                packed = file.read(_PIECE.size)
+        except FileNotFoundError:
+            return None
+        if len(packed) < _PIECE.size:
+            return None
+        offset, size, truncated = _PIECE.unpack(packed)
+        return Piece(offset, size, bool(truncated))
+
+    def pieces(self) -> int:
+        """How many were begun to be sent."""
+        try:
+            return (self.path / "pieces").stat().st_size // _PIECE.size
+        except FileNotFoundError:
+            return 0
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=False)
+
+    def _write(self, name: str, text: str) -> None:
+        write_private(self.path / name, text, durable=False)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            found = json.loads((self.path / name).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+
+def stored(root: Path) -> list[Folder]:
+    """The folders of all attempts that have not been released."""
+    if not root.is_dir():
+        return []
+    return [Folder(root, name) for name in sorted(os.listdir(root)) if _ID.match(name)]
