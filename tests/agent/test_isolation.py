@@ -110,13 +110,18 @@ def test_container_is_made_by_the_rules_and_its_secrets_stay_in_its_environment(
     assert (host["PidMode"], host["UTSMode"], host["IpcMode"]) == ("", "", "private")
     config = details["Config"]
     assert isinstance(config, dict)
-    assert "canary-secret" not in json.dumps(config["Labels"])
+    variables = config.pop("Env")
+    assert "JUPYTERHUB_API_TOKEN=canary-secret" in variables
+    assert "canary-secret" not in json.dumps(details), (
+        "in its environment, and nowhere else that Docker shows"
+    )
     assert config["Labels"][HOST_LABEL] == server.host_id
     assert "canary-secret" not in docker_agent.log
     home = docker_agent.state_dir / "homes" / "vol-env-1"
     assert (home.stat().st_uid, home.stat().st_mode & 0o777) == (1000, 0o700)
-    for file in docker_agent.state_dir.glob("*.json"):
-        assert "canary-secret" not in file.read_text(), file
+    for file in docker_agent.state_dir.rglob("*"):
+        if file.is_file() and "homes" not in file.parts:
+            assert b"canary-secret" not in file.read_bytes(), file
 
 
 def test_container_that_eats_its_memory_is_reported_as_out_of_memory(

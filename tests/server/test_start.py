@@ -135,8 +135,22 @@ def test_ten_megabytes_are_refused_and_the_server_goes_on(live_server: LiveServe
 def test_secrets_are_nowhere_in_the_log(live_server: LiveServer) -> None:
     headers = live_server.admin_headers
     httpx.get(f"{live_server.url}/v1/me?token={headers['Authorization'][7:]}", headers=headers)
+    canary = "canary-5f0a7be1"
+    with httpx.Client(base_url=live_server.url, headers=headers, timeout=30) as admin:
+        admin.post("/v1/auth/login", json={"username": "admin", "password": canary})
+        admin.post("/v1/auth/login", json={"username": "admin", "password": [canary]})
+        made = admin.post("/v1/users", json={"username": "ada", "password": f"{canary}-of-ada"})
+        assert made.status_code == 201, made.text
+        admin.post("/v1/images", json={"name": "base", "reference": "example.org/base:1"})
+        acting = {"Authorization": f"Bearer {live_server.hub_token}", "X-RemoteGPU-On-Behalf-Of": "ada"}
+        spec = {"name": "w", "image": "base", "secret_env": {"API_KEY": canary}}
+        assert admin.post("/v1/environments", json=spec, headers=acting).status_code == 201
+        admin.post("/v1/environments", json=spec | {"gpus": "many"}, headers=acting)
+        admin.get("/v1/me", headers={"Authorization": f"Bearer rgu_{canary}"})
     live_server.stop()
     log = live_server.log.read_text()
+    assert log
+    assert canary not in log
     assert live_server.admin_password not in log
     assert headers["Authorization"][7:] not in log
     assert live_server.hub_token not in log
