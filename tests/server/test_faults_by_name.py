@@ -1,7 +1,8 @@
-"""Faults by their names in the reliability rules, where no other file is about them: F36, F44, F47."""
+"""Faults by their names in the reliability rules, where no other file is about them: F36, F44, F47, M12."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -131,3 +132,25 @@ async def test_f44_cancel_in_every_state_ends_as_wished_and_gives_everything_bac
         held = await db.scalar(text("SELECT count(*) FROM placements WHERE released_at IS NULL"))
     wished = "deleted" if verb == "delete" else "failed" if state == "failed" else "stopped"
     assert (status, held) == (wished, 0)
+
+
+async def test_m12_without_any_hint_and_with_lost_reports_the_passes_alone_converge(
+    fleet: Fleet, actors: Actors, app: FastAPI, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every subset of an agent's reports about a start and a stop is lost; later ones say the same again."""
+    monkeypatch.setattr(app.state.database.signals, "publish", lambda _hints: None)
+    agent = await fleet.host("h1", gpus=1)
+    ada = await actors.user("ada")
+    for number, lost in enumerate(itertools.product((False, True), repeat=3)):
+        key = (await fleet.create(ada.headers, f"n{number}", gpus=1)).json()["id"]
+        await turns.place_pending(work)
+        for seen, is_lost in zip(("pulling", "starting"), lost, strict=False):
+            if not is_lost:
+                assert (await agent.observe(key, seen)).status_code == 204
+        await agent.obey()
+        assert (await fleet.get(ada.headers, key))["status"] == "running"
+        await fleet.client.delete(f"/v1/environments/{key}", headers=ada.headers)
+        if not lost[2]:
+            assert (await agent.observe(key, "stopping")).status_code == 204
+        await agent.obey()
+        assert await fleet.gpus_free() == 1
