@@ -178,7 +178,8 @@ class _Who(Enum):
     WORKSPACE_OWNER = auto()
     """The owner of the workspace, owners of its customer, platform admins."""
     WORKSPACE_WRITER = auto()
-    """Members of the workspace that are more than viewers; neither admins nor customer owners as such."""
+    """Members of the workspace that are more than viewers, and their workloads; neither admins nor customer
+    owners as such."""
     CUSTOMER_OWNER = auto()
     """Owners of the row's customer, and admins; the row's own user sees it, but may not do this."""
     ADMIN = auto()
@@ -395,11 +396,18 @@ def _fits(actor: Actor, who: _Who, row: _Row) -> bool:
         return person or workload
     if who is _Who.ADMIN:
         return person and actor.is_admin
-    if workload and who in _OWN_WORKLOAD:
-        return row.user_id == actor.user_id
     if workload:
-        return who is _Who.ROW_READER_OR_WORKLOAD and row.environment_id == actor.environment_id
+        return _fits_workload(actor, who, row)
     return person and _fits_person(actor, who, row)
+
+
+def _fits_workload(actor: Actor, who: _Who, row: _Row) -> bool:
+    if who in _OWN_WORKLOAD:
+        return row.user_id is not None and row.user_id == actor.user_id
+    if who is _Who.WORKSPACE_WRITER:  # what it may put there is a question of its own
+        return actor.workspaces.get(row.workspace_id or "") in _WRITERS
+    of_its_own = row.environment_id is not None and row.environment_id == actor.environment_id
+    return who is _Who.ROW_READER_OR_WORKLOAD and of_its_own
 
 
 _OWN_WORKLOAD = frozenset({_Who.ROW_READER_OR_OWN_WORKLOAD, _Who.ROW_WRITER_OR_OWN_WORKLOAD})

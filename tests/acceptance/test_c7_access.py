@@ -21,6 +21,7 @@ from acceptance.site import PASSWORD, Person, SdkAgent, Site, at_once
 from remotegpu.errors import (
     AccountSuspended,
     ApiError,
+    AttemptMismatch,
     EpochStale,
     Forbidden,
     InvalidCredentials,
@@ -151,6 +152,8 @@ def test_c7b_token_of_one_agent_changes_nothing_of_another_machine_on_any_agent_
     asked.add("PUT /v1/agent/log-requests/{request_id}")
     assert _logs_while_another_agent_answers(ada, a, b, made.id) == "the truth"
 
+    _refused_about_attempts(ada, a, b, refused)
+
     ends = datetime.now(UTC) + timedelta(days=1)
     lent = site.admin.dedications
     customer = ada.client.me.get().user
@@ -164,6 +167,44 @@ def test_c7b_token_of_one_agent_changes_nothing_of_another_machine_on_any_agent_
     assert [one.id for one in b.desired().volume_removals] == [removal], "it is still asked for"
     b.obey()
     assert asked == {name for name in ROUTES if "/v1/agent/" in name}
+
+
+def _refused_about_attempts(
+    ada: Person, a: SdkAgent, b: SdkAgent, refused: Callable[[str, type[ApiError], Callable[[], object]], None]
+) -> None:
+    """One that ``b`` runs: ``a`` neither gets it nor writes a word about it."""
+    task = ada.client.tasks.submit(
+        image="base", command=["train"], cpus=0.1, memory_bytes=2**26, host_labels={"only": b.name}
+    ).tasks[0]
+    as_a, as_b = a.client.agent, b.client.agent
+
+    def claim(agent: SdkAgent, epoch: int) -> list[wire.ClaimedAttempt]:
+        body = wire.TaskClaim(epoch=epoch, request_id=f"claim-of-{agent.name}", max_attempts=9, wait_s=0)
+        return agent.client.agent.claim_tasks(body).attempts
+
+    assert claim(a, a.epoch) == [], "it waits for another host"
+    refused("POST /v1/agent/tasks/claim", EpochStale, lambda: claim(a, a.epoch + 1))
+    (attempt,) = _until(lambda: claim(b, b.epoch))
+    write = wire.AttemptWrite(epoch=a.epoch)
+    done = wire.AttemptResult(epoch=a.epoch, status=wire.AttemptOutcome.FAILED, exit_code=1, reason="exit_code")
+    part = wire.AttemptProgress(epoch=a.epoch, progress=1.0)
+    calls: dict[str, Callable[[], object]] = {
+        "accept": lambda: as_a.accept_attempt(attempt.id, write),
+        "start": lambda: as_a.start_attempt(attempt.id, write),
+        "renew": lambda: as_a.renew_attempt(attempt.id, write),
+        "progress": lambda: as_a.report_progress(attempt.id, part),
+        "complete": lambda: as_a.complete_attempt(attempt.id, done),
+        "release": lambda: as_a.release_attempt(attempt.id, write),
+    }
+    for verb, call in calls.items():
+        refused(f"POST /v1/agent/attempts/{{attempt_id}}/{verb}", AttemptMismatch, call)
+    own = wire.AttemptWrite(epoch=b.epoch)
+    as_b.accept_attempt(attempt.id, own)
+    as_b.start_attempt(attempt.id, own)
+    result = wire.AttemptResult(epoch=b.epoch, status=wire.AttemptOutcome.SUCCEEDED, exit_code=0, reason="succeeded")
+    as_b.complete_attempt(attempt.id, result)
+    as_b.release_attempt(attempt.id, own)
+    assert ada.client.tasks.get(task.id).status == "succeeded"
 
 
 def _machine(site: Site, host: SdkAgent, environment_id: str) -> tuple[object, ...]:
@@ -259,10 +300,15 @@ def _things_of(site: Site, ada: Person) -> dict[str, str]:
     reservation = ada.client.reservations.create(
         name="course", gpus=1, workspace=workspace, starts_at=starts, ends_at=starts + timedelta(hours=2)
     )
+    task = ada.client.tasks.submit(
+        image="quick", command=["true"], workspace=workspace, cpus=0.1, start_at=starts
+    ).tasks[0]
     return {
         "customer": me.customer_id,
         "user": me.id,
         "workspace": workspace,
+        "task_id": task.id,
+        "attempt_id": "att-000000000000",
         "image": "quick",
         "environment_id": environment.id,
         "workload_id": environment.id,
@@ -297,6 +343,7 @@ def _seen(site: Site, ada: Person) -> dict[str, Any]:
     lists = {
         "user": [me.user],
         "environments": ada.client.environments.list(),
+        "tasks": ada.client.tasks.list(),
         "workspaces": ada.client.workspaces.list(),
         "keys": ada.client.ssh_keys.list(),
         "requests": ada.client.quota_requests.list(),

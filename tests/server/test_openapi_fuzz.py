@@ -116,9 +116,14 @@ class Target:
         await self.agent.heartbeat()
         made = (await fleet.create(member.headers, gpus=1)).json()
         other = await actors.user("bob", customer="other")
+        body = {"image": "base", "command": ["train"], "gpus": 1}
+        task = (await self.client.post("/v1/tasks", headers=member.headers, json=body)).json()["tasks"][0]
+        (attempt,) = await self.agent.claim()
         self.known = {
             "environment_id": [made["id"]],
             "workload_id": [made["id"]],
+            "task_id": [task["id"]],
+            "attempt_id": [attempt["id"]],
             "workspace": [made["workspace_id"]] if "workspace_id" in made else [],
             "user": ["bob", other.id],
             "customer": ["other"],
@@ -220,3 +225,5 @@ def _lead_somewhere(target: Target, operation: APIOperation, case: Case, data: s
             case.path_parameters[name] = data.draw(strategies.sampled_from(values))
     if "wait_s" in (case.query or {}):
         case.query["wait_s"] = 0
+    if isinstance(case.body, dict) and "wait_s" in case.body:
+        case.body["wait_s"] = 0

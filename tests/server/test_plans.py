@@ -10,14 +10,15 @@ from typing import Any
 
 import sqlalchemy as sa
 from fastapi import FastAPI
-from hollow_agent import Fleet
+from hollow_agent import Fleet, HollowAgent
 from sqlalchemy import text
 
+from remotegpu_server.attempts import loop as attempts
 from remotegpu_server.hosts import loop as liveness
 from remotegpu_server.loops import Work
 from remotegpu_server.queue import turns
 from remotegpu_server.quotas import storage
-from remotegpu_server.testing import Actors
+from remotegpu_server.testing import Actors, Person
 from remotegpu_server.volumes import loop as volumes
 
 ROWS = 10_000
@@ -43,6 +44,19 @@ FROM allocations a, generate_series(1, {rows}) n WHERE a.released_at IS NULL;
 INSERT INTO tokens (id, secret_hash, kind, scopes, user_id, environment_id, revoked_at)
 SELECT 'old' || n, '', 'workload', '{{}}', e.owner_id, 'env-old' || n, now()
 FROM environments e, generate_series(1, {rows}) n WHERE e.name = 'seed';
+INSERT INTO tasks (id, owner_id, customer_id, workspace_id, name, image_id, command, gpus, cpus, memory_bytes,
+    status, reason, message, max_lifetime_s, stop_grace_s, max_retries, retry_delay_s, retry_on, finished_at)
+SELECT 'tsk-old' || n, e.owner_id, e.customer_id, e.workspace_id, 'old', e.image_id, '{{x}}', 1, 1, 1024,
+    'succeeded', 'succeeded', '', 60, 30, 0, 10, '{{}}', now()
+FROM environments e, generate_series(1, {rows}) n WHERE e.name = 'seed';
+INSERT INTO attempts (id, task_id, number, host_id, status, claimed_at, finished_at)
+SELECT 'att-old' || n, 'tsk-old' || n, 1, h.id, 'succeeded', now(), now()
+FROM hosts h, generate_series(1, {rows}) n;
+INSERT INTO placements (id, attempt_id, generation, host_id, user_id, customer_id, workspace_id,
+    volume_id, cpus, memory_bytes, placed_at, released_at, release_proof)
+SELECT 'plc-task' || n, 'att-old' || n, 1, p.host_id, p.user_id, p.customer_id, p.workspace_id,
+    p.volume_id, 1, 1024, now() - interval '91 days', now() - interval '90 days', 'absent'
+FROM placements p, generate_series(1, {rows}) n WHERE p.released_at IS NULL;
 INSERT INTO events (kind, subject_type, subject_id, actor, message)
 SELECT 'environment.status', 'environment', 'env-old' || n, 'x', '' FROM generate_series(1, {rows}) n;
 INSERT INTO host_samples (host_id, at, host, gpus, workloads)
@@ -87,6 +101,9 @@ async def test_hot_queries_do_not_read_history(
     await liveness.judge_silence(work)
     await volumes.ask_for_sizes(work)
     await storage.tell_of_storage(work)
+    await _run_a_task(fleet, agent, ada)
+    for loop in (attempts.LOST, attempts.UNCLAIMED, attempts.TIMEOUTS, attempts.DEPENDENCIES):
+        await loop.run(work)
     await fleet.act(ada.headers, made.json()["id"], "stop")
     await agent.obey()
     for engine in engines:
@@ -105,6 +122,22 @@ async def test_hot_queries_do_not_read_history(
             ]
     assert len(statements) > 30
     assert not slow, "\n".join(slow)
+
+
+async def _run_a_task(fleet: Fleet, agent: HollowAgent, ada: Person) -> None:
+    body = {"image": "base", "command": ["x"], "cpus": 0.1}
+    first = (await fleet.client.post("/v1/tasks", headers=ada.headers, json=body)).json()["tasks"][0]["id"]
+    after = body | {"depends_on": [{"task_id": first}], "array": {"size": 2, "max_parallel": 1}}
+    assert (await fleet.client.post("/v1/tasks", headers=ada.headers, json=after)).status_code == 201
+    (attempt,) = await agent.claim()
+    for verb in ("accept", "start", "renew"):
+        assert (await agent.attempt(attempt["id"], verb)).status_code < 300
+    await agent.attempt(attempt["id"], "progress", progress=0.5)
+    await agent.poll()
+    for path in (f"/v1/tasks/{first}", f"/v1/tasks/{first}/attempts", "/v1/tasks"):
+        assert (await fleet.client.get(path, headers=ada.headers)).status_code == 200
+    assert (await agent.complete(attempt["id"])).status_code == 204
+    assert (await agent.attempt(attempt["id"], "release")).status_code == 204
 
 
 def _read_whole(plan: Any) -> list[str]:

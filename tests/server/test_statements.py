@@ -102,6 +102,7 @@ class _Rows:
         running = (await self.fleet.create(self.admin.headers, f"env-{number}", gpus=1)).json()["id"]
         await self.fleet.create(self.admin.headers, f"waits-{number}", gpus=2, gpu_models=["A100-80GB"])
         await agent.obey()
+        await self._tasks(number, agent)
         await self.fleet.limit("user", person.id, gpus=1)
         more = {"resource": "gpus", "amount": 2, "why": "work", "subject_id": person.id}
         asked = await self._post("/v1/quota-requests", more, self.admin.headers)
@@ -123,6 +124,20 @@ class _Rows:
             "key": "system.name",
         }
         await self._save_and_fail(number)
+
+    async def _tasks(self, number: int, agent: HollowAgent) -> None:
+        """One that holds a GPU, one that waits for it, and one attempt more of the first task."""
+        body = {"image": "base", "command": ["train"], "gpus": 1, "cpus": 0.1}
+        first = (await self._post("/v1/tasks", body, self.admin.headers))["tasks"][0]["id"]
+        self.named.setdefault("task_id", first)
+        after = [{"task_id": first, "condition": "after_any"}]
+        await self._post("/v1/tasks", body | {"depends_on": after}, self.admin.headers)
+        async with self.app.state.database.sessions() as db:
+            row = tables.Attempt
+            ended = {"status": "failed", "claimed_at": sa.func.now(), "finished_at": sa.func.now()}
+            of = {"task_id": self.named["task_id"], "number": number + 100, "host_id": agent.host_id}
+            await db.execute(sa.insert(row).values(id=tables.new_id("att"), **of, **ended))
+            await db.commit()
 
     async def _volume(self, person: Person, agent: HollowAgent) -> str:
         """One home more, of somebody who has started nothing."""

@@ -82,6 +82,7 @@ async def build(app: FastAPI, actors: Actors) -> World:
         )
         quota_request = await _quota_request(db, own.id, own.customer_id)
         mine = await _environment(db, own.id, own.customer_id, workspace, image)
+        task = await _task(db, own.id, own.customer_id, workspace, image)
         theirs = await _environment(db, foreign.id, foreign.customer_id, elsewhere, image)
         for name, environment, user in (("workload", mine, own), ("foreign_workload", theirs, foreign)):
             world.headers[name] = await _token(
@@ -182,6 +183,8 @@ async def build(app: FastAPI, actors: Actors) -> World:
         "image": image,
         "environment_id": mine,
         "workload_id": mine,
+        "task_id": task,
+        "attempt_id": "att-none",
         "token_id": token_id or "",
         "subject": "user",
         "subject_id": own.id,
@@ -245,6 +248,37 @@ async def _environment(
         )
     )
     return environment
+
+
+async def _task(
+    db: sa.ext.asyncio.AsyncSession, owner: str, customer_id: str, workspace: str, image: str
+) -> str:
+    """One that has ended: it may be run again, and stopping it changes nothing."""
+    task = tables.new_id("tsk")
+    await db.execute(
+        sa.insert(tables.Task).values(
+            id=task,
+            owner_id=owner,
+            customer_id=customer_id,
+            workspace_id=workspace,
+            name="train",
+            image_id=image,
+            command=["train"],
+            gpus=0,
+            cpus=1,
+            memory_bytes=2**30,
+            max_lifetime_s=60,
+            stop_grace_s=30,
+            max_retries=0,
+            retry_delay_s=10,
+            retry_on=["lost"],
+            status="cancelled",
+            reason="cancelled",
+            message="",
+            finished_at=sa.func.now(),
+        )
+    )
+    return task
 
 
 async def _quota_request(db: sa.ext.asyncio.AsyncSession, user: str, customer_id: str) -> str:

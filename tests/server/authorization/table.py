@@ -55,6 +55,10 @@ ROW_READ_OR_WORKLOAD = ROW_READ | {"workload": "+"}
 """The same, and the notebook that the row is about."""
 ROW_WRITE = ROW_READ | {"ws_viewer": "3"}
 """The same without viewers and without the notebook."""
+TASK_READ = ROW_READ | {"workload": "+"}
+"""What lives in a workspace, and the notebooks and tasks of its user, wherever it lives."""
+TASK_WRITE = ROW_WRITE | {"workload": "+"}
+"""The same without viewers."""
 WORKSPACE_MANAGE = ROW_READ | {"ws_member": "3", "ws_viewer": "3"}
 """Owner and admins of the workspace, owners of the customer, platform admins."""
 WORKSPACE_OWN = WORKSPACE_MANAGE | {"ws_admin": "3"}
@@ -295,6 +299,13 @@ ROUTES: dict[str, Row] = {
     "POST /v1/image-saves/{save_id}:cancel": Row(ROW_WRITE, _ENVIRONMENT),
     "GET /v1/environments/{environment_id}/image-saves": Row(ROW_READ_OR_WORKLOAD),
     "GET /v1/environments/{environment_id}/usage": Row(ROW_READ_OR_WORKLOAD),
+    # Tasks
+    "GET /v1/tasks": Row(PERSON_OR_WORKLOAD),
+    "POST /v1/tasks": Row(PERSON_OR_WORKLOAD),
+    "GET /v1/tasks/{task_id}": Row(TASK_READ),
+    "GET /v1/tasks/{task_id}/attempts": Row(TASK_READ),
+    "POST /v1/tasks/{task_id}:stop": Row(TASK_WRITE),
+    "POST /v1/tasks/{task_id}:retry": Row(TASK_WRITE),
     # SSH keys
     "GET /v1/ssh-keys": Row(PERSON),
     "POST /v1/ssh-keys": Row(PERSON),
@@ -324,5 +335,12 @@ ROUTES: dict[str, Row] = {
     "PUT /v1/agent/workloads/{workload_id}/observed": Row(AGENT),
     "PUT /v1/agent/log-requests/{request_id}": Row(AGENT),
     "PUT /v1/agent/image-saves/{save_id}": Row(AGENT),
+    "POST /v1/agent/tasks/claim": Row(AGENT),
+    "POST /v1/agent/attempts/{attempt_id}/accept": Row(AGENT),
+    "POST /v1/agent/attempts/{attempt_id}/start": Row(AGENT),
+    "POST /v1/agent/attempts/{attempt_id}/renew": Row(AGENT),
+    "POST /v1/agent/attempts/{attempt_id}/progress": Row(AGENT),
+    "POST /v1/agent/attempts/{attempt_id}/complete": Row(AGENT),
+    "POST /v1/agent/attempts/{attempt_id}/release": Row(AGENT),
 }
 """``METHOD path`` -> row. A route that is not here fails the test."""
