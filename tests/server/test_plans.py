@@ -45,12 +45,13 @@ INSERT INTO tokens (id, secret_hash, kind, scopes, user_id, environment_id, revo
 SELECT 'old' || n, '', 'workload', '{{}}', e.owner_id, 'env-old' || n, now()
 FROM environments e, generate_series(1, {rows}) n WHERE e.name = 'seed';
 INSERT INTO tasks (id, owner_id, customer_id, workspace_id, name, image_id, command, gpus, cpus, memory_bytes,
-    status, reason, message, max_lifetime_s, stop_grace_s, max_retries, retry_delay_s, retry_on, finished_at)
+    status, reason, message, max_lifetime_s, stop_grace_s, max_retries, retry_delay_s, retry_on,
+    created_at, finished_at)
 SELECT 'tsk-old' || n, e.owner_id, e.customer_id, e.workspace_id, 'old', e.image_id, '{{x}}', 1, 1, 1024,
-    'succeeded', 'succeeded', '', 60, 30, 0, 10, '{{}}', now()
+    'succeeded', 'succeeded', 'Done.', 60, 30, 0, 10, '{{}}', now() - n * interval '1 second', now()
 FROM environments e, generate_series(1, {rows}) n WHERE e.name = 'seed';
-INSERT INTO attempts (id, task_id, number, host_id, status, claimed_at, finished_at)
-SELECT 'att-old' || n, 'tsk-old' || n, 1, h.id, 'succeeded', now(), now()
+INSERT INTO attempts (id, task_id, number, host_id, status, message, claimed_at, finished_at)
+SELECT 'att-old' || n, 'tsk-old' || n, 1, h.id, 'succeeded', 'Done.', now(), now()
 FROM hosts h, generate_series(1, {rows}) n;
 INSERT INTO placements (id, attempt_id, generation, host_id, user_id, customer_id, workspace_id,
     volume_id, cpus, memory_bytes, placed_at, released_at, release_proof)

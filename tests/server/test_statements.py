@@ -133,9 +133,11 @@ class _Rows:
         after = [{"task_id": first, "condition": "after_any"}]
         await self._post("/v1/tasks", body | {"depends_on": after}, self.admin.headers)
         async with self.app.state.database.sessions() as db:
-            row = tables.Attempt
-            ended = {"status": "failed", "claimed_at": sa.func.now(), "finished_at": sa.func.now()}
-            of = {"task_id": self.named["task_id"], "number": number + 100, "host_id": agent.host_id}
+            task, row = tables.Task, tables.Attempt
+            named = self.named["task_id"]
+            await db.execute(sa.update(task).where(task.id == named).values(generation=number + 2))
+            of = {"task_id": named, "number": number + 2, "host_id": agent.host_id, "status": "failed"}
+            ended = {"message": "Failed.", "claimed_at": sa.func.now(), "finished_at": sa.func.now()}
             await db.execute(sa.insert(row).values(id=tables.new_id("att"), **of, **ended))
             await db.commit()
 

@@ -44,10 +44,18 @@ from remotegpu_server.db.tables.quotas import (
     QuotaRequest,
 )
 from remotegpu_server.db.tables.ssh_keys import SshKey
-from remotegpu_server.db.tables.tasks import Attempt, Task, TaskArray, TaskDependency, TaskSchedule
+from remotegpu_server.db.tables.tasks import (
+    LIVE_ATTEMPT,
+    Attempt,
+    Task,
+    TaskArray,
+    TaskDependency,
+    TaskSchedule,
+)
 from remotegpu_server.db.tables.volumes import Volume, VolumeRemoval
 
 __all__ = [
+    "LIVE_ATTEMPT",
     "Allocation",
     "Attempt",
     "AuditRecord",

@@ -21,7 +21,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from remotegpu_server.db.tables.base import Base, now, one_of
 
 _ENDED = "status IN ('succeeded', 'failed', 'cancelled', 'timed_out')"
-_LIVE_ATTEMPT = "status IN ('assigned', 'claimed', 'accepted', 'running')"
+LIVE_ATTEMPT = "status IN ('assigned', 'claimed', 'accepted', 'running')"
+"""Of :class:`Attempt`; as text, since a partial index helps a query that repeats its predicate."""
 
 
 class TaskArray(Base):
@@ -199,7 +200,7 @@ class Attempt(Base):
             "lost",
             "preempted",
         ),
-        CheckConstraint(f"({_LIVE_ATTEMPT}) = (finished_at IS NULL)", name="finished"),
+        CheckConstraint(f"({LIVE_ATTEMPT}) = (finished_at IS NULL)", name="finished"),
         CheckConstraint(
             "status IN ('assigned', 'lost', 'cancelled', 'preempted', 'failed') OR claimed_at IS NOT NULL",
             name="claimed_first",
@@ -209,10 +210,10 @@ class Attempt(Base):
             "task_id",
             "rank",
             unique=True,
-            postgresql_where=text(_LIVE_ATTEMPT),
+            postgresql_where=text(LIVE_ATTEMPT),
         ),
         Index("ix_attempts_claimable", "host_id", "created_at", postgresql_where=text("status = 'assigned'")),
-        Index("ix_attempts_live_host", "host_id", postgresql_where=text(_LIVE_ATTEMPT)),
+        Index("ix_attempts_live_host", "host_id", postgresql_where=text(LIVE_ATTEMPT)),
         Index("ix_attempts_lost", "lost_at", postgresql_where=text("lost_at IS NOT NULL")),
         Index(
             "ix_attempts_request", "host_id", "request_id", postgresql_where=text("request_id IS NOT NULL")
