@@ -170,7 +170,10 @@ def test_c7b_token_of_one_agent_changes_nothing_of_another_machine_on_any_agent_
 
 
 def _refused_about_attempts(
-    ada: Person, a: SdkAgent, b: SdkAgent, refused: Callable[[str, type[ApiError], Callable[[], object]], None]
+    ada: Person,
+    a: SdkAgent,
+    b: SdkAgent,
+    refused: Callable[[str, type[ApiError], Callable[[], object]], None],
 ) -> None:
     """One that ``b`` runs: ``a`` neither gets it nor writes a word about it."""
     task = ada.client.tasks.submit(
@@ -186,7 +189,8 @@ def _refused_about_attempts(
     refused("POST /v1/agent/tasks/claim", EpochStale, lambda: claim(a, a.epoch + 1))
     (attempt,) = _until(lambda: claim(b, b.epoch))
     write = wire.AttemptWrite(epoch=a.epoch)
-    done = wire.AttemptResult(epoch=a.epoch, status=wire.AttemptOutcome.FAILED, exit_code=1, reason="exit_code")
+    outcome = wire.AttemptOutcome
+    done = wire.AttemptResult(epoch=a.epoch, status=outcome.FAILED, exit_code=1, reason="exit_code")
     part = wire.AttemptProgress(epoch=a.epoch, progress=1.0)
     calls: dict[str, Callable[[], object]] = {
         "accept": lambda: as_a.accept_attempt(attempt.id, write),
@@ -201,7 +205,7 @@ def _refused_about_attempts(
     own = wire.AttemptWrite(epoch=b.epoch)
     as_b.accept_attempt(attempt.id, own)
     as_b.start_attempt(attempt.id, own)
-    result = wire.AttemptResult(epoch=b.epoch, status=wire.AttemptOutcome.SUCCEEDED, exit_code=0, reason="succeeded")
+    result = wire.AttemptResult(epoch=b.epoch, status=outcome.SUCCEEDED, exit_code=0, reason="succeeded")
     as_b.complete_attempt(attempt.id, result)
     as_b.release_attempt(attempt.id, own)
     assert ada.client.tasks.get(task.id).status == "succeeded"
