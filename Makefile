@@ -13,7 +13,7 @@ READY := $(BIN)/.remotegpu-ready
 BENCH_READY := $(BIN)/.remotegpu-bench-ready
 STANDALONE := $(BIN)/python -m remotegpu_server.standalone
 
-.PHONY: help setup up down status test lint docs e2e image bench-spawn bench-import bench-agent bench-placement lock clean
+.PHONY: help setup up down status test lint docs e2e image bench-spawn bench-import bench-agent bench-placement bench-claims lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -68,6 +68,9 @@ bench-agent: $(BENCH_READY) ## CPU and memory of the agent over a minute
 
 bench-placement: $(READY) ## GPUs allocated on a production trace, and the time of a decision
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python tests/benchmarks/bench_placement.py $(ARGS)
+
+bench-claims: $(READY) ## Attempts claimed per second by 200 hollow agents
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python tests/benchmarks/bench_claims.py $(ARGS)
 
 lock: $(READY) ## Pin all dependencies again, to the newest that fit
 	@$(BIN)/python requirements/lock.py $(ARGS)
