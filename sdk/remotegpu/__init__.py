@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from remotegpu import errors, types
     from remotegpu._async.client import AsyncClient
+    from remotegpu._report import report_progress
     from remotegpu._sync.client import Client
     from remotegpu.errors import (
         AccountSuspended,
@@ -62,7 +63,11 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
 
-_CLIENTS = {"AsyncClient": "remotegpu._async.client", "Client": "remotegpu._sync.client"}
+_HOMES = {
+    "AsyncClient": "remotegpu._async.client",
+    "Client": "remotegpu._sync.client",
+    "report_progress": "remotegpu._report",
+}
 _MODULES = ("errors", "types")
 
 __all__ = [
@@ -110,6 +115,7 @@ __all__ = [
     "WaitTimeout",
     "__version__",
     "errors",
+    "report_progress",
     "types",
 ]
 
@@ -119,7 +125,7 @@ def __getattr__(name: str) -> object:
         return _load(f"{__name__}.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(_load(_CLIENTS.get(name, f"{__name__}.errors")), name)
+    value = getattr(_load(_HOMES.get(name, f"{__name__}.errors")), name)
     globals()[name] = value
     return value
 

@@ -25,7 +25,7 @@ NotFound
 PasswordChangeRequired PasswordResetInvalid PayloadTooLarge QuotaExceeded RateLimited RemoteGPUError
 RequestTimeout ServerError StateConflict
 TokenInvalid Unauthorized Unavailable UnexpectedAnswer Unsatisfiable WaitFailed WaitTimeout
-__version__ errors types
+__version__ errors report_progress types
 """
 
 

@@ -49,7 +49,7 @@ def create(arguments: argparse.Namespace) -> None:
         environment = client.environments.create(
             name=arguments.name,
             image=arguments.image,
-            **_sizes(arguments),
+            **sizes(arguments),
             env=dict(arguments.env) or None,
             priority=arguments.priority,
             preemptible=arguments.preemptible,
@@ -67,7 +67,7 @@ def start(arguments: argparse.Namespace) -> None:
         environment = client.environments.start(
             known.id,
             image=arguments.image,
-            **_sizes(arguments),
+            **sizes(arguments),
             env=dict(arguments.env) or None,
             priority=arguments.priority,
             preemptible=arguments.preemptible,
@@ -78,7 +78,8 @@ def start(arguments: argparse.Namespace) -> None:
         _wait_and_show(client, arguments, environment)
 
 
-def _sizes(arguments: argparse.Namespace) -> dict[str, Any]:
+def sizes(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the options of GPUs, CPUs and memory say; ``None`` where one was left out."""
     return {
         "gpus": arguments.gpus,
         "gpu_models": arguments.gpu_model,

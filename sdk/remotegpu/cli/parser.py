@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import import_module
 
 from remotegpu import __version__
-from remotegpu.cli import identity_parser
+from remotegpu.cli import identity_parser, task_parser
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -49,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _session(commands)
     _environments(commands)
+    task_parser.add_commands(commands, _add, _group, needs=_needs, pair=_pair)
     _reservations(commands)
     _ssh_keys(commands)
     _volumes(commands)
@@ -213,6 +214,11 @@ def _size_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--env", type=_pair, action="append", default=[], metavar="KEY=VALUE", help="repeatable"
     )
+
+
+def _needs(parser: argparse.ArgumentParser) -> None:
+    _size_options(parser)
+    _queue_options(parser)
 
 
 def _queue_options(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,72 @@
+"""Commands of tasks, and their options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction  # argparse has no public name for it
+    Add = Callable[[Commands[argparse.ArgumentParser], str, str, str], argparse.ArgumentParser]
+    Group = Callable[[Commands[argparse.ArgumentParser], str, str], Commands[argparse.ArgumentParser]]
+    Options = Callable[[argparse.ArgumentParser], None]
+
+_STATUSES = ("pending", "assigned", "running", "succeeded", "failed", "cancelled", "timed_out")
+_RETRY_ON = ("lost", "failed", "timed_out")
+
+
+def add_commands(
+    commands: Commands[argparse.ArgumentParser],
+    add: Add,
+    group: Group,
+    *,
+    needs: Options,
+    pair: Callable[[str], tuple[str, str]],
+) -> None:
+    """Everything of this module; ``needs`` adds the options of GPUs, memory and queue."""
+    task = group(commands, "task", "tasks: commands that run to their end on a host")
+    submit = add(task, "submit", "tasks.submit", "submit a command or a script, or an array of them")
+    _spec_options(submit, needs, pair)
+    submit.add_argument("--script", metavar="FILE", help="instead of a command; - for standard input")
+    submit.add_argument("--array", type=int, metavar="N", help="the same N times; each is told its number")
+    submit.add_argument("--max-parallel", type=int, metavar="N", help="of an array at a time")
+    submit.add_argument("command", nargs="*", metavar="-- CMD ARGUMENT", help="what to run")
+
+    list_ = add(task, "list", "tasks.list_", "list tasks, the newest first")
+    list_.add_argument("--owner", help="user name (admins and owners)")
+    list_.add_argument("--status", action="append", choices=_STATUSES, help="repeatable")
+    list_.add_argument("--name")
+    list_.add_argument("--array", metavar="ID", help="only those of this array")
+    list_.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="repeatable")
+    list_.add_argument("--limit", type=int, default=100, metavar="N", help="default: %(default)s")
+    for verb, what in (
+        ("show", "everything about one task"),
+        ("attempts", "its tries, the newest first"),
+        ("stop", "TERM, then KILL after its grace"),
+        ("retry", "run one again that failed, was cancelled or timed out"),
+    ):
+        add(task, verb, f"tasks.{verb}", what).add_argument("task", metavar="ID")
+
+
+def _spec_options(
+    parser: argparse.ArgumentParser, needs: Options, pair: Callable[[str], tuple[str, str]]
+) -> None:
+    parser.add_argument("--image", required=True, help="a name from `remotegpu image list`")
+    parser.add_argument("--name", help="for people; need not be unique")
+    needs(parser)
+    parser.add_argument("--working-dir", metavar="PATH", help="left out: the home")
+    parser.add_argument("--nodes", type=int, metavar="N", help="hosts at once, all or nothing")
+    parser.add_argument("--label", type=pair, action="append", metavar="KEY=VALUE", help="repeatable")
+    parser.add_argument("--workspace", metavar="ID", help="left out: the personal one")
+    parser.add_argument("--reservation", metavar="ID")
+    parser.add_argument("--timeout", type=float, metavar="S", help="end it so long after its start")
+    parser.add_argument("--stop-grace", type=float, metavar="S", help="between TERM and KILL")
+    parser.add_argument("--max-retries", type=int, metavar="N")
+    parser.add_argument("--retry-on", action="append", choices=_RETRY_ON, help="repeatable; usual: lost")
+    parser.add_argument(
+        "--after", action="append", default=[], metavar="ID", help="once this task succeeded; repeatable"
+    )
+    parser.add_argument(
+        "--after-any", action="append", default=[], metavar="ID", help="once this task ended; repeatable"
+    )

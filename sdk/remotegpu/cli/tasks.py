@@ -1,0 +1,141 @@
+"""``remotegpu task``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import remotegpu
+from remotegpu.cli import output
+from remotegpu.cli.connection import connect
+from remotegpu.cli.environments import sizes
+from remotegpu.cli.failures import UsageError
+from remotegpu.types.tasks import Dependency, DependencyCondition, Task, TaskArray
+
+_FACTS = (
+    "id", "owner", "image", "progress", "exit_code", "attempt", "queue_position", "gpus", "cpus",
+    "memory_bytes", "nodes", "created_at", "started_at", "finished_at", "deadline_at",
+)  # fmt: skip
+
+
+def submit(arguments: argparse.Namespace) -> None:
+    """Submit a task or an array, and say its id."""
+    if bool(arguments.command) == bool(arguments.script):
+        raise UsageError("Give a command after --, or a script with --script.")
+    if arguments.max_parallel is not None and arguments.array is None:
+        raise UsageError("--max-parallel belongs to --array.")
+    array = None
+    if arguments.array is not None:
+        array = TaskArray(size=arguments.array, max_parallel=arguments.max_parallel)
+    what: dict[str, Any] = {"command": arguments.command or None}
+    if arguments.script:
+        what = {"script": _script(arguments.script)}
+    with connect(arguments) as client:
+        made = client.tasks.submit(**_spec(arguments), **what, array=array)
+    if made.array_id is not None:
+        sentence = f"Array {made.array_id} of {made.count} tasks is submitted."
+    else:
+        (task,) = made.tasks
+        sentence = f"Task {task.id} is {task.status}. {task.message}".rstrip()
+    output.show_item(arguments, made, sentence)
+
+
+def _script(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read the script {file}: {error}") from error
+
+
+def _spec(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the options of a task say; ``None`` where one was left out."""
+    depends_on = [
+        Dependency(task_id=task_id, condition=condition)
+        for condition, given in (
+            (DependencyCondition.AFTER_OK, arguments.after),
+            (DependencyCondition.AFTER_ANY, arguments.after_any),
+        )
+        for task_id in given
+    ]
+    return sizes(arguments) | {
+        "image": arguments.image,
+        "name": arguments.name,
+        "env": dict(arguments.env) or None,
+        "working_dir": arguments.working_dir,
+        "nodes": arguments.nodes,
+        "labels": dict(arguments.label) if arguments.label else None,
+        "workspace": arguments.workspace,
+        "reservation": arguments.reservation,
+        "priority": arguments.priority,
+        "preemptible": arguments.preemptible,
+        "min_run_s": arguments.min_run,
+        "start_at": arguments.start_at,
+        "timeout_s": arguments.timeout,
+        "stop_grace_s": arguments.stop_grace,
+        "max_retries": arguments.max_retries,
+        "retry_on": arguments.retry_on,
+        "depends_on": depends_on or None,
+    }
+
+
+def list_(arguments: argparse.Namespace) -> None:
+    """The tasks that the caller may see, at most ``--limit`` of them: there may be very many."""
+    with connect(arguments) as client:
+        found = client.tasks.list(
+            owner=arguments.owner,
+            name=arguments.name,
+            array=arguments.array,
+            labels=arguments.label,
+            status=arguments.status,
+            limit=min(arguments.limit, 100),
+        )
+        output.show_list(arguments, "Task", list(islice(found, arguments.limit)))
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """Everything about one task."""
+    with connect(arguments) as client:
+        task = _find(client, arguments.task)
+    lines = [f"{task.name}: {task.status} ({task.reason})", *filter(None, [task.message])]
+    lines += [f"{name}: {value}" for name in _FACTS if (value := getattr(task, name)) is not None]
+    if task.progress_message:
+        lines.append(f"progress_message: {task.progress_message}")
+    lines += [f"host: {host.host_name}" for host in task.hosts]
+    output.show_item(arguments, task, "\n".join(lines))
+
+
+def attempts(arguments: argparse.Namespace) -> None:
+    """Its tries."""
+    with connect(arguments) as client:
+        output.show_list(arguments, "TaskAttempt", client.tasks.attempts(_find(client, arguments.task).id))
+
+
+def stop(arguments: argparse.Namespace) -> None:
+    """Ask for its stop."""
+    with connect(arguments) as client:
+        task = client.tasks.stop(_find(client, arguments.task).id)
+    stopping = task.stop_requested and task.finished_at is None
+    output.show_item(arguments, task, f"{task.name} is {'stopping' if stopping else task.status}.")
+
+
+def retry(arguments: argparse.Namespace) -> None:
+    """Run it once more."""
+    with connect(arguments) as client:
+        task = client.tasks.retry(_find(client, arguments.task).id)
+    output.show_item(arguments, task, f"{task.name} is {task.status}. {task.message}".rstrip())
+
+
+def _find(client: remotegpu.Client, task_id: str) -> Task:
+    try:
+        return client.tasks.get(task_id)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except remotegpu.NotFound as error:
+        raise remotegpu.NotFound(
+            f"There is no task {task_id}.",
+            hint="`remotegpu task list` shows yours.",
+            request_id=error.request_id,
+        ) from error
