@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from starlette.requests import Request
 from starlette.responses import Response
 
 from remotegpu.types.agent import (
@@ -14,10 +15,8 @@ from remotegpu.types.agent import (
     ClaimedAttempts,
     TaskClaim,
 )
-from remotegpu_server import authz
 from remotegpu_server.attempts import service
-from remotegpu_server.authz import Action
-from remotegpu_server.deps import Caller, Db, DetachedCaller, Sessions, SettingsDep, SignalsDep, VaultDep
+from remotegpu_server.deps import Caller, Db, Sessions, SettingsDep, SignalsDep, VaultDep, identify
 from remotegpu_server.placing import Launch
 from remotegpu_server.routing import api_router
 from remotegpu_server.tasks.service.turns import CLAIMABLE
@@ -27,21 +26,26 @@ router = api_router("agent", routine=True)
 
 @router.post("/v1/agent/tasks/claim", summary="Claim attempts")
 async def claim(
+    request: Request,
     body: TaskClaim,
     response: Response,
-    caller: DetachedCaller,
     sessions: Sessions,
     signals: SignalsDep,
     settings: SettingsDep,
     vault: VaultDep,
 ) -> ClaimedAttempts:
     """Held while nothing waits, up to `wait_s`. The same `request_id` again answers the same attempts."""
-    authz.require(caller, Action.AGENT_REPORT)
     response.headers["Cache-Control"] = "no-store"
     launch = Launch(vault=vault, workload_url=settings.workload_url)
     ends = time.monotonic() + body.wait_s
+    async with sessions() as db:
+        caller = await identify(request, db)
+        found = await service.claim(db, actor=caller, body=body, launch=launch, settings=settings)
+        await db.commit()
+    if found.attempts or body.wait_s == 0:
+        return found
     with signals.watch(CLAIMABLE.format(host_id=caller.host_id)) as watch:
-        while True:
+        while True:  # looked for once more first: something may have come before the watch
             async with sessions() as db:
                 found = await service.claim(db, actor=caller, body=body, launch=launch, settings=settings)
                 await db.commit()

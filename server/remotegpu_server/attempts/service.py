@@ -44,98 +44,96 @@ CLAIM_PAUSE_S = 0.0
 """An agent with free workers may claim again at once: the claim itself waits."""
 
 _CLAIM = text("""
-    WITH picked AS (
+    WITH again AS (
+        SELECT id FROM attempts
+        WHERE host_id = :host_id AND request_id = :request_id AND status = 'claimed'
+    ), picked AS (
         SELECT a.id FROM attempts a JOIN tasks t ON t.id = a.task_id
-        WHERE a.host_id = :host_id AND a.status = 'assigned'
+        WHERE a.host_id = :host_id AND a.status = 'assigned' AND NOT EXISTS (SELECT FROM again)
         ORDER BY t.priority, a.created_at, a.id LIMIT :most FOR UPDATE OF a SKIP LOCKED
+    ), claimed AS (
+        UPDATE attempts SET status = 'claimed', request_id = :request_id, epoch = :epoch, claimed_at = now(),
+            lease_expires_at = now() + make_interval(secs => :lease_s),
+            lost_at = now() + make_interval(secs => :lost_s)
+        FROM picked WHERE attempts.id = picked.id
+        RETURNING attempts.id
     )
-    UPDATE attempts SET status = 'claimed', request_id = :request_id, epoch = :epoch, claimed_at = now(),
-        lease_expires_at = now() + make_interval(secs => :lease_s),
-        lost_at = now() + make_interval(secs => :lost_s)
-    FROM picked WHERE attempts.id = picked.id
-    RETURNING attempts.id
+    SELECT id FROM again UNION ALL SELECT id FROM claimed
+""")
+_COMPLETE = text("""
+    SELECT a.id, a.task_id, a.number, a.rank, a.secret_env, t.name, t.command, t.script, t.working_dir, t.env,
+        t.array_index, t.max_lifetime_s, t.stop_grace_s, u.username, i.reference, i.digest, i.local,
+        p.cpus, p.memory_bytes, p.volume_id, v.shared_home IS NOT NULL AS shared,
+        ARRAY(SELECT g.uuid FROM allocations l JOIN gpus g ON g.id = l.gpu_id
+            WHERE l.placement_id = p.id AND l.released_at IS NULL ORDER BY g.index, g.id) AS gpu_uuids,
+        (SELECT min(l.memory_bytes) FROM allocations l
+            WHERE l.placement_id = p.id AND l.released_at IS NULL) AS share
+    FROM attempts a JOIN tasks t ON t.id = a.task_id JOIN users u ON u.id = t.owner_id
+        JOIN images i ON i.id = t.image_id JOIN placements p ON p.attempt_id = a.id
+        JOIN volumes v ON v.id = p.volume_id
+    WHERE a.id = ANY (:ids) ORDER BY t.priority, a.created_at, a.id
 """)
 
 
 async def claim(
     db: AsyncSession, *, actor: Actor, body: TaskClaim, launch: Launch, settings: Settings
 ) -> ClaimedAttempts:
-    """Hand out attempts that wait for this host. The same ``request_id`` again answers what it got then."""
-    host = await sessions.fenced(db, actor=actor, epoch=body.epoch)
-    row = tables.Attempt
-    again = select(row.id).where(
-        row.host_id == host.id, row.request_id == body.request_id, row.status == str(Status.CLAIMED)
+    """Hand out attempts that wait for this host. The same ``request_id`` again answers what it got then.
+
+    Plain SQL, as every idle agent asks: the host is locked first, so that the same request twice at once is
+    answered one after the other.
+    """
+    await sessions.fence(db, actor=actor, epoch=body.epoch)
+    found = await db.scalars(
+        _CLAIM,
+        {
+            "host_id": actor.host_id,
+            "most": body.max_attempts,
+            "request_id": body.request_id,
+            "epoch": body.epoch,
+            "lease_s": settings.attempt_lease_s,
+            "lost_s": settings.attempt_lost_s,
+        },
     )
-    ids = list((await db.scalars(again)).all())
-    if not ids:
-        claimed = await db.scalars(
-            _CLAIM,
-            {
-                "host_id": host.id,
-                "most": body.max_attempts,
-                "request_id": body.request_id,
-                "epoch": body.epoch,
-                "lease_s": settings.attempt_lease_s,
-                "lost_s": settings.attempt_lost_s,
-            },
-        )
-        ids = list(claimed.all())
+    ids = list(found)
     return ClaimedAttempts(
         attempts=await _complete(db, ids=ids, launch=launch) if ids else [], next_in_s=CLAIM_PAUSE_S
     )
 
 
 async def _complete(db: AsyncSession, *, ids: list[str], launch: Launch) -> list[ClaimedAttempt]:
-    row, task, held = tables.Attempt, tables.Task, tables.Placement
-    found = await db.execute(
-        select(row, task, tables.User.username, tables.Image, held, tables.Volume)
-        .join(task, task.id == row.task_id)
-        .join(tables.User, tables.User.id == task.owner_id)
-        .join(tables.Image, tables.Image.id == task.image_id)
-        .join(held, held.attempt_id == row.id)
-        .join(tables.Volume, tables.Volume.id == held.volume_id)
-        .where(row.id.in_(ids))
-        .order_by(task.priority, row.created_at, row.id)
-        .execution_options(populate_existing=True)
-    )
-    gpus = await task_queries.held_gpus(db, attempt_ids=ids)
     cap = await platform_settings.value(db, TASK_LOG_CAP_BYTES)
     return [
         ClaimedAttempt(
-            id=attempt.id,
-            task_id=one.id,
-            number=attempt.number,
-            rank=attempt.rank,
-            name=one.name,
-            owner=owner,
-            image_reference=image.digest if image.local and image.digest else image.reference,
-            image_digest=None if image.local else image.digest,
-            command=one.command,
-            script=one.script,
-            working_dir=one.working_dir,
-            env=one.env | _told(one, gpus.get(attempt.id, [])),
-            secret_env=open_env(launch.vault, attempt.secret_env),
-            gpu_uuids=[each.gpu.uuid for each in gpus.get(attempt.id, [])],
-            cpus=placement.cpus,
-            memory_bytes=placement.memory_bytes,
-            home=HomeVolume(volume_id=volume.id, shared=volume.shared_home is not None),
-            timeout_s=one.max_lifetime_s,
-            stop_grace_s=one.stop_grace_s,
+            id=row.id,
+            task_id=row.task_id,
+            number=row.number,
+            rank=row.rank,
+            name=row.name,
+            owner=row.username,
+            image_reference=row.digest if row.local and row.digest else row.reference,
+            image_digest=None if row.local else row.digest,
+            command=row.command,
+            script=row.script,
+            working_dir=row.working_dir,
+            env=row.env | _told(array_index=row.array_index, share=row.share),
+            secret_env=open_env(launch.vault, row.secret_env),
+            gpu_uuids=row.gpu_uuids,
+            cpus=row.cpus,
+            memory_bytes=row.memory_bytes,
+            home=HomeVolume(volume_id=row.volume_id, shared=row.shared),
+            timeout_s=row.max_lifetime_s,
+            stop_grace_s=row.stop_grace_s,
             log_cap_bytes=cap,
         )
-        for attempt, one, owner, image, placement, volume in found
+        for row in await db.execute(_COMPLETE, {"ids": ids})
     ]
 
 
-def _told(task: tables.Task, gpus: list[task_queries.HeldGpu]) -> dict[str, str]:
+def _told(*, array_index: int | None, share: int | None) -> dict[str, str]:
     """What a task is told of itself besides its own variables."""
-    found: dict[str, str] = {}
-    if task.array_index is not None:
-        found["REMOTEGPU_ARRAY_INDEX"] = str(task.array_index)
-    shares = [held.allocation.memory_bytes for held in gpus if held.allocation.memory_bytes is not None]
-    if shares:
-        found["REMOTEGPU_GPU_MEMORY_BYTES"] = str(shares[0])
-    return found
+    found = {} if array_index is None else {"REMOTEGPU_ARRAY_INDEX": str(array_index)}
+    return found if share is None else found | {"REMOTEGPU_GPU_MEMORY_BYTES": str(share)}
 
 
 async def _locked(

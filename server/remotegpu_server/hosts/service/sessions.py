@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import EpochStale, NotFound
@@ -26,6 +27,19 @@ async def fenced(db: AsyncSession, *, actor: Actor, epoch: int) -> tables.Host:
     if host.epoch != epoch:
         raise stale(host.epoch)
     return host
+
+
+async def fence(db: AsyncSession, *, actor: Actor, epoch: int) -> None:
+    """The same for those that need nothing of the row: one plain statement."""
+    authz.require(actor, Action.AGENT_REPORT)
+    row = tables.Host
+    current = await db.scalar(
+        select(row.epoch).where(row.id == actor.host_id).with_for_update(key_share=True)
+    )
+    if current is None:
+        raise NotFound("There is no such host.")
+    if current != epoch:
+        raise stale(current)
 
 
 def stale(current: int) -> EpochStale:
