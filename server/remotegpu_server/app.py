@@ -96,6 +96,7 @@ LOOPS: tuple[Loop, ...] = (
     attempts_loop.LOST,
     attempts_loop.UNCLAIMED,
     attempts_loop.TIMEOUTS,
+    attempts_loop.STOP_TIMES,
     attempts_loop.DEPENDENCIES,
     audit_loop.LOOP,
     auth_loop.LOOP,

@@ -117,6 +117,7 @@ def capacity() -> Capacity:
         hosts_ready=2,
         hosts_total=2,
         pending_environments=0,
+        pending_tasks=0,
     )
 
 

@@ -88,7 +88,8 @@ GPU = {
     "product": "NVIDIA A100", "memory_total_bytes": 80 * 2**30, "memory_free_bytes": 80 * 2**30, "shares": 0,
     "mig_profile": None, "parent_uuid": None, "mig_enabled": False, "numa_node": 0, "nvlink_group": None,
     "simulated": False, "health": "healthy", "health_since": AT,
-    "health_reason": None, "free": True, "allocation_id": None, "environment_id": None, "holder": None,
+    "health_reason": None, "free": True, "allocation_id": None, "environment_id": None, "task_id": None,
+    "holder": None,
     "metrics": {"utilization_percent": 50.0}, "sampled_at": AT,
 }  # fmt: skip
 

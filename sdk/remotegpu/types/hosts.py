@@ -218,7 +218,9 @@ class Gpu(Wire):
     """No live allocation, healthy, and its host takes new work."""
     allocation_id: str | None
     environment_id: str | None
-    """Who holds it; ``null`` when free or when the holder is not the caller's to see."""
+    """What holds it; ``null`` when free, held by a task, or when the holder is not the caller's to see."""
+    task_id: str | None
+    """What holds it, if that is a task, under the same rule."""
     holder: str | None
     """User name of the holder, under the same rule."""
     metrics: GpuMetrics | None
@@ -354,3 +356,5 @@ class Capacity(Table):
     hosts_total: int
     pending_environments: int
     """Requests that wait for capacity."""
+    pending_tasks: int
+    """Also those that wait for other tasks, for their time or for a retry."""

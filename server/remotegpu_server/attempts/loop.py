@@ -14,9 +14,10 @@ from remotegpu_server import holds
 from remotegpu_server.attempts import lifecycle, service
 from remotegpu_server.authz import SYSTEM
 from remotegpu_server.db import tables
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.tasks import lifecycle as tasks
 from remotegpu_server.tasks import queries as task_queries
+from remotegpu_server.tasks.service import stop
 
 BATCH = 500
 TIMEOUT_MARGIN = timedelta(seconds=60)
@@ -84,6 +85,28 @@ async def enforce_timeouts(work: Work) -> None:
                     await lifecycle.stop(db, attempt=one, reason=Reason.TIMEOUT, message="Timed out.")
 
 
+async def end_with_reservation(work: Work) -> None:
+    """What was to run in a reservation ends with it, also what has never started."""
+    row = tables.Task
+    async with work.session() as db:
+        found = await db.scalars(
+            select(row.id)
+            .where(
+                row.status.in_(["pending", "assigned", "running"]),
+                row.stop_requested_at.is_(None),
+                row.stop_at <= func.now(),
+            )
+            .order_by(row.id)
+            .limit(BATCH)
+        )
+        over = found.all()
+    for task_id in over:
+        with by_itself("tasks-stop-at", task_id):
+            async with work.session() as db:
+                message = "Stopped, because the reservation that it was for has ended."
+                await stop.end_by_itself(db, task_id=task_id, reason=Reason.STOP_AT, message=message)
+
+
 async def cancel_hopeless(work: Work) -> None:
     """Cancel what waits for the success of something that has ended otherwise."""
     async with work.session() as db:
@@ -127,4 +150,5 @@ _ENDED = {"failed": "failed", "cancelled": "been cancelled", "timed_out": "timed
 LOST = Loop(name="attempts-lost", every_s=lambda settings: settings.attempt_renew_s / 4, run=give_up_lost)
 UNCLAIMED = Loop(name="attempts-unclaimed", every_s=5.0, run=take_back_unclaimed)
 TIMEOUTS = Loop(name="attempts-timeouts", every_s=30.0, run=enforce_timeouts)
+STOP_TIMES = Loop(name="tasks-stop-at", every_s=5.0, run=end_with_reservation)
 DEPENDENCIES = Loop(name="task-dependencies", every_s=5.0, run=cancel_hopeless, wake="queue")

@@ -240,7 +240,7 @@ async def start(
             message=f"Runs on {host.name}.",
             actor=actor,
             started_at=func.now(),
-            deadline_at=func.now() + timedelta(seconds=task.max_lifetime_s),
+            deadline_at=func.least(func.now() + timedelta(seconds=task.max_lifetime_s), task.stop_at),
         )
 
 

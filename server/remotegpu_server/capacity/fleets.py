@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Select, func, select, text, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu_server.db import tables
@@ -91,10 +92,8 @@ async def current(db: AsyncSession, load: Loader) -> Fleet:
     return await _known.setdefault(db.get_bind(), _Fleets()).current(db, load)
 
 
-async def _typical(db: AsyncSession, *, gpu_memory_bytes: int) -> list[tuple[Kind, int]]:
-    """What was asked for lately, counted."""
-    row = tables.Environment
-    columns = (
+def _asked(row: type[tables.Environment | tables.Task]) -> Select[*tuple[Any, ...]]:
+    return select(
         row.gpus,
         row.gpu_memory_bytes,
         row.cpus,
@@ -102,14 +101,20 @@ async def _typical(db: AsyncSession, *, gpu_memory_bytes: int) -> list[tuple[Kin
         row.gpu_models,
         row.min_gpu_memory_bytes,
         row.max_gpu_memory_bytes,
+    ).where(
+        row.gpus > 0,
+        row.mig_profile.is_(None),
+        row.created_at > func.now() - func.make_interval(0, 0, 0, LEARN_DAYS),
     )
+
+
+async def _typical(db: AsyncSession, *, gpu_memory_bytes: int) -> list[tuple[Kind, int]]:
+    """What was asked for lately, by environments and tasks, counted."""
+    asked = union_all(_asked(tables.Environment), _asked(tables.Task)).subquery()
+    columns = tuple(asked.c)
     rows = await db.execute(
-        select(*columns, func.count())
-        .where(
-            row.gpus > 0,
-            row.mig_profile.is_(None),
-            row.created_at > func.now() - func.make_interval(0, 0, 0, LEARN_DAYS),
-        )
+        select(*columns)
+        .add_columns(func.count())
         .group_by(*columns)
         .order_by(func.count().desc())
         .limit(1000)

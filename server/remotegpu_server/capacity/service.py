@@ -189,9 +189,11 @@ async def get_capacity(db: AsyncSession) -> Capacity:
     hosts = await inventory(db)
     ready = [host for host in hosts if host.ready]
     total = await db.scalar(select(func.count()).select_from(tables.Host)) or 0
-    waiting = (
-        select(func.count()).select_from(tables.Environment).where(tables.Environment.status == "pending")
+    waiting, tasks = (
+        select(func.count()).select_from(row).where(row.status == "pending").scalar_subquery()
+        for row in (tables.Environment, tables.Task)
     )
+    pending_environments, pending_tasks = (await db.execute(select(waiting, tasks))).one()
     kinds = await _kinds(db)
     return Capacity(
         gpu_models=[_model(kind, ready) for kind in kinds if kind.mig_profile is None],
@@ -200,7 +202,8 @@ async def get_capacity(db: AsyncSession) -> Capacity:
         memory_free_bytes_on_one_host=max((max(host.memory_free_bytes, 0) for host in ready), default=0),
         hosts_ready=len(ready),
         hosts_total=total,
-        pending_environments=await db.scalar(waiting) or 0,
+        pending_environments=pending_environments,
+        pending_tasks=pending_tasks,
     )
 
 

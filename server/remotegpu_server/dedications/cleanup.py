@@ -17,6 +17,7 @@ from remotegpu_server.environments.service import stop
 from remotegpu_server.hosts import lifecycle as host_lifecycle
 from remotegpu_server.hosts import queries as host_queries
 from remotegpu_server.notifications import service as notifications
+from remotegpu_server.tasks.service import stop as tasks
 from remotegpu_server.tokens import service as tokens
 from remotegpu_server.volumes import removals
 
@@ -161,7 +162,49 @@ async def _done(db: AsyncSession, dedication: tables.Dedication, step: str) -> s
     return f"Done. Homes that stay: {', '.join(left)}; other hosts reach them. Unmount it to take them away."
 
 
-async def _stop_environments(db: AsyncSession, dedication: tables.Dedication) -> str:
+async def _stop_work(db: AsyncSession, dedication: tables.Dedication) -> str:
+    """Environments stop; tasks wait again for another host."""
+    left = [
+        f"{count} {what}"
+        for what, count in (
+            ("environments", await _stop_environments(db, dedication)),
+            ("tasks", await _send_tasks_back(db, dedication)),
+        )
+        if count
+    ]
+    return f"{' and '.join(left)} still hold something." if left else ""
+
+
+async def _send_tasks_back(db: AsyncSession, dedication: tables.Dedication) -> int:
+    held, attempt = tables.Placement, tables.Attempt
+    live = (
+        await db.execute(
+            select(attempt.task_id, attempt.finished_at.is_(None))
+            .join(held, held.attempt_id == attempt.id)
+            .where(lifecycle.of_tenant(dedication), held.released_at.is_(None))
+            .order_by(attempt.task_id)
+        )
+    ).all()
+    for task_id, runs in live:
+        if runs:
+            await tasks.give_way(
+                db,
+                task_id=task_id,
+                host_id=dedication.host_id,
+                reason=Reason.DEDICATION_ENDED,
+                message="The period for which its host was lent is over.",
+            )
+    return (
+        await db.scalar(
+            select(func.count())
+            .select_from(held)
+            .where(lifecycle.of_tenant(dedication), held.attempt_id.is_not(None), held.released_at.is_(None))
+        )
+        or 0
+    )
+
+
+async def _stop_environments(db: AsyncSession, dedication: tables.Dedication) -> int:
     held, wanted = tables.Placement, tables.Environment
     live = (
         await db.scalars(
@@ -182,7 +225,7 @@ async def _stop_environments(db: AsyncSession, dedication: tables.Dedication) ->
                 message="Stopped, because the period for which its host was lent is over.",
                 actor=SYSTEM,
             )
-    return f"{len(live)} environments still hold something." if live else ""
+    return len(live)
 
 
 async def _revoke_keys(db: AsyncSession, dedication: tables.Dedication) -> str:
@@ -274,7 +317,7 @@ async def _verify_absence(db: AsyncSession, dedication: tables.Dedication) -> st
 
 _Step = Callable[[AsyncSession, tables.Dedication], Awaitable[str]]
 _STEPS: dict[str, _Step] = {
-    "stop_environments": _stop_environments,
+    "stop_environments": _stop_work,
     "revoke_keys": _revoke_keys,
     "wipe_homes": _wipe_homes,
     "verify_absence": _verify_absence,

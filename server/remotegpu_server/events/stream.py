@@ -155,7 +155,8 @@ async def _read(
     )
     seen = visibility(actor)
     if seen.environment_id is not None:
-        query = query.where(event.subject_type == "environment", event.subject_id == seen.environment_id)
+        itself = (event.subject_type == "environment") & (event.subject_id == seen.environment_id)
+        query = query.where(itself | ((event.subject_type == "task") & (event.user_id == seen.user_id)))
     elif not seen.everything:
         own = (
             (event.user_id == seen.user_id) & event.workspace_id.is_(None)

@@ -109,9 +109,12 @@ async def say(db: AsyncSession, *, gpu_id: str, actor: Actor) -> None:
             .execution_options(populate_existing=True)
         )
     ).one()
+    attempt = tables.Attempt
     holders = (
         await db.execute(
-            select(held.user_id, held.environment_id).where(held.gpu_id == gpu_id, held.released_at.is_(None))
+            select(held.user_id, held.environment_id, attempt.task_id)
+            .outerjoin(attempt, attempt.id == held.attempt_id)
+            .where(held.gpu_id == gpu_id, held.released_at.is_(None))
         )
     ).all()
     why = f": {gpu.health_reason}" if gpu.health_reason else ""
@@ -120,7 +123,8 @@ async def say(db: AsyncSession, *, gpu_id: str, actor: Actor) -> None:
         "host_id": gpu.host_id,
         "uuid": gpu.uuid,
         "health": gpu.health,
-        "environments": [holder.environment_id for holder in holders],
+        "environments": [holder.environment_id for holder in holders if holder.environment_id],
+        "tasks": [holder.task_id for holder in holders if holder.task_id],
     }
     await events.record(
         db,

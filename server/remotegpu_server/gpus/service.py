@@ -39,10 +39,21 @@ async def list_gpus(
         .group_by(share.gpu_id)
         .subquery()
     )
+    attempt = tables.Attempt
     found = (
-        select(gpu, owner, held, tables.User, shares.c.count, shares.c.memory_bytes, capacity.returns())
+        select(
+            gpu,
+            owner,
+            held,
+            attempt.task_id,
+            tables.User,
+            shares.c.count,
+            shares.c.memory_bytes,
+            capacity.returns(),
+        )
         .join(owner, owner.id == gpu.host_id)
         .outerjoin(held, (held.gpu_id == gpu.id) & held.released_at.is_(None) & held.memory_bytes.is_(None))
+        .outerjoin(attempt, attempt.id == held.attempt_id)
         .outerjoin(shares, shares.c.gpu_id == gpu.id)
         .outerjoin(tables.User, tables.User.id == held.user_id)
         .order_by(*position)
@@ -103,6 +114,7 @@ def _to_wire(
     row: tables.Gpu,
     host: tables.Host,
     held: tables.Allocation | None,
+    task_id: str | None,
     holder: tables.User | None,
     shares: int | None,
     shared_bytes: int | None,
@@ -141,6 +153,7 @@ def _to_wire(
         and capacity.not_ready_reason(host, returning=returning) is None,
         allocation_id=held.id if held and shown else None,
         environment_id=held.environment_id if held and shown else None,
+        task_id=task_id if shown else None,
         holder=holder.username if holder and shown else None,
         metrics=GpuMetrics.model_validate(metrics) if metrics is not None else None,
         sampled_at=sample.at if sample and metrics is not None else None,

@@ -141,6 +141,12 @@ async def follow_drains(work: Work) -> None:
             async with work.session() as db:
                 await operate.stop_overdue(db, host_id=host_id, environment_id=environment_id)
     async with work.session() as db:
+        overdue_tasks = await operate.overdue_tasks(db)
+    for host_id, task_id in overdue_tasks:
+        with by_itself("host-drains", task_id):
+            async with work.session() as db:
+                await operate.send_back(db, host_id=host_id, task_id=task_id)
+    async with work.session() as db:
         emptied = await operate.emptied(db)
     for host_id in emptied:
         with by_itself("host-drains", host_id):

@@ -1,7 +1,8 @@
 """Stopping, with notice, what said that it may be stopped, for a request with a better priority.
 
-Only environments that are ``preemptible`` and have run for their ``min_run_s``. An announcement is taken back
-when nobody needs it any more. What was stopped goes back into the queue with its age; it has not failed.
+Only environments and tasks that are ``preemptible`` and have run for their ``min_run_s``. An announcement is
+taken back when nobody needs it any more. What was stopped goes back into the queue with its age; it has not
+failed.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.types.environments import EnvironmentStatus, Reason
@@ -28,13 +30,16 @@ from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import QUEUE_PREEMPTION_NOTICE_S
 from remotegpu_server.queue import snapshot as snapshots
 from remotegpu_server.queue.simulation import Amount, Kind, Machine, Wanted
+from remotegpu_server.tasks.service import stop as tasks
 
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """An environment that may be stopped."""
+    """What may be stopped."""
 
     id: str
+    kind: str
+    """``environment`` or ``task``."""
     host: int
     """Index of its host in the snapshot."""
     priority: int
@@ -98,7 +103,7 @@ async def preempt(work: Work) -> None:
         elif victim.announced and victim.id not in needed:
             await _take_back(work, victim)
         elif victim.due:
-            await _stop(work, victim)
+            await _stop(work, victim, host_id=snapshot.fleet.hosts[victim.host].id)
     await _queue_again(work)
 
 
@@ -123,9 +128,37 @@ def _needed(snapshot: snapshots.Snapshot, victims: Sequence[Victim]) -> frozense
 
 
 async def _victims(db: AsyncSession, *, hosts: dict[str, int]) -> list[Victim]:
-    row, held, promised, gpu = tables.Environment, tables.Placement, tables.Allocation, tables.Gpu
+    row, task, attempt, held = tables.Environment, tables.Task, tables.Attempt, tables.Placement
+    environments = _running(row).join(held, held.environment_id == row.id).where(row.desired == "running")
+    of_tasks = (
+        _running(task)
+        .join(attempt, (attempt.task_id == task.id) & attempt.finished_at.is_(None))
+        .join(held, held.attempt_id == attempt.id)
+        .where(task.stop_requested_at.is_(None), attempt.stop_reason.is_(None), task.nodes == 1)
+    )
+    return [
+        *await _read(db, kind="environment", query=environments, hosts=hosts),
+        *await _read(db, kind="task", query=of_tasks, hosts=hosts),
+    ]
+
+
+def _running(row: type[tables.Environment | tables.Task]) -> Select[Any]:
+    return (
+        select(row)
+        .where(
+            row.preemptible,
+            row.status == "running",
+            row.started_at + func.make_interval(0, 0, 0, 0, 0, 0, row.min_run_s) <= func.now(),
+        )
+        .order_by(row.id)
+    )
+
+
+async def _read(db: AsyncSession, *, kind: str, query: Select[Any], hosts: dict[str, int]) -> list[Victim]:
+    row = tables.Environment if kind == "environment" else tables.Task
+    held, promised, gpu = tables.Placement, tables.Allocation, tables.Gpu
     found = await db.execute(
-        select(
+        query.with_only_columns(
             row.id,
             held.host_id,
             row.priority,
@@ -138,21 +171,15 @@ async def _victims(db: AsyncSession, *, hosts: dict[str, int]) -> list[Victim]:
             func.max(gpu.mig_profile),
             func.count(gpu.id).filter(promised.memory_bytes.is_(None)),
         )
-        .join(held, (held.environment_id == row.id) & held.released_at.is_(None))
         .outerjoin(promised, (promised.placement_id == held.id) & promised.released_at.is_(None))
         .outerjoin(gpu, gpu.id == promised.gpu_id)
-        .where(
-            row.preemptible,
-            row.status == "running",
-            row.desired == "running",
-            row.started_at + func.make_interval(0, 0, 0, 0, 0, 0, row.min_run_s) <= func.now(),
-        )
+        .where(held.released_at.is_(None))
         .group_by(row.id, held.id)
-        .order_by(row.id)
     )
     return [
         Victim(
             id=key,
+            kind=kind,
             host=hosts[host_id],
             priority=priority,
             amount=Amount(cpus, memory, gpus, (model, size, profile) if gpus else None),
@@ -164,54 +191,64 @@ async def _victims(db: AsyncSession, *, hosts: dict[str, int]) -> list[Victim]:
     ]
 
 
+def _table(victim: Victim) -> Any:
+    return tables.Environment if victim.kind == "environment" else tables.Task
+
+
 async def _announce(work: Work, victim: Victim, *, notice_s: float) -> None:
     async with work.session() as db:
-        row = tables.Environment
-        environment = await db.scalar(
+        row = _table(victim)
+        found = await db.scalar(
             update(row)
             .where(row.id == victim.id, row.status == "running", row.preemptible, row.preempt_at.is_(None))
             .values(preempt_at=func.now() + timedelta(seconds=notice_s))
             .returning(row)
             .execution_options(populate_existing=True, synchronize_session=False)
         )
-        if environment is None:
+        if found is None:
             return
-        at = environment.preempt_at
+        at = found.preempt_at
         assert at is not None, "just set"
         message = (
-            f"{environment.name} is preemptible and will be stopped at {at:%H:%M} UTC for "
+            f"{found.name} is preemptible and will be stopped at {at:%H:%M} UTC for "
             "a request with a better priority. It goes back into the queue; save your work."
         )
-        await _say(db, environment, kind="environment.preempting", message=message)
+        await _say(db, victim.kind, found, what="preempting", message=message)
         await notifications.tell(
             db,
-            user_ids=[environment.owner_id],
-            kind="environment.preempting",
+            user_ids=[found.owner_id],
+            kind=f"{victim.kind}.preempting",
             level="warning",
             message=message,
-            subject_type="environment",
-            subject_id=environment.id,
+            subject_type=victim.kind,
+            subject_id=found.id,
             data={"preempt_at": at.isoformat()},
         )
 
 
 async def _take_back(work: Work, victim: Victim) -> None:
     async with work.session() as db:
-        row = tables.Environment
-        environment = await db.scalar(
+        row = _table(victim)
+        found = await db.scalar(
             update(row)
             .where(row.id == victim.id, row.status == "running")
             .values(preempt_at=None)
             .returning(row)
             .execution_options(populate_existing=True, synchronize_session=False)
         )
-        if environment is not None:
-            message = f"{environment.name} goes on: nobody needs its place any more."
-            await _say(db, environment, kind="environment.preemption_cancelled", message=message)
+        if found is not None:
+            message = f"{found.name} goes on: nobody needs its place any more."
+            await _say(db, victim.kind, found, what="preemption_cancelled", message=message)
 
 
-async def _stop(work: Work, victim: Victim) -> None:
+async def _stop(work: Work, victim: Victim, *, host_id: str) -> None:
     async with work.session() as db:
+        if victim.kind == "task":
+            message = "Stopped for a request with a better priority."
+            await tasks.give_way(
+                db, task_id=victim.id, host_id=host_id, reason=Reason.PREEMPTED, message=message
+            )
+            return
         environment = await queries.lock(db, environment_id=victim.id)
         if environment is None or environment.status != "running" or environment.desired != "running":
             return
@@ -268,18 +305,20 @@ async def _queue_again(work: Work) -> None:
                 await hub_starts.keep_again(db, environment=environment)
 
 
-async def _say(db: AsyncSession, environment: tables.Environment, *, kind: str, message: str) -> None:
+async def _say(
+    db: AsyncSession, kind: str, row: tables.Environment | tables.Task, *, what: str, message: str
+) -> None:
     await events.record(
         db,
-        kind=kind,
-        subject_type="environment",
-        subject_id=environment.id,
+        kind=f"{kind}.{what}",
+        subject_type=kind,
+        subject_id=row.id,
         actor=SYSTEM,
         reason=str(Reason.PREEMPTED),
         message=message,
-        customer_id=environment.customer_id,
-        user_id=environment.owner_id,
-        workspace_id=environment.workspace_id,
+        customer_id=row.customer_id,
+        user_id=row.owner_id,
+        workspace_id=row.workspace_id,
     )
 
 

@@ -34,8 +34,8 @@ async def place_pending(work: Work) -> None:
     ahead: list[snapshots.Waiting] = []
     for one in snapshot.waiting:
         with by_itself("queue", one.ask.id):
-            await turn.decide(one, ahead)
-            ahead.append(one)  # one that raises keeps nothing free for itself
+            if not await turn.decide(one, ahead):
+                ahead.append(one)  # one that raises keeps nothing free for itself
     if turn.messages:
         async with work.session() as db:
             await waits.store_messages(db, messages=turn.messages)
@@ -57,21 +57,21 @@ class _Pass:
     def _certain_s(self) -> dict[str, float]:
         return snapshots.certain_starts_s(self._snapshot)
 
-    async def decide(self, one: snapshots.Waiting, before: Sequence[snapshots.Waiting]) -> None:
-        """Start it, or renew the reason why it waits."""
+    async def decide(self, one: snapshots.Waiting, before: Sequence[snapshots.Waiting]) -> bool:
+        """Start it, or renew the reason why it waits. True: it waits no more, so it is in nobody's way."""
         if one.kept == "due":
-            return  # the hub was asked; those behind leave alone what it waits for
+            return False  # the hub was asked; those behind leave alone what it waits for
         refusal = self._refused.get(one.request) if one.active and one.runs_for_s is None else None
         if refusal is None:
             ahead = snapshots.blockers(one, before, {} if one.runs_for_s is None else self._certain_s)
             found = self._choose(one, ahead)
             if not one.active or isinstance(found, placement.Choice):
-                await self._act(one, ahead)
-                return
+                return await self._act(one, ahead)
             refusal = found
             if one.runs_for_s is None and refusal.reason is not Reason.RESERVED:
                 self._refused[one.request] = refusal
         await self._waits(one, refusal)
+        return False
 
     def _choose(
         self, one: snapshots.Waiting, ahead: Sequence[placement.Request]
@@ -83,19 +83,23 @@ class _Pass:
         allowed = placement.choose(one.request, reservations.without(self._fleet, kept), ahead=ahead)
         return allowed if isinstance(allowed, placement.Choice) else reservations.refusal(kept)
 
-    async def _act(self, one: snapshots.Waiting, ahead: Sequence[placement.Request]) -> None:
+    async def _act(self, one: snapshots.Waiting, ahead: Sequence[placement.Request]) -> bool:
         try:
             async with self._work.session() as db:
                 if one.kept is not None and one.active:
                     await environments.call_the_hub(db, environment_id=one.ask.id)
-                    return
+                    return False
                 if isinstance(one.ask, tables.Task):
-                    await tasks.start(db, task_id=one.ask.id, ahead=ahead, launch=self._launch)
+                    gone = await tasks.start(db, task_id=one.ask.id, ahead=ahead, launch=self._launch)
                 else:
-                    await environments.start(db, environment_id=one.ask.id, ahead=ahead, launch=self._launch)
+                    gone = await environments.start(
+                        db, environment_id=one.ask.id, ahead=ahead, launch=self._launch
+                    )
                 self._fleet = await capacity.fleet(db)
+                return gone
         except StateConflict:
             _log.info("queue_item_moved", ask=one.ask.id)
+            return False
 
     async def _waits(self, one: snapshots.Waiting, refusal: placement.Refusal) -> None:
         row = one.ask

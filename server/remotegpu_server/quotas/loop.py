@@ -25,9 +25,11 @@ from remotegpu_server.platform_settings.registry import (
     QUOTA_GPU_HOURS_WARN_PERCENT,
 )
 from remotegpu_server.quotas import policies, queries, refusals, requests
+from remotegpu_server.tasks.service import stop as tasks
 
 _log = structlog.get_logger(__name__)
 _HOURS = QuotaResource.GPU_HOURS
+_USED_UP = "Stopped because its GPU-hours are used up."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,12 @@ async def enforce_gpu_hours(work: Work) -> None:
     for quota_id in ids:
         async with work.session() as db:
             over = await _judge(db, quota_id=quota_id)
-        for environment_id in over:
+        for kind, holder_id in over:
             async with work.session() as db:
-                await _stop(db, environment_id=environment_id)
+                if kind == "environment":
+                    await _stop(db, environment_id=holder_id)
+                else:
+                    await tasks.end_by_itself(db, task_id=holder_id, reason=Reason.QUOTA, message=_USED_UP)
 
 
 def _kinds() -> tuple[QuotaSubject, ...]:
@@ -72,8 +77,8 @@ def _watched(kind: QuotaSubject) -> Any:
     )
 
 
-async def _judge(db: AsyncSession, *, quota_id: int) -> list[str]:
-    """Note where a limit stands and tell people what is new; the environments whose time is over."""
+async def _judge(db: AsyncSession, *, quota_id: int) -> list[tuple[str, str]]:
+    """Note where a limit stands and tell people what is new; kind and id of that whose time is over."""
     meter = await _read(db, quota_id=quota_id)
     if meter is None:
         return []
@@ -126,21 +131,34 @@ async def _note(db: AsyncSession, meter: _Meter, **values: Any) -> None:
     )
 
 
-async def _holding(db: AsyncSession, *, quota: tables.Quota) -> list[str]:
-    """Environments of the subject that hold GPUs and are not being stopped."""
-    held, row = tables.Allocation, tables.Environment
-    found = (
+async def _holding(db: AsyncSession, *, quota: tables.Quota) -> list[tuple[str, str]]:
+    """What of the subject holds GPUs and is not being stopped."""
+    held, row, attempt, task = tables.Allocation, tables.Environment, tables.Attempt, tables.Task
+    of_subject = queries.of_subject(held, quota.subject_type) == quota.subject_id
+    environments = (
         select(row.id)
         .join(held, held.environment_id == row.id)
-        .where(
-            queries.of_subject(held, quota.subject_type) == quota.subject_id,
-            held.released_at.is_(None),
-            row.desired == "running",
-        )
+        .where(of_subject, held.released_at.is_(None), row.desired == "running")
         .distinct()
         .order_by(row.id)
     )
-    return list(await db.scalars(found))
+    of_tasks = (
+        select(task.id)
+        .join(attempt, attempt.task_id == task.id)
+        .join(held, held.attempt_id == attempt.id)
+        .where(
+            of_subject,
+            held.released_at.is_(None),
+            attempt.finished_at.is_(None),
+            task.stop_requested_at.is_(None),
+        )
+        .distinct()
+        .order_by(task.id)
+    )
+    return [
+        *(("environment", one) for one in await db.scalars(environments)),
+        *(("task", one) for one in await db.scalars(of_tasks)),
+    ]
 
 
 async def _tell(db: AsyncSession, meter: _Meter, *, what: str, more: str) -> None:
@@ -185,9 +203,8 @@ async def _stop(db: AsyncSession, *, environment_id: str) -> None:
     environment = await environments.lock(db, environment_id=environment_id)
     if environment is None or environment.desired != "running":
         return
-    message = "Stopped because its GPU-hours are used up."
     await stop.end(
-        db, environment=environment, desired="stopped", reason=Reason.QUOTA, message=message, actor=SYSTEM
+        db, environment=environment, desired="stopped", reason=Reason.QUOTA, message=_USED_UP, actor=SYSTEM
     )
     await notifications.tell(
         db,

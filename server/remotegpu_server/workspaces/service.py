@@ -286,12 +286,30 @@ async def refuse_running(db: AsyncSession, row: tables.Workspace) -> None:
             .limit(5)
         )
     )
+    names += await _live_tasks(db, row)
     if names:
         raise StateConflict(
             f"Something runs or waits in the workspace {row.name}: {', '.join(names)}.",
             hint="Stop it first.",
             data={"environments": names},
         )
+
+
+async def _live_tasks(db: AsyncSession, row: tables.Workspace) -> list[str]:
+    task, attempt, held = tables.Task, tables.Attempt, tables.Placement
+    live = (
+        select(held.id)
+        .join(attempt, attempt.id == held.attempt_id)
+        .where(attempt.task_id == task.id, held.released_at.is_(None))
+        .exists()
+    )
+    found = await db.scalars(
+        select(task.name)
+        .where(task.workspace_id == row.id, task.finished_at.is_(None) | live)
+        .order_by(task.name)
+        .limit(5)
+    )
+    return list(found)
 
 
 def _name_taken(error: IntegrityError, name: str) -> Exception:

@@ -40,8 +40,10 @@ async def call_the_hub(db: AsyncSession, *, environment_id: str) -> None:
 
 async def start(
     db: AsyncSession, *, environment_id: str, ahead: Sequence[placement.Request], launch: Launch
-) -> None:
-    """Start one pending environment, or renew the reason why it waits. A suspended account starts nothing."""
+) -> bool:
+    """Start one pending environment, or renew the reason why it waits: False. A suspended account starts
+    nothing.
+    """
     row, user, customer = tables.Environment, tables.User, tables.Customer
     found = (
         await db.execute(
@@ -55,20 +57,21 @@ async def start(
         )
     ).one_or_none()
     if found is None:
-        return
+        return True
     environment, image, active = found
     if not active:
         await stop.withdraw_waiting(db, environment_id=environment.id, actor=SYSTEM)
-        return
+        return True
     try:
         refusal = await starting.place(
             db, environment=environment, image=image, ahead=ahead, launch=launch, actor=SYSTEM
         )
     except QuotaExceeded as refused:
         await _still_waits(db, environment, Reason.QUOTA, str(refused))
-        return
+        return False
     if refusal is not None:
         await _still_waits(db, environment, refusal.reason, refusal.detail)
+    return refusal is None
 
 
 async def _still_waits(

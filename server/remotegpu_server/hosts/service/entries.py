@@ -176,7 +176,7 @@ async def delete_host(db: AsyncSession, *, actor: Actor, host: str) -> None:
     live = await queries.count_live(db, host_id=row.id)
     if live:
         raise InUse(
-            f"{live} environments hold something on {row.name}.",
+            f"{live} environments and tasks hold something on {row.name}.",
             hint="Drain the host first.",
             data={"environments": live},
         )
@@ -186,7 +186,8 @@ async def delete_host(db: AsyncSession, *, actor: Actor, host: str) -> None:
             await db.execute(delete(tables.Host).where(tables.Host.id == row.id))
     except IntegrityError as error:
         raise InUse(
-            f"Homes or past environments refer to {row.name}.", hint="Retire the host instead of deleting it."
+            f"Homes, past environments or tasks refer to {row.name}.",
+            hint="Retire the host instead of deleting it.",
         ) from error
     await _record(db, actor, row, "host.deleted", f"Host {row.name} was deleted.")
 

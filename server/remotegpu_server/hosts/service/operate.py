@@ -21,6 +21,7 @@ from remotegpu_server.environments.service import stop
 from remotegpu_server.events import service as events
 from remotegpu_server.hosts import lifecycle, queries
 from remotegpu_server.hosts.service import entries
+from remotegpu_server.tasks.service import stop as tasks
 from remotegpu_server.tokens import service as tokens
 
 
@@ -106,9 +107,10 @@ async def _drain(db: AsyncSession, *, actor: Actor, host: str, body: HostDrain) 
 
 def _warning(deadline_s: int | None) -> str:
     if deadline_s is None:
-        return "Please stop your environments there."
+        return "Please stop your environments and tasks there."
     minutes = max(1, round(deadline_s / 60)) if deadline_s else 0
-    return f"Environments there are stopped in {minutes} minutes; files in the home are kept."
+    what = "Environments there are stopped, and tasks wait for another host,"
+    return f"{what} in {minutes} minutes; files in the home are kept."
 
 
 async def overdue(db: AsyncSession) -> list[tuple[str, str]]:
@@ -128,6 +130,36 @@ async def overdue(db: AsyncSession) -> list[tuple[str, str]]:
         .order_by(host.id, wanted.id)
     )
     return [(host_id, environment_id) for host_id, environment_id in rows]
+
+
+async def overdue_tasks(db: AsyncSession) -> list[tuple[str, str]]:
+    """Host and task of the same."""
+    host, attempt, task = tables.Host, tables.Attempt, tables.Task
+    rows = await db.execute(
+        select(host.id, attempt.task_id)
+        .join(attempt, attempt.host_id == host.id)
+        .join(task, task.id == attempt.task_id)
+        .where(
+            host.operational == "draining",
+            host.drain_deadline < func.now(),
+            attempt.finished_at.is_(None),
+            attempt.stop_reason.is_(None),
+            task.stop_requested_at.is_(None),
+        )
+        .order_by(host.id, attempt.task_id)
+    )
+    return [(host_id, task_id) for host_id, task_id in rows]
+
+
+async def send_back(db: AsyncSession, *, host_id: str, task_id: str) -> None:
+    """A task leaves a host that still drains, and goes on elsewhere."""
+    await tasks.locked_with_hosts(db, task_id=task_id)
+    row = await queries.found(db, host_id)
+    if row.operational == "draining":
+        message = f"Host {row.name} is being emptied."
+        await tasks.give_way(
+            db, task_id=task_id, host_id=host_id, reason=Reason.HOST_DRAINED, message=message
+        )
 
 
 async def stop_overdue(db: AsyncSession, *, host_id: str, environment_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import NotFound, StateConflict
@@ -10,9 +10,10 @@ from remotegpu.types.environments import Reason
 from remotegpu.types.tasks import Task
 from remotegpu_server import holds
 from remotegpu_server.attempts import lifecycle as attempts
-from remotegpu_server.authz import Action, Actor
+from remotegpu_server.authz import SYSTEM, Action, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
+from remotegpu_server.notifications import service as notifications
 from remotegpu_server.tasks import convert, lifecycle, queries
 from remotegpu_server.tasks.service import read
 from remotegpu_server.tokens import service as tokens
@@ -28,13 +29,70 @@ async def stop_task(db: AsyncSession, *, actor: Actor, task_id: str) -> Task:
 
 
 async def _locked(db: AsyncSession, *, actor: Actor, task_id: str) -> tables.Task:
-    bundle = await read.visible(db, actor=actor, action=Action.TASK_STOP, task_id=task_id)
-    for host_id in sorted({host.id for _, host in bundle.hosts}):
-        await holds.lock_host(db, host_id=host_id)
-    task = await queries.lock(db, task_id=task_id)
+    await read.visible(db, actor=actor, action=Action.TASK_STOP, task_id=task_id)
+    task = await locked_with_hosts(db, task_id=task_id)
     if task is None:
         raise NotFound("There is no such task.")
     return task
+
+
+async def locked_with_hosts(db: AsyncSession, *, task_id: str) -> tables.Task | None:
+    """The task, locked after the hosts on which it is now."""
+    row = tables.Attempt
+    hosts = select(row.host_id).where(row.task_id == task_id, row.finished_at.is_(None)).distinct()
+    for host_id in sorted(await db.scalars(hosts)):
+        await holds.lock_host(db, host_id=host_id)
+    return await queries.lock(db, task_id=task_id)
+
+
+async def end_by_itself(db: AsyncSession, *, task_id: str, reason: Reason, message: str) -> bool:
+    """End what has not ended for a reason of the platform's, and tell its owner. False: it has ended."""
+    task = await locked_with_hosts(db, task_id=task_id)
+    if task is None or task.status in lifecycle.ENDED or task.stop_requested_at is not None:
+        return False
+    await end(db, task=task, reason=reason, message=message, actor=SYSTEM)
+    await notifications.tell(
+        db,
+        user_ids=[task.owner_id],
+        kind="task.stopped",
+        level="warning",
+        message=f"{task.name}: {message}",
+        subject_type="task",
+        subject_id=task.id,
+        data={"reason": str(reason)},
+    )
+    return True
+
+
+async def give_way(db: AsyncSession, *, task_id: str, host_id: str, reason: Reason, message: str) -> bool:
+    """End what of a task is on a host, so that it waits again with its age and without losing a retry.
+
+    ``reason`` is one of ``attempts.lifecycle.GIVES_WAY``. False: nothing of it is there that is not being
+    ended already.
+    """
+    task = await locked_with_hosts(db, task_id=task_id)
+    if task is None or task.status not in ("assigned", "running") or task.stop_requested_at is not None:
+        return False
+    live = await queries.live_attempts(db, task_id=task_id)
+    if not any(one.host_id == host_id and one.stop_reason is None for one in live):
+        return False
+    begun = False
+    for attempt in live:
+        begun |= await attempts.stop(db, attempt=attempt, reason=reason, message=message)
+    if begun:
+        await lifecycle.move(
+            db,
+            task=task,
+            to=lifecycle.Status(task.status),
+            reason=reason,
+            message=f"{message} Ending what runs.",
+            actor=SYSTEM,
+        )
+    else:
+        await lifecycle.attempt_ended(
+            db, task=task, outcome="preempted", reason=reason, message=message, actor=SYSTEM
+        )
+    return True
 
 
 async def end(db: AsyncSession, *, task: tables.Task, reason: Reason, message: str, actor: Actor) -> None:

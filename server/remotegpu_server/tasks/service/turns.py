@@ -25,8 +25,8 @@ CLAIMABLE = "claimable:{host_id}"
 
 async def start(
     db: AsyncSession, *, task_id: str, ahead: Sequence[placement.Request], launch: Launch
-) -> None:
-    """Place one pending task, or renew the reason why it waits. A suspended account starts nothing."""
+) -> bool:
+    """Place one pending task, or renew the reason why it waits: False. A suspended account starts nothing."""
     row, user, customer = tables.Task, tables.User, tables.Customer
     found = (
         await db.execute(
@@ -40,7 +40,7 @@ async def start(
         )
     ).one_or_none()
     if found is None:
-        return
+        return True
     task, image, active = found
     if not active:
         await lifecycle.move(
@@ -51,14 +51,15 @@ async def start(
             message="Not started, because the account is suspended.",
             actor=SYSTEM,
         )
-        return
+        return True
     try:
         refusal = await place(db, task=task, image=image, ahead=ahead, launch=launch, actor=SYSTEM)
     except QuotaExceeded as refused:
         await _still_waits(db, task, Reason.QUOTA, str(refused))
-        return
+        return False
     if refusal is not None:
         await _still_waits(db, task, refusal.reason, refusal.detail)
+    return refusal is None
 
 
 async def wait(db: AsyncSession, *, task_id: str, reason: Reason, message: str) -> None:
