@@ -276,36 +276,39 @@ class Agent:
         ]
 
     def _write_status(self, *, state: str = "running", exit_code: int | None = None) -> None:
-        status.write(
-            self._settings.state_dir,
-            {
-                "state": state,
-                "exit_code": exit_code,
-                "pid": os.getpid(),
-                "version": __version__,
-                "url": self._settings.url,
-                "host_id": self._credential.host_id,
-                "host_name": self._credential.host_name,
-                "epoch": self._sync.epoch,
-                "last_contact": self._sync.last_contact,
-                "trouble": self._sync.trouble,
-                "runtime": str(self._runtime.kind),
-                "runtime_healthy": self._health.healthy,
-                "runtime_detail": self._health.detail,
-                "simulated_gpus": self._settings.simulate_gpus,
-                "workloads": [
-                    {
-                        "id": it.workload_id,
-                        "generation": it.generation,
-                        "observed": str(it.observed),
-                        "address": it.address,
-                    }
-                    for it in self._converger.states()
-                ],
-                "attempts": self._tasks.states(),
-                "quarantined": self._converger.quarantined(),
-            },
-        )
+        try:
+            status.write(self._settings.state_dir, self._status(state, exit_code))
+        except OSError as error:  # a full disk must not end the agent
+            log.warning("the status file cannot be written: %s", error)
+
+    def _status(self, state: str, exit_code: int | None) -> dict[str, object]:
+        return {
+            "state": state,
+            "exit_code": exit_code,
+            "pid": os.getpid(),
+            "version": __version__,
+            "url": self._settings.url,
+            "host_id": self._credential.host_id,
+            "host_name": self._credential.host_name,
+            "epoch": self._sync.epoch,
+            "last_contact": self._sync.last_contact,
+            "trouble": self._sync.trouble,
+            "runtime": str(self._runtime.kind),
+            "runtime_healthy": self._health.healthy,
+            "runtime_detail": self._health.detail,
+            "simulated_gpus": self._settings.simulate_gpus,
+            "workloads": [
+                {
+                    "id": it.workload_id,
+                    "generation": it.generation,
+                    "observed": str(it.observed),
+                    "address": it.address,
+                }
+                for it in self._converger.states()
+            ],
+            "attempts": self._tasks.states(),
+            "quarantined": self._converger.quarantined(),
+        }
 
 
 async def _guard(work: dict[str, Coroutine[None, None, None]]) -> None:

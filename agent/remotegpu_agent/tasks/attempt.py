@@ -54,6 +54,7 @@ class Attempt:
         self._folder = folder
         self._runtime = runtime
         self._link = link
+        self._shipper = Shipper(folder, link, cap_bytes=spec.log_cap_bytes)
         self._fence_at: float | None = (folder.lease() or {}).get("fence_at")
         self._fence_grace_s = spec.stop_grace_s
         self._renew_at = 0.0
@@ -62,6 +63,7 @@ class Attempt:
         self._stop_now = False
         self._wake = asyncio.Event()
         self._told_start: asyncio.Task[None] | None = None
+        self._kept: AttemptResult | None = None
         if self.started is not None:
             self._ask_now.set()
 
@@ -101,7 +103,7 @@ class Attempt:
             await _cancel(*sides, self._told_start)
 
     async def _once(self, sides: list[asyncio.Task[None]]) -> None:
-        result = self._folder.result()
+        result = self._kept or self._folder.result()
         if result is None:
             result = await self._to_its_end()
         telling = asyncio.create_task(self._tell(result), name=f"result-{self.spec.id}")
@@ -195,9 +197,8 @@ class Attempt:
 
     async def _side_work(self) -> None:
         """Output and progress while it runs; the end sends what is left."""
-        shipper = Shipper(self._folder, self._link, cap_bytes=self.spec.log_cap_bytes)
         try:
-            await asyncio.gather(shipper.run(), follow_progress(self._folder, self._link))
+            await asyncio.gather(self._shipper.run(), follow_progress(self._folder, self._link))
         except Refused:
             self._wake.set()
 
@@ -238,7 +239,11 @@ class Attempt:
             "peak_gpu_memory_bytes": self.peak_gpu_memory_bytes,
         }
         kept = result.model_copy(update=measured)
-        self._folder.put_result(kept)
+        try:
+            self._folder.put_result(kept)
+        except OSError as error:  # its own output may fill the disk until it is released
+            log.error("attempt %s: its result is kept in memory only: %s", self.spec.id, error)
+        self._kept = kept
         fault_points.hit(fault_points.TASK_KEPT)
         return kept
 
@@ -249,9 +254,8 @@ class Attempt:
         try:
             if self._told_start is not None:
                 await asyncio.shield(self._told_start)
-            shipper = Shipper(self._folder, self._link, cap_bytes=self.spec.log_cap_bytes)
-            shipper.complete()
-            await shipper.run()
+            self._shipper.complete()
+            await self._shipper.run()
             if (said := read_progress(self._folder)) is not None:
                 await self._last_words(*said)
             await self._link.complete(result)
@@ -297,7 +301,7 @@ class Attempt:
 
     def _write_lease(self) -> None:
         """For the guard, which ends it when this agent cannot."""
-        if self._fence_at is None or self.removed or self._folder.result() is not None:
+        if self._fence_at is None or self.removed or self._kept is not None:
             return
         facts = {"fence_at": self._fence_at, "grace_s": self._fence_grace_s}
         self._folder.put_lease(facts | self._runtime.guard_facts(self._folder))

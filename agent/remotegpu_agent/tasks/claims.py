@@ -211,7 +211,10 @@ class Tasks:
 
     def _new_request(self) -> str:
         request_id = str(uuid.uuid4())
-        write_private(self._request_file, request_id, durable=False)
+        try:
+            write_private(self._request_file, request_id, durable=False)
+        except OSError as error:  # it matters only if this agent dies before the answer
+            log.warning("the claim cannot be noted: %s", error)
         return request_id
 
     def _explain(self) -> None:

@@ -7,6 +7,7 @@ power: after that nothing runs any more, and the boot id in ``started`` tells so
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -19,6 +20,8 @@ from typing import Any
 from remotegpu.types.agent import AttemptResult, ClaimedAttempt
 from remotegpu_agent.inventory import boot_id
 from remotegpu_agent.settings import write_private
+
+log = logging.getLogger(__name__)
 
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
 _PIECE = struct.Struct("<QII")
@@ -76,7 +79,7 @@ class Folder:
         """The task writes here; holds the progress file."""
         self.progress = self.said / "progress"
         self.script = self.path / "script"
-        self.exit = self.path / "exit"
+        self._exit = self.path / "exit"
 
     def store(self, spec: ClaimedAttempt) -> None:
         """Remember it before it is accepted."""
@@ -85,7 +88,7 @@ class Folder:
 
     def forget_secrets(self, spec: ClaimedAttempt) -> None:
         """Nothing is ever started again, so nobody needs them any more."""
-        self._write("attempt.json", spec.model_copy(update={"secret_env": {}}).model_dump_json())
+        self._note("attempt.json", spec.model_copy(update={"secret_env": {}}).model_dump_json())
 
     def load(self) -> ClaimedAttempt | None:
         """``None``: it was never stored, or is damaged."""
@@ -101,6 +104,7 @@ class Folder:
             folder.chmod(0o777)
         self.log.touch()
         self.log.chmod(0o666)
+        self._exit.write_text(" " * 16)  # written over in place, which works on a full disk too
         if spec.script is not None:
             self.script.unlink(missing_ok=True)
             self.script.write_text(spec.script)
@@ -116,11 +120,18 @@ class Folder:
         return None if found is None else Started(**found)
 
     def put_stop(self, stop: Stop) -> None:
-        self._write("stop", json.dumps(asdict(stop)))
+        self._note("stop", json.dumps(asdict(stop)))
 
     def stop(self) -> Stop | None:
         found = self._read("stop")
         return None if found is None else Stop(**found)
+
+    def exit_code(self) -> int | None:
+        """What the shell of a process noted; ``None``: nothing yet, or it was killed before."""
+        try:
+            return int(self._exit.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
 
     def put_process(self, **facts: Any) -> None:
         """What identifies its process; the process runtime's alone."""
@@ -131,13 +142,13 @@ class Folder:
 
     def put_lease(self, facts: dict[str, Any]) -> None:
         """Read by the guard."""
-        self._write("lease", json.dumps(facts))
+        self._note("lease", json.dumps(facts))
 
     def lease(self) -> dict[str, Any] | None:
         return self._read("lease")
 
     def put_result(self, result: AttemptResult) -> None:
-        """To the disk: from now on it is repeated until the server has it."""
+        """To the disk: from now on it is repeated until the server has it. Raises OSError."""
         write_private(self.path / "result", result.model_dump_json())
         (self.path / "lease").unlink(missing_ok=True)
 
@@ -148,7 +159,7 @@ class Folder:
             return None
 
     def put_piece(self, sequence: int, piece: Piece) -> None:
-        """Before it is sent: a repeat after a crash must have the same bytes."""
+        """Before it is sent: a repeat after a crash must have the same bytes. Raises OSError."""
         handle = os.open(self.path / "pieces", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             os.pwrite(handle, _PIECE.pack(piece.offset, piece.size, piece.truncated), _PIECE.size * sequence)
@@ -176,6 +187,13 @@ class Folder:
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=False)
+
+    def _note(self, name: str, text: str) -> None:
+        """What one can go on without, should the disk be full."""
+        try:
+            self._write(name, text)
+        except OSError as error:
+            log.warning("attempt %s: %s cannot be written: %s", self.attempt_id, name, error)
 
     def _write(self, name: str, text: str) -> None:
         write_private(self.path / name, text, durable=False)

@@ -34,6 +34,7 @@ class Shipper:
         self._complete = asyncio.Event()
         self._sequence = max(0, folder.pieces() - 1)
         """The newest one may or may not have arrived: it is sent again, the same."""
+        self._recent: dict[int, Piece] = {}
 
     def complete(self) -> None:
         """Nothing more will be written: :meth:`run` returns when the rest has arrived."""
@@ -56,10 +57,10 @@ class Shipper:
 
     def _next(self) -> Piece | None:
         """The piece with the present number: as it was begun, else what is new in the file."""
-        begun = self._folder.piece(self._sequence)
+        begun = self._piece(self._sequence)
         if begun is not None:
             return begun
-        last = self._folder.piece(self._sequence - 1) if self._sequence else None
+        last = self._piece(self._sequence - 1) if self._sequence else None
         if last is not None and last.truncated:
             return None
         offset = last.offset + last.size if last is not None else 0
@@ -69,8 +70,17 @@ class Shipper:
         if size <= 0 and not truncated:
             return None
         piece = Piece(offset, max(0, size), truncated)
-        self._folder.put_piece(self._sequence, piece)
+        self._recent = {self._sequence: piece} | ({self._sequence - 1: last} if last is not None else {})
+        try:
+            self._folder.put_piece(self._sequence, piece)
+        except OSError as error:  # what a full disk costs: a repeat after a crash that may not match
+            log.warning(
+                "output of %s: piece %s is not noted: %s", self._folder.attempt_id, self._sequence, error
+            )
         return piece
+
+    def _piece(self, sequence: int) -> Piece | None:
+        return self._recent.get(sequence) or self._folder.piece(sequence)
 
     def _written(self) -> int:
         try:
@@ -86,7 +96,7 @@ class Shipper:
             log.warning(
                 "output of %s: the server wants piece %s", self._folder.attempt_id, reply.next_sequence
             )
-        self._sequence = min(reply.next_sequence, max(self._folder.pieces(), self._sequence + 1))
+        self._sequence = min(reply.next_sequence, self._sequence + 1)
         pause = reply.next_in_s
         if piece.size < PIECE_BYTES and not self._complete.is_set():
             pause = max(pause, LOOK_EVERY_S)

@@ -104,7 +104,7 @@ class ProcessTasks:
         self._reap(folder)
         if _alive(facts):
             return Life.RUNNING
-        if facts["pid"] is None and not folder.exit.exists():
+        if facts["pid"] is None and folder.exit_code() is None:
             return Life.CREATED if folder.started() is None else Life.NOTHING
         return Life.ENDED
 
@@ -160,12 +160,8 @@ class ProcessTasks:
 
     async def end_of(self, folder: Folder) -> End:
         groups = _groups(folder.process())
-        try:
-            code: int | None = int(folder.exit.read_text())
-        except (FileNotFoundError, ValueError):
-            code = None  # killed together with its shell
         return End(
-            exit_code=code,
+            exit_code=folder.exit_code(),
             out_of_memory=cgroups.out_of_memory(groups),
             peak_memory_bytes=cgroups.peak_bytes(groups),
             search_path=(spec.env if (spec := folder.load()) is not None else {}).get("PATH", _path()),

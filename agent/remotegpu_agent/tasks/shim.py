@@ -38,7 +38,7 @@ echo "$!" >"$folder/pump"
 exec 3<&-
 for group in $groups; do echo 0 >"$group/cgroup.procs"; done
 "$@"
-echo "$?" >"$folder/exit"
+echo "$?" 1<>"$folder/exit"
 """
 """Arguments: folder, cap in blocks of 512 bytes, ``cat``, control groups, then the command. Standard input is
 the pipe's end to read, standard output and error the end to write."""
