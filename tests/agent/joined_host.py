@@ -58,6 +58,11 @@ class JoinedHost:
             )  # fmt: skip
         until(f"{self.name} is ready", lambda: admin.hosts.get(self.name).ready)
 
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()

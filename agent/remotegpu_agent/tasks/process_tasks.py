@@ -131,17 +131,19 @@ class ProcessTasks:
         facts = self._facts(folder)
         if facts is not None and _alive(facts):
             processes.signal_group(facts["pid"], signal.SIGTERM)
-        for pid in self._tree(folder, facts):
+        for pid in await self._tree(folder, facts):
             if facts is None or os_session(pid) != facts["pid"]:
                 processes.send(pid, signal.SIGTERM)
 
     async def kill(self, folder: Folder) -> None:
         """The shell is spared at first, so that it can tell the exit code, and the pump until all is read."""
+        await self._kill(folder, everywhere=False)
+
+    async def _kill(self, folder: Folder, *, everywhere: bool) -> None:
         facts = self._facts(folder)
-        groups = _groups(facts)
         give_up_at = time.monotonic() + KILL_WAIT_S
-        cgroups.forbid_forks(groups)
-        while left := self._tree(folder, facts):
+        cgroups.forbid_forks(_groups(facts))
+        while left := await self._tree(folder, facts, everywhere=everywhere):
             for pid in left:
                 processes.send(pid, signal.SIGKILL)
             await self._pause(give_up_at, folder, left)
@@ -168,7 +170,7 @@ class ProcessTasks:
         )
 
     async def remove(self, folder: Folder) -> None:
-        await self.kill(folder)
+        await self._kill(folder, everywhere=True)
         groups = _groups(folder.process())
         give_up_at = time.monotonic() + KILL_WAIT_S
         while groups := cgroups.remove(groups):
@@ -185,7 +187,7 @@ class ProcessTasks:
         if (peak := cgroups.peak_bytes(_groups(facts))) is not None:
             return peak
         used = 0
-        for pid in self._tree(folder, facts):
+        for pid in await self._tree(folder, facts):
             with suppress(psutil.Error):
                 used += psutil.Process(pid).memory_info().rss
         return used or None
@@ -223,15 +225,19 @@ class ProcessTasks:
                 break
         return facts
 
-    def _tree(self, folder: Folder, facts: dict[str, Any] | None) -> list[int]:
-        """All of it that runs, but for the shell and the pump."""
+    async def _tree(
+        self, folder: Folder, facts: dict[str, Any] | None, *, everywhere: bool = False
+    ) -> list[int]:
+        """All of it that runs, but for the shell and the pump. What is in control groups is found there at
+        once; ``everywhere`` looks at every process of the machine besides.
+        """
         self._reap(folder)
+        groups = _groups(facts)
+        found = {pid for pid in cgroups.processes_in(groups) if _runs(pid)}
+        if everywhere or not groups:
+            marker = self._marker(folder.attempt_id)
+            found |= set(await asyncio.to_thread(processes.marked, marker, session=_session(facts)))
         leader = facts["pid"] if facts is not None and _alive(facts) else None
-        session = _session(facts)
-        found = set(processes.marked(self._marker(folder.attempt_id), session=session))
-        found |= {
-            pid for pid in cgroups.processes_in(_groups(facts)) if processes.start_ticks(pid) is not None
-        }
         return sorted(found - {leader, os.getpid()} - set(self._pump(folder, facts)))
 
     def _pump(self, folder: Folder, facts: dict[str, Any] | None) -> list[int]:
@@ -240,8 +246,8 @@ class ProcessTasks:
         except (FileNotFoundError, ValueError):
             return []
         session = _session(facts)
-        children = _children_of(first)
-        return [pid for pid in (first, *children) if session is not None and os_session(pid) == session]
+        candidates = () if session is None else (first, *_children_of(first))
+        return [pid for pid in candidates if os_session(pid) == session and _runs(pid)]
 
     def _reap(self, folder: Folder) -> None:
         if (child := self._children.get(folder.attempt_id)) is not None:
@@ -292,6 +298,11 @@ def _session(facts: dict[str, Any] | None) -> int | None:
     if facts is None or facts["pid"] is None:
         return None
     return facts["pid"] if processes.start_ticks(facts["pid"]) in (None, facts["ticks"]) else None
+
+
+def _runs(pid: int) -> bool:
+    """It is there, and not only waiting to be reaped."""
+    return processes.start_ticks(pid) is not None
 
 
 def _groups(facts: dict[str, Any] | None) -> list[Path]:
