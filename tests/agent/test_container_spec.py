@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from agent_workloads import workload
+from task_specs import attempt
 
 from remotegpu_agent import container_spec
 
@@ -41,6 +42,37 @@ def spec(*, image_user: str = "jovyan", **changes: Any) -> dict[str, Any]:
 def test_payload_equals_the_golden_file(name: str, gpu_uuids: list[str]) -> None:
     expected = json.loads((GOLDEN / f"container-{name}.json").read_text())
     assert spec(gpu_uuids=gpu_uuids) == expected
+
+
+def task_spec(*, image_user: str = "", **changes: Any) -> dict[str, Any]:
+    wanted = attempt(
+        "att-1", "python", "train.py", env={"LR": "0.1"}, secret_env={"KEY": "canary"}, **changes
+    )
+    placement = container_spec.TaskPlacement(
+        host_id="host-1",
+        epoch=7,
+        image="lab/train@sha256:" + "0" * 64,
+        image_user=image_user,
+        entrypoint=["/run/remotegpu/shim/rgpu-shim"],
+        command=wanted.command or [],
+        environment=wanted.env | wanted.secret_env,
+        home="/srv/homes/vol-1",
+        mounts=[("/state/shim", "/run/remotegpu/shim", True), ("/state/output", "/output", False)],
+    )
+    return container_spec.task_spec(wanted, placement)
+
+
+def test_payload_of_a_task_equals_the_golden_file() -> None:
+    assert task_spec(gpu_uuids=["GPU-aaaa"]) == json.loads((GOLDEN / "container-task.json").read_text())
+
+
+def test_tasks_are_as_confined_as_environments() -> None:
+    free = {"PortBindings", "Mounts", "LogConfig", "NetworkMode", "Memory", "MemorySwap", "ShmSize"}
+    task, environment = task_spec()["HostConfig"], spec()["HostConfig"]
+    assert {key: task[key] for key in task.keys() - free} == {
+        key: environment[key] for key in environment.keys() - free
+    }
+    assert "canary" not in json.dumps(task_spec()["Labels"])
 
 
 @pytest.mark.parametrize("image_user", ["", "root", "0", "0:0", "root:root"])
