@@ -79,11 +79,12 @@ def database_url(cluster: EmbeddedPostgres, template: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def settings(database_url: str) -> Settings:
+def settings(database_url: str, tmp_path: Path) -> Settings:
     return Settings(
         database_url=database_url,
         secret_key=Fernet.generate_key().decode(),
         workload_url="http://remotegpu.test",
+        blob_dir=tmp_path / "blobs",
         pool_size=10,
     )
 

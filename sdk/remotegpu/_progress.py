@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from remotegpu.types.environments import Environment
     from remotegpu.types.hosts import Host
     from remotegpu.types.queue import Wait
+    from remotegpu.types.tasks import Task
     from remotegpu.types.wire import Wire
 
 ShownT = TypeVar("ShownT", bound="Wire")
@@ -71,7 +72,19 @@ def _host(host: Host) -> str:
     return f"{host.name}: {'ready' if host.ready else host.connection}{words}"
 
 
-_LINES: dict[str, Callable[[Any], str]] = {"Environment": _environment, "Host": _host}
+def _task(task: Task) -> str:
+    if task.progress is not None and task.status == "running":
+        percent = round(100 * task.progress)
+        how_far = f" {_bar(percent)} {percent} %"
+    elif task.queue_position is not None:
+        how_far = f" (number {task.queue_position} in the queue{_likely(task.wait)})"
+    else:
+        how_far = ""
+    words = task.progress_message if task.status == "running" else task.message
+    return f"{task.name}: {task.status}{how_far}" + (f" {words}" if words else "")
+
+
+_LINES: dict[str, Callable[[Any], str]] = {"Environment": _environment, "Host": _host, "Task": _task}
 
 
 def _likely(wait: Wait | None) -> str:

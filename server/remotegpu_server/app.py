@@ -17,6 +17,7 @@ from remotegpu_server.audit import routes as audit_routes
 from remotegpu_server.audit.budget import RefusalBudget
 from remotegpu_server.auth import loop as auth_loop
 from remotegpu_server.auth import routes as auth_routes
+from remotegpu_server.blobs import FileBlobs
 from remotegpu_server.capacity import routes as capacity_routes
 from remotegpu_server.crypto import Vault
 from remotegpu_server.customers import loop as customers_loop
@@ -39,6 +40,7 @@ from remotegpu_server.images import routes as images_routes
 from remotegpu_server.loops import Loop, LoopRunner
 from remotegpu_server.middleware import RequestEnvelope
 from remotegpu_server.notifications import routes as notifications_routes
+from remotegpu_server.outputs import routes as outputs_routes
 from remotegpu_server.platform_settings import routes as settings_routes
 from remotegpu_server.queue import loop as queue_loop
 from remotegpu_server.queue import preemption, turns
@@ -81,6 +83,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     volumes_routes.router,
     tasks_routes.router,
     attempts_routes.router,
+    outputs_routes.agent_router,
+    outputs_routes.router,
     queue_routes.router,
     reservations_routes.router,
     agents_routes.router,
@@ -156,6 +160,7 @@ def create_app(settings: Settings, *, run_loops: bool = True, loops: Sequence[Lo
     vault = Vault(settings.secret_key)
     app.state.settings = settings
     app.state.vault = vault
+    app.state.blobs = FileBlobs(settings.blob_dir)
     app.state.database = connect(settings.database_url, pool_size=settings.pool_size)
     app.state.token_use = TokenUse(app.state.database)
     app.state.rechecks = Rechecks(app.state.database)

@@ -142,6 +142,8 @@ class Action(StrEnum):
     TASK_CREATE = "task:create"
     TASK_READ = "task:read"
     TASK_STOP = "task:stop"
+    TASK_LOGS = "task:logs:read"
+    """Its output and its artifacts."""
     """Also to run it again."""
     EVENTS_READ = "events:read"
     NOTIFICATION_READ = "notification:read"
@@ -263,6 +265,7 @@ _RULES: dict[Action, _Who] = {
     Action.TASK_LIST: _Who.PERSON_OR_WORKLOAD,
     Action.TASK_CREATE: _Who.PERSON_OR_WORKLOAD,
     Action.TASK_READ: _Who.ROW_READER_OR_OWN_WORKLOAD,
+    Action.TASK_LOGS: _Who.ROW_READER_OR_OWN_WORKLOAD,
     Action.TASK_STOP: _Who.ROW_WRITER_OR_OWN_WORKLOAD,
     Action.EVENTS_READ: _Who.PERSON_OR_WORKLOAD,
     Action.NOTIFICATION_READ: _Who.PERSON,

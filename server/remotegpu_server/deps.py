@@ -17,6 +17,7 @@ from starlette.requests import Request
 
 from remotegpu.errors import Unauthorized
 from remotegpu_server.authz import Actor
+from remotegpu_server.blobs import Blobs
 from remotegpu_server.crypto import Vault
 from remotegpu_server.db.engine import Database
 from remotegpu_server.db.notify import Signals
@@ -78,6 +79,11 @@ def _settings(request: Request) -> Settings:
     return found
 
 
+def _blobs(request: Request) -> Blobs:
+    found: Blobs = request.app.state.blobs
+    return found
+
+
 def _vault(request: Request) -> Vault:
     found: Vault = request.app.state.vault
     return found
@@ -89,6 +95,7 @@ DetachedCaller = Annotated[Actor, Depends(_detached_caller)]
 Sessions = Annotated[async_sessionmaker[AsyncSession], Depends(_sessions)]
 SignalsDep = Annotated[Signals, Depends(_signals)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
+BlobsDep = Annotated[Blobs, Depends(_blobs)]
 VaultDep = Annotated[Vault, Depends(_vault)]
 
 Limit = Annotated[int, Query(ge=1, le=200, description="Most items on this page.")]

@@ -15,6 +15,9 @@ from remotegpu_server.db.tables import new_id
 from remotegpu_server.error_answers import REQUEST_ID_HEADER, answer, api_error_of
 
 MAX_BODY_BYTES = 1024 * 1024
+MAX_PIECE_BODY_BYTES = 1536 * 1024
+"""Of the pieces of output and of artifacts that agents send: 1 MiB, in base64."""
+_PIECES = re.compile(r"/v1/agent/attempts/[^/]+/(logs|artifacts/.+)")
 MAX_JSON_DEPTH = 32
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -77,8 +80,9 @@ def _request_id(scope: Scope) -> str:
 async def _read_body(scope: Scope, receive: Receive) -> bytes:
     """The whole body, refused beyond the limit before it is held in memory."""
     declared = Headers(scope=scope).get("content-length", "0")
-    if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
-        raise PayloadTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+    most = MAX_PIECE_BODY_BYTES if _PIECES.fullmatch(scope["path"]) else MAX_BODY_BYTES
+    if not declared.isdigit() or int(declared) > most:
+        raise PayloadTooLarge(f"The body is larger than {most} bytes.")
     parts: list[bytes] = []
     size = 0
     while True:
@@ -87,8 +91,8 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes:
             raise BadRequest("The client went away before the body was complete.")
         part = message.get("body", b"")
         size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise PayloadTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+        if size > most:
+            raise PayloadTooLarge(f"The body is larger than {most} bytes.")
         parts.append(part)
         if not message.get("more_body", False):
             break

@@ -82,6 +82,8 @@ class Settings:
     """A background loop that hangs this long ends the process, which its supervisor starts again."""
     pool_size: int = 10
     """Connections to the database, and as many again for short peaks."""
+    blob_dir: Path = field(default_factory=lambda: data_folder(os.environ) / "blobs")
+    """Where the output and the artifacts of tasks lie; several servers share it."""
     log_level: str = "info"
     crash_at: str | None = None
     """Fault tests only, see ``fault_points.py``."""
@@ -153,6 +155,7 @@ def from_environ(environ: Mapping[str, str], *, database_url: str) -> Settings:
         password_reset_url=environ.get("REMOTEGPU_PASSWORD_RESET_URL") or None,
         hub_api_url=environ.get("REMOTEGPU_HUB_API_URL", "").rstrip("/"),
         hub_api_token=_token(environ.get("REMOTEGPU_HUB_API_TOKEN_FILE")),
+        blob_dir=Path(environ.get("REMOTEGPU_BLOB_DIR") or data_folder(environ) / "blobs"),
         log_level=environ.get("REMOTEGPU_LOG_LEVEL", "info").lower(),
         crash_at=environ.get("REMOTEGPU_CRASH_AT"),
         **values,  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 from recording import World
 
 from remotegpu.types import agent as wire
@@ -32,6 +34,11 @@ async def drive(world: World) -> None:
         attempt.id, wire.AttemptProgress(epoch=agent.epoch, progress=0.5, message="half")
     )
     assert (await user.tasks.get(first.id)).progress == 0.5
+    piece = wire.AttemptLogs(epoch=agent.epoch, sequence=0, data=base64.b64encode(b"epoch 1\n").decode())
+    assert [(await host.append_logs(attempt.id, piece)).next_sequence for _ in range(2)] == [1, 1]
+    part = await user.tasks.logs(first.id, offset=6)
+    assert (part.text, part.next_offset, part.complete) == ("1\n", 8, False)
+    assert (await user.tasks.logs(first.id, attempt=1, rank=0, limit=5, tail_bytes=8)).text == "epoch"
     assert (await user.tasks.stop(first.id)).stop_requested
     assert (await host.renew_attempt(attempt.id, write)).stop
     await host.complete_attempt(
@@ -42,6 +49,8 @@ async def drive(world: World) -> None:
     )
     await host.release_attempt(attempt.id, write)
     assert (await user.tasks.get(first.id)).status == "cancelled"
+    assert [one async for one in user.tasks.follow_logs(first.id)] == ["epoch 1\n"]
+    assert (await user.tasks.wait(first.id, progress=False)).status == "cancelled"
     (tried,) = (await user.tasks.attempts(first.id)).items
     assert (tried.exit_code, tried.released_at is None) == (143, False)
     assert (await user.tasks.retry(first.id)).status == "pending"

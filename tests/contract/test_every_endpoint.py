@@ -62,7 +62,7 @@ JOURNEYS = (
 
 WORDS = {"from": "begin", "to": "end", "label": "labels", "csv": "text"}
 """Arguments that Python calls otherwise."""
-STREAMS = {"environments.follow", "environments.watch", "events.watch", "hosts.watch"}
+STREAMS = {"environments.follow", "environments.watch", "events.watch", "hosts.watch", "tasks.watch"}
 
 
 async def test_every_method_works_and_every_endpoint_has_one(app: FastAPI, actors: Actors) -> None:

@@ -339,6 +339,10 @@ def test_upgrade_0015_lets_saves_be_cancelled_and_downgrade_takes_them_for_faile
     engine.dispose()
 
 
+def test_upgrade_0016_begins_without_artifacts(upgraded: sa.Engine) -> None:
+    assert _rows(upgraded, "SELECT count(*) FROM artifacts") == [(0,)]
+
+
 def test_every_revision_is_asserted_here() -> None:
     asserted = {name.split("_")[2] for name in globals() if name.startswith("test_upgrade_0")}
     folder = Path(remotegpu_migrations.__file__).parent / "versions"

@@ -13,6 +13,7 @@ from remotegpu._tail import Tail
 from remotegpu.errors import WaitFailed, WaitTimeout
 from remotegpu.types.environments import Environment, EnvironmentLogs, EnvironmentStatus
 from remotegpu.types.hosts import Host
+from remotegpu.types.tasks import Task, TaskStatus
 from remotegpu.types.wire import Wire
 
 FIRST_PAUSE_S = 0.25
@@ -22,6 +23,7 @@ FOLLOW_PAUSE_S = 2.0
 FOLLOWED_LINES = 1000
 
 WaitedT = TypeVar("WaitedT", bound=Wire)
+TASK_ENDED = frozenset({TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.TIMED_OUT})
 ENDED = frozenset({EnvironmentStatus.STOPPED, EnvironmentStatus.FAILED, EnvironmentStatus.DELETED})
 
 
@@ -63,6 +65,23 @@ async def until_host_ready(
     """The host once it takes new work."""
     with _progress.display(progress) as show:
         return await _until(get, host, lambda found: found.ready, show, timeout_s=timeout_s)
+
+
+async def until_ended(
+    get: Callable[[str], Awaitable[Task]], task_id: str, *, timeout_s: float, progress: _progress.Choice[Task]
+) -> Task:
+    """The task once it has ended."""
+    with _progress.display(progress) as show:
+        return await _until(get, task_id, lambda found: found.status in TASK_ENDED, show, timeout_s=timeout_s)
+
+
+def task_failed(task: Task, *, log_tail: str) -> WaitFailed:
+    """The error for a task that ended otherwise than with success."""
+    text = f"Task {task.name} is {task.status} ({task.reason}): {task.message}"
+    tail = log_tail.rstrip()
+    if tail:
+        text += f"\nIts last output:\n{tail}"
+    return WaitFailed(text, reason=str(task.reason), log_tail=log_tail)
 
 
 async def _until(

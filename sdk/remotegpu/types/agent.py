@@ -409,6 +409,15 @@ class AttemptLogsReply(Wire):
     next_in_s: float
 
 
+class ArtifactReply(Wire):
+    """What the server has of a file."""
+
+    received_bytes: Bytes
+    """Send on from there."""
+    complete: bool
+    """All of it, and its checksum fits."""
+
+
 class AttemptResult(AttemptWrite):
     """How it ended. The same result again changes nothing."""
 

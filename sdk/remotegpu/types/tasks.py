@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
@@ -262,3 +263,59 @@ class TaskSubmitted(Wire):
     """At most the first hundred of an array."""
     array_id: str | None
     count: int
+
+
+class TaskLogs(Wire):
+    """A part of an attempt's output."""
+
+    task_id: str
+    attempt: int
+    """Number of the attempt; 0: there is none yet."""
+    rank: int
+    offset: int
+    """Place of the first byte."""
+    next_offset: int
+    """Where to go on."""
+    size_bytes: Bytes
+    """Of all output so far."""
+    truncated: bool
+    """Output above the cap was dropped; a line at the end says so."""
+    complete: bool
+    """Nothing more will come."""
+    data: str
+    """The bytes, in base64: a program may write anything."""
+
+    @property
+    def content(self) -> bytes:
+        """The bytes."""
+        return base64.b64decode(self.data)
+
+    @property
+    def text(self) -> str:
+        """The same as text; what is no UTF-8 is replaced."""
+        return self.content.decode(errors="replace")
+
+
+class TaskLogEnd(Wire):
+    """The last message of a stream of output."""
+
+    attempt: int
+    """0: there was none."""
+    status: AttemptStatus | None
+    size_bytes: Bytes
+    truncated: bool
+    more: bool
+    """The task has not ended: another attempt may follow."""
+
+
+class Artifact(Wire):
+    """A file that an attempt left in ``/output``."""
+
+    task_id: str
+    attempt: int
+    rank: int
+    path: str
+    """Below ``/output``."""
+    size_bytes: Bytes
+    sha256: str
+    created_at: UtcTime

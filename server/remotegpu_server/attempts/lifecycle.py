@@ -15,7 +15,9 @@ from remotegpu.types.environments import Reason
 from remotegpu.types.tasks import AttemptStatus
 from remotegpu_server import holds
 from remotegpu_server.db import tables
+from remotegpu_server.db.notify import notify
 from remotegpu_server.db.transitions import ATTEMPT_STATUS
+from remotegpu_server.tasks.lifecycle import OUTPUT
 from remotegpu_server.tokens import service as tokens
 
 Status = AttemptStatus
@@ -87,6 +89,7 @@ async def release(db: AsyncSession, *, attempt: tables.Attempt, proof: str) -> b
         .values(lost_at=None)
         .execution_options(synchronize_session=False)
     )
+    notify(db, OUTPUT.format(task_id=attempt.task_id))
     return placement is not None and await holds.release(db, placement=placement, proof=proof)
 
 

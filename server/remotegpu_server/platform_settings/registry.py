@@ -375,3 +375,25 @@ TASK_ARRAY_MAX = _declare(
         doc="Largest array of tasks that one request may submit.",
     )
 )
+
+TASK_ARTIFACTS_MAX_BYTES = _declare(
+    Setting(
+        key="tasks.artifacts_max_bytes",
+        default=10 * 2**30,
+        minimum=0,
+        maximum=2**44,
+        public=True,
+        doc="Files that one attempt may leave in /output, all together; the others are not kept.",
+    )
+)
+
+TASK_OUTPUTS_KEEP_S = _declare(
+    Setting(
+        key="tasks.outputs_keep_s",
+        default=30 * 86400.0,
+        minimum=3600.0,
+        maximum=10 * 366 * 86400.0,
+        public=True,
+        doc="Output and artifacts of an attempt are removed so long after its end.",
+    )
+)

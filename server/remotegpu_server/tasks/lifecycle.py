@@ -24,6 +24,8 @@ from remotegpu_server.events import service as events
 Status = TaskStatus
 ENDED = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.TIMED_OUT})
 LONGEST_RETRY_DELAY_S = 3600.0
+OUTPUT = "task-output:{task_id}"
+"""Hint: an attempt of the task has written something, or is gone."""
 
 
 async def move(

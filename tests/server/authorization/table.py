@@ -304,6 +304,8 @@ ROUTES: dict[str, Row] = {
     "POST /v1/tasks": Row(PERSON_OR_WORKLOAD),
     "GET /v1/tasks/{task_id}": Row(TASK_READ),
     "GET /v1/tasks/{task_id}/attempts": Row(TASK_READ),
+    "GET /v1/tasks/{task_id}/logs": Row(TASK_READ),
+    "GET /v1/tasks/{task_id}/logs:follow": Row(TASK_READ),
     "POST /v1/tasks/{task_id}:stop": Row(TASK_WRITE),
     "POST /v1/tasks/{task_id}:retry": Row(TASK_WRITE),
     # SSH keys
@@ -339,6 +341,7 @@ ROUTES: dict[str, Row] = {
     "POST /v1/agent/attempts/{attempt_id}/accept": Row(AGENT),
     "POST /v1/agent/attempts/{attempt_id}/start": Row(AGENT),
     "POST /v1/agent/attempts/{attempt_id}/renew": Row(AGENT),
+    "POST /v1/agent/attempts/{attempt_id}/logs": Row(AGENT),
     "POST /v1/agent/attempts/{attempt_id}/progress": Row(AGENT),
     "POST /v1/agent/attempts/{attempt_id}/complete": Row(AGENT),
     "POST /v1/agent/attempts/{attempt_id}/release": Row(AGENT),

@@ -6,6 +6,8 @@ from remotegpu._async.resource import AsyncResource
 from remotegpu._protocol import decode, segment
 from remotegpu.types.agent import (
     AttemptLease,
+    AttemptLogs,
+    AttemptLogsReply,
     AttemptProgress,
     AttemptResult,
     AttemptWrite,
@@ -107,6 +109,13 @@ class AsyncAgent(AsyncResource):
     async def report_progress(self, attempt_id: str, body: AttemptProgress) -> None:
         """Hand on what the task said of itself."""
         await self._transport.send("POST", self._attempt(attempt_id, "progress"), body=body)
+
+    async def append_logs(self, attempt_id: str, body: AttemptLogs) -> AttemptLogsReply:
+        """Hand in the next piece of output. Sent again, it is stored once: so it is repeated by itself."""
+        response = await self._transport.send(
+            "POST", self._attempt(attempt_id, "logs"), body=body, repeatable=True
+        )
+        return decode(AttemptLogsReply, response)
 
     async def complete_attempt(self, attempt_id: str, body: AttemptResult) -> None:
         """Say how it ended."""

@@ -7,6 +7,8 @@ from remotegpu._protocol import decode, segment
 from remotegpu._sync.resource import SyncResource
 from remotegpu.types.agent import (
     AttemptLease,
+    AttemptLogs,
+    AttemptLogsReply,
     AttemptProgress,
     AttemptResult,
     AttemptWrite,
@@ -104,6 +106,11 @@ class SyncAgent(SyncResource):
     def report_progress(self, attempt_id: str, body: AttemptProgress) -> None:
         """Hand on what the task said of itself."""
         self._transport.send("POST", self._attempt(attempt_id, "progress"), body=body)
+
+    def append_logs(self, attempt_id: str, body: AttemptLogs) -> AttemptLogsReply:
+        """Hand in the next piece of output. Sent again, it is stored once: so it is repeated by itself."""
+        response = self._transport.send("POST", self._attempt(attempt_id, "logs"), body=body, repeatable=True)
+        return decode(AttemptLogsReply, response)
 
     def complete_attempt(self, attempt_id: str, body: AttemptResult) -> None:
         """Say how it ended."""

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 
 from remotegpu._protocol import given, segment
+from remotegpu._sync import output, wait
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
-from remotegpu.types.tasks import Dependency, Task, TaskArray, TaskAttempt, TaskSubmitted
+from remotegpu._sync.stream import states
+from remotegpu.types.tasks import Dependency, Task, TaskArray, TaskAttempt, TaskLogs, TaskSubmitted
+
+Progress = bool | Callable[[Task], object]
 
 
 class SyncTasks(SyncResource):
@@ -130,3 +135,83 @@ class SyncTasks(SyncResource):
     def retry(self, task_id: str) -> Task:
         """Run a task once more that failed, was cancelled or timed out."""
         return self._transport.call(Task, "POST", f"/v1/tasks/{segment(task_id)}:retry")
+
+    def logs(
+        self,
+        task_id: str,
+        *,
+        attempt: int | None = None,
+        rank: int | None = None,
+        offset: int | None = None,
+        limit: int | None = None,
+        tail_bytes: int | None = None,
+    ) -> TaskLogs:
+        """A part of the output of its newest `attempt`, or of the one with this number: from byte `offset`
+        on, or the newest `tail_bytes`. At most `limit` bytes, 1 MiB; go on at `next_offset`.
+        """
+        params = given(attempt=attempt, rank=rank, offset=offset, limit=limit, tail_bytes=tail_bytes)
+        return self._transport.call(TaskLogs, "GET", f"/v1/tasks/{segment(task_id)}/logs", params=params)
+
+    def follow_logs(
+        self,
+        task_id: str,
+        *,
+        attempt: int | None = None,
+        rank: int | None = None,
+        tail_bytes: int | None = None,
+        give_up_after_s: float = 300.0,
+    ) -> Generator[str, None, None]:
+        """Its output in pieces as it comes, from the beginning or the newest `tail_bytes` on, until it has
+        ended and everything was said; with those of the retries that follow, unless one `attempt` is asked
+        for. Waits for a task that has not started. Nothing is lost or doubled by broken connections and
+        restarts of the server; when those last longer than `give_up_after_s` seconds, the last error is
+        raised.
+        """
+        pieces = output.followed(
+            self._transport,
+            f"/v1/tasks/{segment(task_id)}/logs:follow",
+            attempt=attempt,
+            params=given(rank=rank, tail_bytes=tail_bytes),
+            give_up_after_s=give_up_after_s,
+        )
+        with closing(pieces):
+            for piece in pieces:
+                yield piece
+
+    def wait(
+        self,
+        task_id: str,
+        *,
+        timeout_s: float = 86400.0,
+        check: bool = False,
+        progress: Progress = True,
+    ) -> Task:
+        """The task once it has ended, however that was; see its `status`. `progress`: a line in a terminal or
+        notebook, nothing, or a function that is called with the task after every look.
+
+        :raises WaitFailed: with `check`, it ended otherwise than with success; has the last output.
+        :raises WaitTimeout: not within `timeout_s` seconds; it goes on.
+        """
+        task = wait.until_ended(self.get, task_id, timeout_s=timeout_s, progress=progress)
+        if check and task.status != "succeeded":
+            found = self.logs(task_id, tail_bytes=4096)
+            raise wait.task_failed(task, log_tail=found.text)
+        return task
+
+    def watch(self, task_id: str, *, give_up_after_s: float = 300.0) -> Generator[Task, None, None]:
+        """The task as it is now, and again after every change, until it has ended. Survives broken
+        connections and restarts of the server; when those last longer than `give_up_after_s` seconds, the
+        last error is raised.
+        """
+        found = states(
+            self._transport,
+            lambda: self.get(task_id),
+            subject_type="task",
+            subject_id=task_id,
+            give_up_after_s=give_up_after_s,
+        )
+        with closing(found):
+            for task in found:
+                yield task
+                if task.status in wait.TASK_ENDED:
+                    return

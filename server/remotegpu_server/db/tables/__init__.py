@@ -46,6 +46,7 @@ from remotegpu_server.db.tables.quotas import (
 from remotegpu_server.db.tables.ssh_keys import SshKey
 from remotegpu_server.db.tables.tasks import (
     LIVE_ATTEMPT,
+    Artifact,
     Attempt,
     Task,
     TaskArray,
@@ -57,6 +58,7 @@ from remotegpu_server.db.tables.volumes import Volume, VolumeRemoval
 __all__ = [
     "LIVE_ATTEMPT",
     "Allocation",
+    "Artifact",
     "Attempt",
     "AuditRecord",
     "Base",

@@ -215,6 +215,7 @@ class Attempt(Base):
         Index("ix_attempts_claimable", "host_id", "created_at", postgresql_where=text("status = 'assigned'")),
         Index("ix_attempts_live_host", "host_id", postgresql_where=text(LIVE_ATTEMPT)),
         Index("ix_attempts_lost", "lost_at", postgresql_where=text("lost_at IS NOT NULL")),
+        Index("ix_attempts_output", "finished_at", postgresql_where=text("output_removed_at IS NULL")),
         Index(
             "ix_attempts_request", "host_id", "request_id", postgresql_where=text("request_id IS NOT NULL")
         ),
@@ -246,8 +247,32 @@ class Attempt(Base):
     """Number of the next piece of output."""
     log_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
     log_truncated: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    output_removed_at: Mapped[datetime | None]
+    """Its output and artifacts are gone, because it ended long ago."""
     created_at: Mapped[datetime] = mapped_column(server_default=now)
     claimed_at: Mapped[datetime | None]
     accepted_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class Artifact(Base):
+    """A file that an attempt left behind; its bytes are the blob ``artifacts/<attempt>/<id>``."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (
+        UniqueConstraint("attempt_id", "path"),
+        CheckConstraint("size_bytes >= 0 AND received_bytes BETWEEN 0 AND size_bytes", name="sizes"),
+        CheckConstraint("completed_at IS NULL OR received_bytes = size_bytes", name="complete"),
+        CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256_known"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    attempt_id: Mapped[str] = mapped_column(ForeignKey("attempts.id", ondelete="CASCADE"))
+    path: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+    received_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    completed_at: Mapped[datetime | None]
+    """Its checksum was found right."""
+    created_at: Mapped[datetime] = mapped_column(server_default=now)

@@ -82,6 +82,18 @@ async def visible(db: AsyncSession, *, actor: Actor, action: Action, task_id: st
     return found[0]
 
 
+async def visible_row(db: AsyncSession, *, actor: Actor, action: Action, task_id: str) -> tables.Task:
+    """Its row alone, if the actor may do ``action`` with it. What an admin reads of others is on record."""
+    row = tables.Task
+    found = await db.scalar(select(row).where(row.id == task_id).execution_options(populate_existing=True))
+    if found is None:
+        raise NotFound("There is no such task.")
+    allow(actor, action, found)
+    if actor.is_admin and found.workspace_id not in actor.workspaces:
+        audit.note(db, read=str(action))
+    return found
+
+
 def allow(actor: Actor, action: Action, task: tables.Task) -> None:
     """Raise unless the actor may do ``action`` with the task."""
     authz.require(

@@ -1,0 +1,1 @@
+"""What tasks leave behind: their output and their artifacts."""

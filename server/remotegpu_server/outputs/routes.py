@@ -1,0 +1,129 @@
+"""Endpoints of output and artifacts, for agents and for people."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Header, Query
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+
+from remotegpu.types.agent import AttemptLogs, AttemptLogsReply
+from remotegpu.types.tasks import TaskLogs
+from remotegpu_server.authz import Action, Actor
+from remotegpu_server.deps import BlobsDep, Caller, Db, DetachedCaller, Sessions, SignalsDep, identify
+from remotegpu_server.outputs import logs, stream
+from remotegpu_server.routing import api_router
+from remotegpu_server.tasks.service import read
+
+agent_router = api_router("agent", routine=True)
+router = api_router("tasks")
+
+_EVENT_STREAM = "text/event-stream"
+_STREAM_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            _EVENT_STREAM: {
+                "schema": {"type": "string"},
+                "example": "id: 1.12\nevent: output\ndata: ZXBvY2ggMQo=\n\n",
+            }
+        }
+    }
+}
+
+Attempt = Annotated[
+    int | None, Query(ge=1, le=2**31, description="Number of the attempt; left out: the newest.")
+]
+Rank = Annotated[int, Query(ge=0, le=63, description="Which host of a task on several.")]
+Offset = Annotated[int, Query(ge=0, lt=2**53)]
+Tail = Annotated[int | None, Query(ge=0, lt=2**53, description="The newest so many bytes.")]
+
+
+@agent_router.post("/v1/agent/attempts/{attempt_id}/logs", summary="Hand in output")
+async def append_logs(
+    attempt_id: str,
+    body: AttemptLogs,
+    request: Request,
+    caller: DetachedCaller,
+    sessions: Sessions,
+    blobs: BlobsDep,
+) -> AttemptLogsReply:
+    """The next piece, at most 1 MiB; until the attempt is released. Any other piece is not stored, and the
+    answer says which one is next.
+    """
+    return await logs.append(
+        sessions, blobs, request.app.state.fault_points, actor=caller, attempt_id=attempt_id, body=body
+    )
+
+
+@router.get("/v1/tasks/{task_id}/logs", summary="Output of a task")
+async def read_task_logs(
+    task_id: str,
+    db: Db,
+    caller: Caller,
+    blobs: BlobsDep,
+    attempt: Attempt = None,
+    rank: Rank = 0,
+    offset: Offset = 0,
+    limit: Annotated[int, Query(ge=1, le=2**20, description="Most bytes.")] = 2**18,
+    tail_bytes: Tail = None,
+) -> TaskLogs:
+    """Bytes from `offset` on, or the newest `tail_bytes`; both streams as they came."""
+    return await logs.read_logs(
+        db,
+        blobs,
+        actor=caller,
+        task_id=task_id,
+        attempt=attempt,
+        rank=rank,
+        offset=offset,
+        limit=limit,
+        tail_bytes=tail_bytes,
+    )
+
+
+@router.get(
+    "/v1/tasks/{task_id}/logs:follow", summary="Follow the output of a task", responses=_STREAM_ANSWER
+)
+async def follow_task_logs(
+    task_id: str,
+    request: Request,
+    sessions: Sessions,
+    signals: SignalsDep,
+    blobs: BlobsDep,
+    caller: DetachedCaller,
+    attempt: Attempt = None,
+    rank: Rank = 0,
+    tail_bytes: Tail = None,
+    last_event_id: Annotated[str | None, Header(max_length=64)] = None,
+) -> StreamingResponse:
+    """Server-sent events: `output` with base64 bytes, its id is `<attempt>.<offset>` and the place to come
+    back to; `done` when the attempt has ended and everything was said. It waits for an attempt to
+    be there.
+    """
+    async with sessions() as db:
+        await read.visible_row(db, actor=caller, action=Action.TASK_LOGS, task_id=task_id)
+    offset = None
+    if last_event_id:
+        attempt, offset = stream.parse_position(last_event_id)
+    body = stream.follow(
+        sessions,
+        signals,
+        blobs,
+        identify=_identify_again(request),
+        task_id=task_id,
+        attempt=attempt,
+        rank=rank,
+        offset=offset,
+        tail_bytes=tail_bytes,
+    )
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(body, media_type=_EVENT_STREAM, headers=headers)
+
+
+def _identify_again(request: Request) -> Any:
+    async def ask(db: AsyncSession) -> Actor:
+        return await identify(request, db)
+
+    return ask
