@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
+import os
+import pty
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -25,12 +31,13 @@ class Shell:
         self._capsys = capsys
 
     async def __call__(self, *words: str, status: int = 0) -> str:
-        found = await asyncio.to_thread(self._run, words)
+        found = await asyncio.to_thread(self.run, words)
         written = self._capsys.readouterr()
         assert found == status, written.err
         return written.out if status == 0 else written.err
 
-    def _run(self, words: tuple[str, ...]) -> int:
+    def run(self, words: tuple[str, ...]) -> int:
+        """The exit code."""
         try:
             return main(words)
         except SystemExit as ended:
@@ -58,11 +65,22 @@ async def agent(live_server: LiveServer) -> AsyncIterator[HollowAgent]:
         yield await fleet.host("gpu-01", gpus=2)
 
 
-async def carry_out(agent: HollowAgent, **result: object) -> None:
-    """Take the next attempt and end it."""
+async def carry_out(agent: HollowAgent, output: str = "", **result: object) -> None:
+    """Take the next attempt, write what it is to write, and end it."""
+    attempt = await begin(agent, output)
+    await end(agent, attempt, **result)
+
+
+async def begin(agent: HollowAgent, output: str) -> dict[str, Any]:
     (attempt,) = await agent.claim(wait_s=10)
     for verb in ("accept", "start"):
         assert (await agent.attempt(attempt["id"], verb)).is_success
+    data = base64.b64encode(output.encode()).decode()
+    assert (await agent.attempt(attempt["id"], "logs", sequence=0, data=data)).is_success
+    return attempt
+
+
+async def end(agent: HollowAgent, attempt: dict[str, Any], **result: object) -> None:
     assert (await agent.complete(attempt["id"], **result)).is_success
     assert (await agent.attempt(attempt["id"], "release")).is_success
 
@@ -131,3 +149,103 @@ async def test_task_from_standard_input(
     made = json.loads(await run("task", "submit", "--json", "--image", "base", "--script", "-"))
     assert made["tasks"][0]["script"] == "echo hello"
     assert "There is no task" in await run("task", "show", "nothing", status=1)
+
+
+async def test_output_is_printed_whole_by_its_end_and_followed(run: Shell, agent: HollowAgent) -> None:
+    made = json.loads(await run("task", "submit", "--json", "--image", "base", "--", "true"))
+    task_id = made["tasks"][0]["id"]
+    following = asyncio.create_task(run("task", "logs", "-f", task_id))
+    await carry_out(agent, "one\ntwo\n\x1eremotegpu-result 0 1 eA==\n")
+    assert await following == "one\ntwo\n"
+    assert await run("task", "logs", task_id) == "one\ntwo\n"
+    assert await run("task", "logs", "--tail", "31", task_id) == "two\n"
+    assert json.loads(await run("task", "logs", "--json", task_id)) == {"text": "one\ntwo\n"}
+
+
+@pytest.mark.parametrize(
+    ("result", "code"),
+    [
+        ({}, 0),
+        ({"status": "failed", "exit_code": 7, "reason": "exited"}, 7),
+        ({"status": "timed_out", "exit_code": None, "reason": "timed_out"}, 1),
+    ],
+)
+async def test_run_prints_the_output_and_ends_with_the_code_of_the_task(
+    run: Shell, agent: HollowAgent, capsys: pytest.CaptureFixture[str], result: dict[str, Any], code: int
+) -> None:
+    words = ("run", "--image", "base", "--", "train", "--json")
+    running = asyncio.create_task(asyncio.to_thread(run.run, words))
+    await carry_out(agent, "epoch 1\n", **result)
+    assert await running == code
+    assert capsys.readouterr().out == "epoch 1\n"
+
+
+async def test_run_in_json_prints_pieces_and_the_task(run: Shell, agent: HollowAgent) -> None:
+    running = asyncio.create_task(run("run", "--json", "--image", "base", "--", "train"))
+    await carry_out(agent, "epoch 1\n")
+    piece, task = map(json.loads, (await running).splitlines())
+    assert (piece, task["status"]) == ({"text": "epoch 1\n"}, "succeeded")
+
+
+async def test_run_detached_prints_the_id(run: Shell, agent: HollowAgent) -> None:
+    printed = await run("run", "--detach", "--image", "base", "--", "train")
+    assert printed.startswith("tsk-")
+    assert "train" in await run("task", "show", "--json", printed.strip())
+
+
+def started(**options: Any) -> subprocess.Popen[str]:
+    """`remotegpu run` in a process of its own."""
+    return subprocess.Popen(RUN, **options)
+
+
+RUN = [sys.executable, "-m", "remotegpu", "run", "--image", "base", "--", "train"]
+
+
+async def test_interrupt_without_a_terminal_leaves_the_task_running(run: Shell, agent: HollowAgent) -> None:
+    pipe = subprocess.PIPE
+    with started(stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as process:
+        attempt = await begin(agent, "epoch 1\n")
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline) == "epoch 1\n"
+        process.send_signal(signal.SIGINT)
+        _, said = await asyncio.to_thread(process.communicate, timeout=20)
+    assert process.returncode == 130
+    assert f"remotegpu task stop {attempt['task_id']}" in said
+    assert not json.loads(await run("task", "show", "--json", attempt["task_id"]))["stop_requested"]
+
+
+@pytest.mark.parametrize(("typed", "code"), [("s\n", 143), ("\n", 130), ("\x03", 130)])
+async def test_interrupt_in_a_terminal_asks_whether_to_stop_or_leave(
+    run: Shell, agent: HollowAgent, typed: str, code: int
+) -> None:
+    ours, theirs = pty.openpty()
+    terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    with started(**terminal, start_new_session=True, preexec_fn=_controlling_terminal) as process:
+        os.close(theirs)
+        attempt = await begin(agent, "epoch 1\n")
+        await asyncio.to_thread(_read_until, ours, "epoch 1")
+        os.write(ours, b"\x03")
+        await asyncio.to_thread(_read_until, ours, "[L]eave")
+        os.write(ours, typed.encode())
+        if code == 143:
+            await asyncio.to_thread(_read_until, ours, "stopping it")
+            assert (await agent.attempt(attempt["id"], "renew")).json()["stop"]
+            await end(agent, attempt, status="cancelled", exit_code=143, reason="cancelled")
+        assert await asyncio.to_thread(process.wait, 20) == code
+    os.close(ours)
+    stopped = json.loads(await run("task", "show", "--json", attempt["task_id"]))["stop_requested"]
+    assert stopped is (code == 143)
+
+
+def _controlling_terminal() -> None:
+    """So that Ctrl-C in it is a signal."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _read_until(terminal: int, wanted: str) -> None:
+    seen = ""
+    while wanted not in seen:
+        seen += os.read(terminal, 1024).decode()

@@ -49,9 +49,14 @@ def stream_rows(arguments: argparse.Namespace, kind: str, items: Iterable[Wire])
     """Print items as they come: a row each, or a JSON object on a line of its own."""
     for item in items:
         if arguments.json:
-            print(json.dumps(item.model_dump(mode="json"), ensure_ascii=False), flush=True)
+            show_line(item)
         else:
             print("  ".join(_tables.row(kind, item)), flush=True)
+
+
+def show_line(item: Wire) -> None:
+    """Print one thing as JSON on a line of its own, behind others that came like that."""
+    print(json.dumps(item.model_dump(mode="json"), ensure_ascii=False), flush=True)
 
 
 def stream_text(arguments: argparse.Namespace, pieces: Iterable[str]) -> None:

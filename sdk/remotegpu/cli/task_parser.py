@@ -33,6 +33,17 @@ def add_commands(
     submit.add_argument("--max-parallel", type=int, metavar="N", help="of an array at a time")
     submit.add_argument("command", nargs="*", metavar="-- CMD ARGUMENT", help="what to run")
 
+    run = add(commands, "run", "task_runs.run", "submit a command, follow it, and exit with its code")
+    _spec_options(run, needs, pair)
+    run.add_argument("--detach", "-d", action="store_true", help="print the id and leave it running")
+    run.add_argument("command", nargs="+", metavar="-- CMD ARGUMENT", help="what to run")
+
+    logs = add(task, "logs", "task_runs.logs", "print its output")
+    logs.add_argument("task", metavar="ID")
+    logs.add_argument("--tail", type=int, metavar="BYTES", help="only the newest; left out: all of it")
+    logs.add_argument("--attempt", type=int, metavar="N", help="left out: the newest")
+    logs.add_argument("--follow", "-f", action="store_true", help="go on until it has ended")
+
     list_ = add(task, "list", "tasks.list_", "list tasks, the newest first")
     list_.add_argument("--owner", help="user name (admins and owners)")
     list_.add_argument("--status", action="append", choices=_STATUSES, help="repeatable")

@@ -34,7 +34,7 @@ def submit(arguments: argparse.Namespace) -> None:
     if arguments.script:
         what = {"script": _script(arguments.script)}
     with connect(arguments) as client:
-        made = client.tasks.submit(**_spec(arguments), **what, array=array)
+        made = client.tasks.submit(**spec(arguments), **what, array=array)
     if made.array_id is not None:
         sentence = f"Array {made.array_id} of {made.count} tasks is submitted."
     else:
@@ -50,7 +50,7 @@ def _script(file: str) -> str:
         raise UsageError(f"Cannot read the script {file}: {error}") from error
 
 
-def _spec(arguments: argparse.Namespace) -> dict[str, Any]:
+def spec(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the options of a task say; ``None`` where one was left out."""
     depends_on = [
         Dependency(task_id=task_id, condition=condition)
@@ -98,7 +98,7 @@ def list_(arguments: argparse.Namespace) -> None:
 def show(arguments: argparse.Namespace) -> None:
     """Everything about one task."""
     with connect(arguments) as client:
-        task = _find(client, arguments.task)
+        task = find(client, arguments.task)
     lines = [f"{task.name}: {task.status} ({task.reason})", *filter(None, [task.message])]
     lines += [f"{name}: {value}" for name in _FACTS if (value := getattr(task, name)) is not None]
     if task.progress_message:
@@ -110,13 +110,13 @@ def show(arguments: argparse.Namespace) -> None:
 def attempts(arguments: argparse.Namespace) -> None:
     """Its tries."""
     with connect(arguments) as client:
-        output.show_list(arguments, "TaskAttempt", client.tasks.attempts(_find(client, arguments.task).id))
+        output.show_list(arguments, "TaskAttempt", client.tasks.attempts(find(client, arguments.task).id))
 
 
 def stop(arguments: argparse.Namespace) -> None:
     """Ask for its stop."""
     with connect(arguments) as client:
-        task = client.tasks.stop(_find(client, arguments.task).id)
+        task = client.tasks.stop(find(client, arguments.task).id)
     stopping = task.stop_requested and task.finished_at is None
     output.show_item(arguments, task, f"{task.name} is {'stopping' if stopping else task.status}.")
 
@@ -124,11 +124,12 @@ def stop(arguments: argparse.Namespace) -> None:
 def retry(arguments: argparse.Namespace) -> None:
     """Run it once more."""
     with connect(arguments) as client:
-        task = client.tasks.retry(_find(client, arguments.task).id)
+        task = client.tasks.retry(find(client, arguments.task).id)
     output.show_item(arguments, task, f"{task.name} is {task.status}. {task.message}".rstrip())
 
 
-def _find(client: remotegpu.Client, task_id: str) -> Task:
+def find(client: remotegpu.Client, task_id: str) -> Task:
+    """The task with this id."""
     try:
         return client.tasks.get(task_id)
     except ValueError as error:
