@@ -18,6 +18,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from remotegpu import errors, types
     from remotegpu._async.client import AsyncClient
+    from remotegpu._remote.functions import RemoteFunction, attach, function
+    from remotegpu._remote.futures import RemoteFuture
     from remotegpu._report import report_progress
     from remotegpu._sync.client import Client
     from remotegpu.errors import (
@@ -45,12 +47,15 @@ if TYPE_CHECKING:
         NoCapacity,
         NotConfigured,
         NotFound,
+        NotTransferable,
         PasswordChangeRequired,
         PasswordResetInvalid,
         PayloadTooLarge,
         QuotaExceeded,
         RateLimited,
+        RemoteFailed,
         RemoteGPUError,
+        RemoteMismatch,
         RequestTimeout,
         ServerError,
         StateConflict,
@@ -66,6 +71,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "AsyncClient": "remotegpu._async.client",
     "Client": "remotegpu._sync.client",
+    "RemoteFunction": "remotegpu._remote.functions",
+    "RemoteFuture": "remotegpu._remote.futures",
+    "attach": "remotegpu._remote.functions",
+    "function": "remotegpu._remote.functions",
     "report_progress": "remotegpu._report",
 }
 _MODULES = ("errors", "types")
@@ -97,12 +106,17 @@ __all__ = [
     "NoCapacity",
     "NotConfigured",
     "NotFound",
+    "NotTransferable",
     "PasswordChangeRequired",
     "PasswordResetInvalid",
     "PayloadTooLarge",
     "QuotaExceeded",
     "RateLimited",
+    "RemoteFailed",
+    "RemoteFunction",
+    "RemoteFuture",
     "RemoteGPUError",
+    "RemoteMismatch",
     "RequestTimeout",
     "ServerError",
     "StateConflict",
@@ -114,7 +128,9 @@ __all__ = [
     "WaitFailed",
     "WaitTimeout",
     "__version__",
+    "attach",
     "errors",
+    "function",
     "report_progress",
     "types",
 ]

@@ -319,6 +319,23 @@ class MissingExtra(ClientError, ImportError):
     """This needs a package that only an extra of ours installs; the message says which."""
 
 
+class NotTransferable(ClientError):
+    """A function, a variable or a result cannot travel between here and a task."""
+
+    def __init__(self, detail: str, *, variable: str | None = None) -> None:
+        super().__init__(detail)
+        self.variable = variable
+        """Its name, where one is the cause."""
+
+
+class RemoteMismatch(ClientError):
+    """Both sides of a call differ too much: Python's version, a missing package; nothing was run."""
+
+
+class RemoteFailed(ClientError):
+    """A call raised an exception that cannot be made here; the cause is its traceback."""
+
+
 class WaitFailed(ClientError):
     """What was waited for cannot happen any more: the environment failed, was stopped or was deleted."""
 

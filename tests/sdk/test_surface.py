@@ -25,7 +25,8 @@ NotFound
 PasswordChangeRequired PasswordResetInvalid PayloadTooLarge QuotaExceeded RateLimited RemoteGPUError
 RequestTimeout ServerError StateConflict
 TokenInvalid Unauthorized Unavailable UnexpectedAnswer Unsatisfiable WaitFailed WaitTimeout
-__version__ errors report_progress types
+NotTransferable RemoteFailed RemoteFunction RemoteFuture RemoteMismatch
+__version__ attach errors function report_progress types
 """
 
 

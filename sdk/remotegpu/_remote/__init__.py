@@ -1,0 +1,1 @@
+"""Functions and cells that run elsewhere: what travels, the program on the other side, what comes back."""

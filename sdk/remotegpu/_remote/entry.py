@@ -1,0 +1,132 @@
+"""The program on the other side. Its text travels; it needs nothing but cloudpickle, not even our package."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import importlib.metadata
+import importlib.util
+import linecache
+import os
+import pickle
+import sys
+import traceback
+import zlib
+from typing import Any
+
+MARK = "\x1eremotegpu-result "
+"""Begins each line of a result; people are not shown these lines."""
+CHUNK = 3000
+"""Characters of a line: short enough for a pipe to take it whole, whatever else writes."""
+MOST = 4 * 2**20
+"""Bytes of a result that travel in the output."""
+
+
+def main(header: dict[str, Any], payload: str) -> None:
+    """Compare both sides, run, and say how it went. The exit code is 1 when it did not go well."""
+    different = refusals(header)
+    if different:
+        finish({"kind": "mismatch", "text": "\n".join(different)}, exit_code=1)
+    try:
+        finish(_carried_out(pickle.loads(zlib.decompress(base64.b85decode(payload)))), exit_code=0)
+    except Exception as error:  # noqa: BLE001  it is raised again where it was called from
+        _fail(error)
+
+
+def refusals(header: dict[str, Any]) -> list[str]:
+    """Why what was sent cannot run here, in sentences; smaller differences are only printed."""
+    here, there = list(sys.version_info[:2]), header["python"]
+    if here != there:
+        return [
+            f"Python {here[0]}.{here[1]} runs there, Python {there[0]}.{there[1]} here; use an image with it."
+        ]
+    said = []
+    for module, (package, wanted) in sorted(header["packages"].items()):
+        if importlib.util.find_spec(module) is None:
+            what = f"pip install {package}=={wanted}" if package else "a file of your own"
+            said.append(f"The module {module} is not there ({what}).")
+        elif package:
+            _note(package, wanted)
+    return said
+
+
+def _note(package: str, wanted: str) -> None:
+    try:
+        found = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        found = "of unknown version"
+    if found != wanted:
+        print(f"remotegpu: {package} {found} is used there, {wanted} here.", file=sys.stderr, flush=True)
+
+
+def _carried_out(parcel: dict[str, Any]) -> dict[str, Any]:
+    import cloudpickle
+
+    if parcel["kind"] == "cell":
+        value, left = _run_cell(parcel)
+    else:
+        index = int(os.environ.get("REMOTEGPU_ARRAY_INDEX") or 0)
+        function = pickle.loads(parcel["function"])
+        arguments, named = pickle.loads(parcel["calls"][index])
+        value, left = function(*arguments, **named), {}
+    return {"kind": "value", "value": cloudpickle.dumps(value), "left": left}
+
+
+def _run_cell(parcel: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Its names, and those that cannot travel with the reason. A last expression is shown."""
+    import cloudpickle
+
+    names: dict[str, Any] = {"__name__": "__main__", **pickle.loads(parcel["variables"])}
+    lines = parcel["source"].splitlines(keepends=True)
+    linecache.cache["<cell>"] = (len(parcel["source"]), None, lines, "<cell>")  # tracebacks show its lines
+    body = ast.parse(parcel["source"], "<cell>").body
+    last = [body.pop()] if body and isinstance(body[-1], ast.Expr) else []
+    exec(compile(ast.Module(body, []), "<cell>", "exec"), names)  # noqa: S102  it is what was asked for
+    if last:
+        exec(compile(ast.Interactive(list(last)), "<cell>", "single"), names)  # noqa: S102
+    brought, left = {}, {}
+    for name in parcel["brings"]:
+        if name not in names:
+            continue
+        try:
+            cloudpickle.dumps(names[name])
+            brought[name] = names[name]
+        except Exception as error:  # noqa: BLE001  pickling raises whatever an object's own code does
+            left[name] = str(error)
+    return brought, left
+
+
+def _fail(error: Exception) -> None:
+    text = traceback.format_exc()
+    sys.stderr.write(text)
+    exception = None
+    try:
+        import cloudpickle
+
+        exception = cloudpickle.dumps(error)
+    except Exception as other:  # noqa: BLE001  then its text has to do
+        sys.stderr.write(f"remotegpu: the exception cannot travel: {other}\n")
+    finish({"kind": "error", "exception": exception, "traceback": text}, exit_code=1)
+
+
+def finish(answer: dict[str, Any], *, exit_code: int) -> None:
+    """Write the answer behind all output, and end."""
+    packed = zlib.compress(pickle.dumps(answer))
+    if len(packed) > MOST:
+        kept = os.path.join(os.environ.get("REMOTEGPU_OUTPUT") or "/output", "result.pkl")
+        with open(kept, "wb") as file:
+            file.write(answer.get("value") or b"")
+        text = (
+            f"The result has {len(packed):,} bytes; {MOST:,} can come back. It lies in {kept}; return less."
+        )
+        packed = zlib.compress(pickle.dumps({"kind": "mismatch", "text": text}))
+        exit_code = 1
+    text = base64.b64encode(packed).decode()
+    chunks = [text[start : start + CHUNK] for start in range(0, len(text), CHUNK)]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for number, chunk in enumerate(chunks):
+        line = f"{MARK}{number} {len(chunks)} {chunk}\n".encode()
+        while line:
+            line = line[os.write(1, line) :]
+    sys.exit(exit_code)

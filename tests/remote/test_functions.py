@@ -1,0 +1,135 @@
+"""``@remotegpu.function``: called here, run by a real agent, with what comes back."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+import pytest
+
+import remotegpu
+
+FACTOR = 3
+
+
+class Odd(Exception):
+    """An exception of the caller's own module, which the other side does not have."""
+
+
+@remotegpu.function(image="base", gpus=1)
+def times(number: int, *, add: int = 0) -> int:
+    print("multiplying", number)
+    return number * FACTOR + add
+
+
+@remotegpu.function(image="base")
+def refuses(number: int) -> None:
+    raise Odd(f"no {number}")
+
+
+@remotegpu.function(image="base")
+def waits(file: str) -> str:
+    import time
+    from pathlib import Path
+
+    while not Path(file).exists():
+        time.sleep(0.02)
+    return os.environ["REMOTEGPU_TASK_ID"]
+
+
+@pytest.fixture(autouse=True)
+def _on_the_site(client: remotegpu.Client) -> Iterator[None]:
+    yield
+    assert [task.id for task in client.tasks.list(status=["pending", "assigned", "running"])] == []
+
+
+def test_call_returns_its_value_and_shows_its_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert times.remote(14, add=1) == 43
+    assert capsys.readouterr().out == "multiplying 14\n"
+    assert times(2) == 6
+
+
+def test_exception_of_the_other_side_is_raised_here_with_its_traceback() -> None:
+    future = refuses.submit(7)
+    with pytest.raises(Odd, match="no 7") as caught:
+        future.result(60)
+    assert "in refuses" in str(caught.value.__cause__)
+    assert isinstance(future.exception(), Odd)
+
+
+def test_map_answers_in_order(client: remotegpu.Client) -> None:
+    assert list(times.map([1, 2, 3], max_parallel=2)) == [3, 6, 9]
+    assert list(times.map([])) == []
+
+
+def test_future_is_found_again_by_its_task(client: remotegpu.Client, tmp_path: Path) -> None:
+    future = waits.submit(str(tmp_path / "go"))
+    assert not future.done()
+    with pytest.raises(remotegpu.WaitTimeout):
+        future.result(0.1)
+    called = threading.Event()
+    future.add_done_callback(lambda ended: called.set())
+    again: remotegpu.RemoteFuture[str] = remotegpu.attach(future.task_id)
+    (tmp_path / "go").touch()
+    assert again.result(60) == future.task_id == future.result(60)
+    assert called.wait(10)
+    at_once = threading.Event()
+    future.add_done_callback(lambda ended: at_once.set())
+    assert at_once.wait(10)
+
+
+def test_cancelled_call_is_stopped(tmp_path: Path) -> None:
+    future = waits.submit(str(tmp_path / "never"))
+    assert future.cancel()
+    with pytest.raises(CancelledError):
+        future.result(60)
+    assert future.cancelled()
+    assert not future.cancel()
+
+
+def test_other_tasks_and_those_of_others_are_not_attached_to(client: remotegpu.Client) -> None:
+    task = client.tasks.submit(image="base", command=["true"]).tasks[0]
+    client.tasks.wait(task.id, timeout_s=60, progress=False)
+    with pytest.raises(remotegpu.NotTransferable, match="no function"):
+        remotegpu.attach(task.id)
+
+
+def test_task_that_ends_without_a_result_says_how() -> None:
+    @remotegpu.function(image="base")
+    def ends() -> None:
+        os._exit(9)
+
+    with pytest.raises(remotegpu.WaitFailed, match="failed"):
+        ends.submit().result(60)
+
+
+def test_another_python_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from remotegpu._remote.packing import Packer
+
+    header = Packer.header
+
+    def older(packer: Packer) -> dict[str, object]:
+        return header(packer) | {"python": [3, 8]}
+
+    monkeypatch.setattr(Packer, "header", older)
+    with pytest.raises(remotegpu.RemoteMismatch, match=r"Python 3\.8 here"):
+        waits.submit(str(tmp_path / "never")).result(60)
+
+
+def test_missing_package_is_said_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from remotegpu._remote.packing import Packer
+
+    header = Packer.header
+
+    def more(packer: Packer) -> dict[str, object]:
+        found = header(packer)
+        return found | {"packages": {**found["packages"], "unheard_of": ("unheard-of", "1.0")}}
+
+    monkeypatch.setattr(Packer, "header", more)
+    with pytest.raises(remotegpu.RemoteMismatch, match=r"pip install unheard-of==1\.0"):
+        waits.submit(str(tmp_path / "never")).result(60)

@@ -1,0 +1,161 @@
+"""What may travel to a task and what is refused, and the result that comes back in the output."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import remotegpu
+from remotegpu._remote.answers import Output
+from remotegpu._remote.entry import MARK
+from remotegpu._remote.packing import MOST_SCRIPT, SIGN, pack_calls, pack_cell
+
+
+def carried_out(script: str, tmp_path: Path, **environ: str) -> tuple[str, Output]:
+    """Run a script as an agent would, and take its output in small pieces."""
+    file = tmp_path / "script"
+    file.write_text(script)
+    done = subprocess.run(
+        [sys.executable, str(file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={"REMOTEGPU_OUTPUT": str(tmp_path), **environ},
+        check=False,
+        timeout=30,
+    )
+    output = Output()
+    shown = "".join(output.shown(done.stdout[at : at + 7]) for at in range(0, len(done.stdout), 7))
+    return shown + output.rest(), output
+
+
+def call(function: Callable[..., object], *arguments: object) -> str:
+    return pack_calls(function, [(arguments, {})], python="python3")
+
+
+def test_script_says_what_it_is_and_fits() -> None:
+    script = call(len, "abc")
+    assert script.splitlines()[:2] == ["#!/usr/bin/env python3", SIGN]
+    assert len(script) < 10_000
+    assert call(len, "abc").startswith("#!/")
+    assert pack_calls(len, [(("abc",), {})], python="/opt/python").startswith("#!/opt/python\n")
+
+
+def test_result_comes_back_whatever_stands_before_it(tmp_path: Path) -> None:
+    def writes() -> list[str]:
+        print("no end of line, and a mark: \x1eremote", end="")
+        return ["x" * 20_000]
+
+    shown, output = carried_out(call(writes), tmp_path)
+    assert shown == "no end of line, and a mark: \x1eremote"
+    answer = output.answer()
+    assert answer is not None
+    assert answer.value() == ["x" * 20_000]
+
+
+def test_result_that_was_cut_off_is_none() -> None:
+    output = Output()
+    assert output.shown(f"a{MARK}0 2 abc\n{MARK}1 2 d") == "a"
+    assert output.rest() == ""
+    assert output.answer() is None
+    assert output.shown(f"{MARK}nonsense\n") == ""
+    assert output.answer() is None
+
+
+def test_result_that_is_too_large_stays_there_and_says_where(tmp_path: Path) -> None:
+    def large() -> bytes:
+        import os
+
+        return os.urandom(5 * 2**20)
+
+    _, output = carried_out(call(large), tmp_path)
+    answer = output.answer()
+    assert answer is not None
+    assert "result.pkl" in str(answer.error())
+    assert (tmp_path / "result.pkl").stat().st_size > 5 * 2**20
+
+
+def test_exception_that_cannot_travel_comes_back_as_its_text(tmp_path: Path) -> None:
+    def fails() -> None:
+        import threading
+
+        class Locked(Exception):
+            lock = threading.Lock()
+
+        raise Locked("held")
+
+    shown, output = carried_out(call(fails), tmp_path)
+    answer = output.answer()
+    assert answer is not None
+    error = answer.error()
+    assert isinstance(error, remotegpu.RemoteFailed)
+    assert "Locked: held" in str(error)
+    assert "Traceback" in str(error.__cause__)
+    assert "Locked: held" in shown
+
+
+def test_variable_that_cannot_travel_is_named() -> None:
+    lock = threading.Lock()
+
+    def holds(number: int) -> None:
+        lock.acquire()
+
+    with pytest.raises(remotegpu.NotTransferable, match=r"^lock \(lock\) cannot travel: ") as caught:
+        call(holds, 1)
+    assert caught.value.variable == "lock"
+    with pytest.raises(remotegpu.NotTransferable, match=r"^handle \(lock\)"):
+        pack_cell("handle", {"fine": 1, "handle": lock}, [], python="python3")
+    with pytest.raises(remotegpu.NotTransferable, match=r"^number "):
+        call(lambda number: number, lock)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [(300_000, "KiB"), (12 * 2**20, r"12\.0 MiB; 10\.0 MiB can travel")]
+)
+def test_variable_that_is_too_large_is_named_with_its_size(size: int, said: str) -> None:
+    import random
+
+    noise = random.Random(7).randbytes(size)  # noqa: S311  only has to be hard to compress
+    with pytest.raises(remotegpu.NotTransferable, match=said) as caught:
+        pack_cell("len(noise)", {"small": 1, "noise": noise}, [], python="python3")
+    assert caught.value.variable == "noise"
+
+
+def test_many_calls_travel_in_one_script_and_each_takes_its_own(tmp_path: Path) -> None:
+    script = pack_calls(lambda one: one + 1, [((number,), {}) for number in range(300)], python="python3")
+    assert len(script) < MOST_SCRIPT
+    _, output = carried_out(script, tmp_path, REMOTEGPU_ARRAY_INDEX="299")
+    answer = output.answer()
+    assert answer is not None
+    assert answer.value() == 300
+
+
+def test_cell_brings_back_its_names_and_says_which_stay(tmp_path: Path) -> None:
+    source = "import threading\ntotal = sum(data)\nlock = threading.Lock()\ntotal * 2\n"
+    shown, output = carried_out(
+        pack_cell(source, {"data": [1, 2]}, ["total", "lock", "unset"], python="python3"), tmp_path
+    )
+    assert shown == "6\n"
+    answer = output.answer()
+    assert answer is not None
+    assert answer.value() == {"total": 3}
+    assert "lock" in answer.left
+
+
+def test_traceback_of_a_cell_shows_its_line(tmp_path: Path) -> None:
+    _, output = carried_out(pack_cell("a = 1\na / 0\n", {}, [], python="python3"), tmp_path)
+    answer = output.answer()
+    assert answer is not None
+    assert isinstance(answer.error(), ZeroDivisionError)
+    assert "a / 0" in answer.said["traceback"]
+
+
+def test_missing_extra_says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    with pytest.raises(remotegpu.MissingExtra, match=r"remotegpu\[functions\]"):
+        call(len, "abc")
