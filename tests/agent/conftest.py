@@ -16,6 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import task_specs
 from agent_process import AgentProcess, clean_up, docker, docker_answers
 from agent_workloads import IMAGE
 from scripted_server import ScriptedServer
@@ -79,7 +80,39 @@ def linked_files(program: str) -> list[str]:
     return re.findall(r"(/\S+) \(0x", told)
 
 
-@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(autouse=True)
+def _own_attempt_id() -> None:
+    task_specs.renew()
+
+
+RUNTIMES = ["process", pytest.param("docker", marks=pytest.mark.docker)]
+
+
+@pytest.fixture(params=RUNTIMES, scope="module")
+def calm_runtime(request: pytest.FixtureRequest) -> str:
+    if request.param == "docker":
+        request.getfixturevalue("task_image")
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def calm_agent(
+    calm_runtime: str, calm_server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AgentProcess]:
+    """An agent of either runtime that the tests of a module share, since none of them ends it."""
+    for agent in _agent(calm_server, calm_runtime, tmp_path_factory.mktemp("calm")):
+        agent.start()
+        yield agent
+
+
+@pytest.fixture(scope="module")
+def calm_server(calm_runtime: str) -> Iterator[ScriptedServer]:
+    scripted = ScriptedServer(host_id=f"host-{uuid.uuid4().hex[:12]}")
+    yield scripted
+    scripted.close()
+
+
+@pytest.fixture(params=RUNTIMES)
 def task_agent(
     request: pytest.FixtureRequest, server: ScriptedServer, tmp_path: Path
 ) -> Iterator[AgentProcess]:
@@ -89,7 +122,7 @@ def task_agent(
     yield from _agent(server, request.param, tmp_path)
 
 
-@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(params=RUNTIMES)
 def runtime(request: pytest.FixtureRequest) -> str:
     if request.param == "docker":
         request.getfixturevalue("test_image")

@@ -64,6 +64,8 @@ class ScriptedAttempts:
         self.claims: list[TaskClaim] = []
         self.lease_s, self.renew_in_s, self.fence_s, self.fence_grace_s = 9.0, 2.0, 30.0, 1.0
         self.next_in_s = 0.0
+        self.lose: dict[str, int] = {}
+        """Verb -> how many of its answers are lost after they took effect."""
         self.wrong: list[str] = []
         """Breaches of the protocol."""
 
@@ -92,6 +94,14 @@ class ScriptedAttempts:
         ]
 
     def answer(self, path: str, body: bytes) -> tuple[int, Any]:
+        answer = self._answer(path, body)
+        verb = path.rpartition("/")[2]
+        if self.lose.get(verb, 0) > 0:
+            self.lose[verb] -= 1
+            return _error(503, "unavailable")
+        return answer
+
+    def _answer(self, path: str, body: bytes) -> tuple[int, Any]:
         if path == "/v1/agent/tasks/claim":
             return self._claim(TaskClaim.model_validate_json(body))
         match = re.fullmatch(r"/v1/agent/attempts/([^/]+)/([a-z]+)", path)

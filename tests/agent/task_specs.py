@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from remotegpu.types.agent import ClaimedAttempt, HomeVolume
@@ -10,8 +11,23 @@ TASK_IMAGE = "remotegpu-agent-task-test:latest"
 """A shell and a few programs; made by the tests."""
 
 
-def attempt(attempt_id: str = "att-1", *command: str, **changes: Any) -> ClaimedAttempt:
+_current = "att-0"
+
+
+def renew() -> None:
+    """Another id for the next test: agents and servers are shared."""
+    global _current
+    _current = f"att-{uuid.uuid4().hex[:12]}"
+
+
+def current() -> str:
+    """The id of this test's attempt."""
+    return _current
+
+
+def attempt(*command: str, attempt_id: str | None = None, **changes: Any) -> ClaimedAttempt:
     """One that either runtime can run."""
+    attempt_id = attempt_id or current()
     fields: dict[str, Any] = {
         "id": attempt_id,
         "task_id": f"task-{attempt_id}",
@@ -37,5 +53,5 @@ def attempt(attempt_id: str = "att-1", *command: str, **changes: Any) -> Claimed
     return ClaimedAttempt(**{**fields, **changes})
 
 
-def shell(script: str, attempt_id: str = "att-1", **changes: Any) -> ClaimedAttempt:
-    return attempt(attempt_id, "sh", "-c", script, **changes)
+def shell(script: str, **changes: Any) -> ClaimedAttempt:
+    return attempt("sh", "-c", script, **changes)

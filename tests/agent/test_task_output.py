@@ -14,12 +14,13 @@ import pytest
 from agent_process import AgentProcess, leftovers
 from scripted_attempts import Told
 from scripted_server import ScriptedServer
-from task_specs import attempt, shell
+from task_specs import attempt, current, shell
 
 MB = 10**6
 
 
-def finish(server: ScriptedServer, attempt_id: str = "att-1", *, timeout_s: float = 60) -> Told:
+def finish(server: ScriptedServer, attempt_id: str | None = None, *, timeout_s: float = 60) -> Told:
+    attempt_id = attempt_id or current()
     told = server.attempts.told[attempt_id]
     server.until(f"{attempt_id} is released", lambda: told.released, timeout_s=timeout_s)
     assert server.attempts.wrong == []
@@ -28,53 +29,50 @@ def finish(server: ScriptedServer, attempt_id: str = "att-1", *, timeout_s: floa
 
 
 def test_binary_output_without_a_line_end_arrives_whole(
-    task_agent: AgentProcess, server: ScriptedServer
+    calm_agent: AgentProcess, calm_server: ScriptedServer
 ) -> None:
     data = random.Random(7).randbytes(5 * MB + 17)  # noqa: S311
-    home = task_agent.state_dir / "homes" / "vol-1"
-    home.mkdir(parents=True)
+    home = calm_agent.state_dir / "homes" / "vol-1"
+    home.mkdir(parents=True, exist_ok=True)
     (home / "data").write_bytes(data)
-    task_agent.start()
-    server.attempts.assign(shell("cat ~/data"))
-    told = finish(server)
+    calm_server.attempts.assign(shell("cat ~/data"))
+    told = finish(calm_server)
     assert hashlib.sha256(told.output).digest() == hashlib.sha256(data).digest()
     assert max(map(len, told.pieces)) <= 2**20
     assert not told.truncated
 
 
-def test_small_line_arrives_at_once(task_agent: AgentProcess, server: ScriptedServer) -> None:
-    task_agent.start()
-    server.attempts.assign(shell("echo ready; read -r line <~/pipe; echo heard; sleep 600"))
-    told = server.attempts.told["att-1"]
-    home = task_agent.state_dir / "homes" / "vol-1"
+def test_small_line_arrives_at_once(calm_agent: AgentProcess, calm_server: ScriptedServer) -> None:
+    calm_server.attempts.assign(shell("echo ready; read -r line <~/pipe; echo heard; sleep 600"))
+    told = calm_server.attempts.told[current()]
+    home = calm_agent.state_dir / "homes" / "vol-1"
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o777)
     if not (home / "pipe").exists():
         os.mkfifo(home / "pipe", 0o666)
-    server.until("it runs", lambda: b"ready" in told.output or told.result)
+    calm_server.until("it runs", lambda: b"ready" in told.output or told.result)
     if told.result:
         pytest.skip("it looked for its pipe before the test had made it")
     began = time.monotonic()
     (home / "pipe").write_text("hello\n")
-    server.until("the line", lambda: b"heard" in told.output)
+    calm_server.until("the line", lambda: b"heard" in told.output)
     assert time.monotonic() - began < 1.0
 
 
 def test_output_above_the_cap_is_dropped_with_a_mark_and_the_writer_goes_on(
-    task_agent: AgentProcess, server: ScriptedServer
+    calm_agent: AgentProcess, calm_server: ScriptedServer
 ) -> None:
     cap = 2 * MB + 5
     script = "yes 0123456789 | head -c 60000000; echo done >$REMOTEGPU_OUTPUT/done; sleep 600"
-    task_agent.start()
-    server.attempts.assign(shell(script, log_cap_bytes=cap))
-    told = server.attempts.told["att-1"]
-    folder = task_agent.state_dir / "attempts" / "att-1"
-    server.until("the writer is done", lambda: (folder / "output" / "done").exists())
-    server.until("the mark", lambda: told.truncated)
+    calm_server.attempts.assign(shell(script, log_cap_bytes=cap))
+    told = calm_server.attempts.told[current()]
+    folder = calm_agent.state_dir / "attempts" / current()
+    calm_server.until("the writer is done", lambda: (folder / "output" / "done").exists())
+    calm_server.until("the mark", lambda: told.truncated)
     assert told.output == (b"0123456789\n" * 200_000)[:cap]
     assert (folder / "log").stat().st_size < cap + 2048, "the disk holds no more than the cap"
-    server.attempts.stop("att-1")
-    finish(server)
+    calm_server.attempts.stop(current())
+    finish(calm_server)
 
 
 def test_output_of_exactly_the_cap_has_no_mark(process_agent: AgentProcess, server: ScriptedServer) -> None:
@@ -103,7 +101,7 @@ def test_output_outlives_kills_of_the_agent_in_the_middle(
 def test_server_that_lost_pieces_gets_them_again(process_agent: AgentProcess, server: ScriptedServer) -> None:
     process_agent.start()
     server.attempts.assign(shell("for i in 1 2 3 4 5 6; do echo $i; sleep 0.3; done"))
-    told = server.attempts.told["att-1"]
+    told = server.attempts.told[current()]
     server.until("three pieces", lambda: len(told.pieces) >= 3)
     with server.changed:
         del told.pieces[1:]
@@ -117,7 +115,7 @@ def test_fast_writer_loses_nothing_and_the_agent_stays_small(
     process_agent.start()
     server.attempts.assign(shell(f"yes abcdefghi | head -c {size}", log_cap_bytes=2 * size))
     assert process_agent.process is not None
-    told, agent = server.attempts.told["att-1"], psutil.Process(process_agent.process.pid)
+    told, agent = server.attempts.told[current()], psutil.Process(process_agent.process.pid)
     highest = 0
     while not told.released:
         highest = max(highest, agent.memory_info().rss)
@@ -132,10 +130,10 @@ def test_image_without_a_shell_runs_its_command(
     docker_agent: AgentProcess, server: ScriptedServer, test_image: str
 ) -> None:
     docker_agent.start()
-    server.attempts.assign(attempt("att-1", "/server", image_reference=test_image))
-    told = server.attempts.told["att-1"]
+    server.attempts.assign(attempt("/server", image_reference=test_image))
+    told = server.attempts.told[current()]
     server.until("it says something", lambda: told.output == b"listening\n")
-    server.attempts.stop("att-1")
+    server.attempts.stop(current())
     assert finish(server).result is not None
     assert leftovers(docker_agent) == []
 
@@ -145,7 +143,7 @@ def test_script_in_an_image_without_a_shell_says_what_is_missing(
     docker_agent: AgentProcess, server: ScriptedServer, test_image: str
 ) -> None:
     docker_agent.start()
-    server.attempts.assign(attempt("att-1", image_reference=test_image, script="echo hello"))
+    server.attempts.assign(attempt(image_reference=test_image, script="echo hello"))
     told = finish(server)
     assert told.result is not None
     assert (told.result.reason, told.result.exit_code) == ("command_not_found", 127)

@@ -137,10 +137,11 @@ class Attempt:
             except StartRefused as refused:
                 log.warning("attempt %s cannot start: %s", self.spec.id, refused.message)
                 return self._keep(results.of_refusal(refused))
-        life = await self._runtime.look(self._folder)
-        if life in (Life.NOTHING, Life.CREATED):
-            rebooted = self.started is not None and not self.started.this_boot
-            return self._keep(results.of_lost(rebooted=rebooted))
+        assert self.started is not None, "it was started just now or before"
+        if not self.started.this_boot:
+            return self._keep(results.of_lost(rebooted=True))
+        if await self._runtime.look(self._folder) in (Life.NOTHING, Life.CREATED):
+            return self._keep(results.of_lost(rebooted=False))
         if self._told_start is None:
             self._told_start = asyncio.create_task(self._tell_start(), name=f"start-{self.spec.id}")
         stop = await self._watch()
@@ -229,6 +230,8 @@ class Attempt:
             return None
         if stop is not None:
             return self._keep(results.of_stop(stop, end))
+        if end is None:
+            return self._keep(results.of_lost(rebooted=False))
         places = {"/output": self._folder.output}
         return self._keep(results.of_end(self.spec, end, full=results.full_place(places)))
 
@@ -248,7 +251,10 @@ class Attempt:
         return kept
 
     async def _tell(self, result: AttemptResult | None) -> None:
-        """In order: that it started, its output, its last words, its result."""
+        """In order: that it started, its output, its last words, its result.
+
+        Nothing of it runs any more or will soon; ``folder.output`` is whole, and stays until the release.
+        """
         if result is None:
             return
         try:

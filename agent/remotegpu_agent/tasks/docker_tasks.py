@@ -146,16 +146,19 @@ class DockerTasks:
             if error.status not in (404, 409):  # it is gone, or has just ended
                 raise StillThere(f"{name} to attempt {folder.attempt_id}: {error.message}") from error
 
-    async def end_of(self, folder: Folder) -> End:
+    async def end_of(self, folder: Folder) -> End | None:
         found = await self._details(folder)
         if found is None:
-            return End(exit_code=None)
+            return None
         state = found["State"]
         code = int(state["ExitCode"])
         told = dict(pair.partition("=")[::2] for pair in found["Config"].get("Env") or [])
+        out_of_memory = bool(state["OOMKilled"]) and code != 0
         return End(
             exit_code=code,
-            out_of_memory=bool(state["OOMKilled"]) and code != 0,
+            out_of_memory=out_of_memory,
+            # Nobody may have looked in its last moment, but then it has reached its limit.
+            peak_memory_bytes=found["HostConfig"]["Memory"] if out_of_memory else None,
             search_path=told.get("PATH"),
         )
 

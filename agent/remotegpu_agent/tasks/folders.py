@@ -142,7 +142,7 @@ class Folder:
 
     def put_lease(self, facts: dict[str, Any]) -> None:
         """Read by the guard."""
-        self._note("lease", json.dumps(facts))
+        self._note("lease", json.dumps(facts | {"boot_id": boot_id()}))
 
     def lease(self) -> dict[str, Any] | None:
         return self._read("lease")

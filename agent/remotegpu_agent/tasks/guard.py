@@ -67,7 +67,9 @@ def read(path: str) -> dict[str, Any] | None:
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
-        return found if isinstance(found, dict) and "fence_at" in found else None
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            this_boot = file.read().strip()
+        return found if isinstance(found, dict) and found.get("boot_id") == this_boot else None
     except (OSError, ValueError):
         return None
 

@@ -22,6 +22,7 @@ from remotegpu.types.agent import ClaimedAttempt
 from remotegpu.types.environments import Reason
 from remotegpu_agent import container_spec, fault_points, processes
 from remotegpu_agent.homes import prepare_home
+from remotegpu_agent.inventory import boot_id
 from remotegpu_agent.runtime import StartRefused, StillThere
 from remotegpu_agent.settings import Settings
 from remotegpu_agent.tasks import cgroups, shim
@@ -66,7 +67,8 @@ class ProcessTasks:
         groups = self._groups.create(
             f"{self._host_id}-{spec.id}", memory_bytes=spec.memory_bytes, cpus=spec.cpus
         )
-        folder.put_process(pid=None, ticks=None, groups=[str(group) for group in groups])
+        facts = {"boot_id": boot_id(), "groups": [str(group) for group in groups]}
+        folder.put_process(pid=None, ticks=None, **facts)
         try:
             child = self._spawn(spec, folder, command, groups, home)
         except (OSError, ValueError) as error:
@@ -74,9 +76,7 @@ class ProcessTasks:
             raise StartRefused(Reason.START_FAILED, f"It could not be started: {error}") from error
         fault_points.hit(fault_points.TASK_SPAWNED)
         self._children[spec.id] = child
-        folder.put_process(
-            pid=child.pid, ticks=processes.start_ticks(child.pid), groups=[str(group) for group in groups]
-        )
+        folder.put_process(pid=child.pid, ticks=processes.start_ticks(child.pid), **facts)
 
     def _spawn(
         self, spec: ClaimedAttempt, folder: Folder, command: list[str], groups: list[Path], home: Path
@@ -160,8 +160,8 @@ class ProcessTasks:
             await self._pause(give_up_at, folder, left)
         self._reap(folder)
 
-    async def end_of(self, folder: Folder) -> End:
-        groups = _groups(folder.process())
+    async def end_of(self, folder: Folder) -> End | None:
+        groups = _groups(self._facts(folder))
         return End(
             exit_code=folder.exit_code(),
             out_of_memory=cgroups.out_of_memory(groups),
@@ -171,7 +171,7 @@ class ProcessTasks:
 
     async def remove(self, folder: Folder) -> None:
         await self._kill(folder, everywhere=True)
-        groups = _groups(folder.process())
+        groups = _groups(self._facts(folder))
         give_up_at = time.monotonic() + KILL_WAIT_S
         while groups := cgroups.remove(groups):
             await self._pause(give_up_at, folder, sorted(cgroups.processes_in(groups)))
@@ -193,7 +193,7 @@ class ProcessTasks:
         return used or None
 
     def guard_facts(self, folder: Folder) -> dict[str, Any]:
-        facts = folder.process() or {}
+        facts = self._facts(folder) or {}
         return {
             "marker": f"{processes.MARKER}={self._marker(folder.attempt_id)}",
             "session": facts.get("pid"),
@@ -214,8 +214,12 @@ class ProcessTasks:
                 child.returncode = 0
 
     def _facts(self, folder: Folder) -> dict[str, Any] | None:
-        """Its process; found by its marker where the agent died between the start and the record."""
+        """Its process; found by its marker where the agent died between the start and the record. Numbers of
+        an earlier start of the machine mean nothing.
+        """
         facts = folder.process()
+        if facts is not None and facts["boot_id"] != boot_id():
+            return None
         if facts is None or facts["pid"] is not None or folder.attempt_id in self._children:
             return facts
         for pid in processes.marked(self._marker(folder.attempt_id)):

@@ -61,8 +61,8 @@ class TaskRuntime(Protocol):
         """KILL to all of it; returns when nothing of it runs and its output is complete."""
         ...
 
-    async def end_of(self, folder: Folder) -> End:
-        """What became of one that has ended."""
+    async def end_of(self, folder: Folder) -> End | None:
+        """What became of one that has ended; ``None``: somebody has removed it."""
         ...
 
     async def remove(self, folder: Folder) -> None:
