@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import IntEnum
+from typing import Protocol
 
 import remotegpu
 from remotegpu import errors
@@ -25,7 +26,6 @@ from remotegpu_agent.runtime import Health, Runtime, RuntimeUnavailable
 from remotegpu_agent.sampling import HostMeter, Sampler
 from remotegpu_agent.settings import Credential, Settings
 from remotegpu_agent.sync import AgentApi, Refused, Superseded, Sync
-from remotegpu_agent.tasks.calls import AttemptCalls
 from remotegpu_agent.tasks.claims import Tasks
 from remotegpu_agent.tasks.link import AttemptApi
 from remotegpu_agent.tasks.runtime import TaskRuntime
@@ -50,8 +50,7 @@ async def run(settings: Settings, credential: Credential) -> Exit:
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)
     runtime = await choose_runtime(settings, credential.host_id)
     async with remotegpu.AsyncClient(url=settings.url, token=credential.secret, max_retries=0) as client:
-        calls = AttemptCalls(client.agent._transport)
-        agent = Agent(settings, credential, api=client.agent, attempts=calls, runtime=runtime)
+        agent = Agent(settings, credential, api=client.agent, runtime=runtime)
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -117,17 +116,15 @@ def choose_gpus(settings: Settings, host_id: str) -> GpuProvider:
     return Nvml()
 
 
+class ServerApi(AgentApi, AttemptApi, Protocol):
+    """All of the protocol (``client.agent``)."""
+
+
 class Agent:
     """All parts of one agent process."""
 
     def __init__(
-        self,
-        settings: Settings,
-        credential: Credential,
-        *,
-        api: AgentApi,
-        attempts: AttemptApi,
-        runtime: Runtime,
+        self, settings: Settings, credential: Credential, *, api: ServerApi, runtime: Runtime
     ) -> None:
         self._settings = settings
         self._credential = credential
@@ -147,7 +144,7 @@ class Agent:
             held=lambda: self._converger.held_gpus() | self._tasks.held_gpus(),
         )
         self._tasks = Tasks(
-            api=attempts,
+            api=api,
             sync=self._sync,
             runtime=choose_task_runtime(settings, credential.host_id, runtime),
             settings=settings,

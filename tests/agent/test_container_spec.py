@@ -46,7 +46,7 @@ def test_payload_equals_the_golden_file(name: str, gpu_uuids: list[str]) -> None
 
 def task_spec(*, image_user: str = "", **changes: Any) -> dict[str, Any]:
     wanted = attempt(
-        "att-1", "python", "train.py", env={"LR": "0.1"}, secret_env={"KEY": "canary"}, **changes
+        "python", "train.py", attempt_id="att-1", env={"LR": "0.1"}, secret_env={"KEY": "canary"}, **changes
     )
     placement = container_spec.TaskPlacement(
         host_id="host-1",

@@ -56,6 +56,7 @@ def submit(admin: remotegpu.Client, script: str, **more: Any) -> str:
 def test_task_runs_on_its_gpu_and_frees_it(host: JoinedHost, admin: remotegpu.Client) -> None:
     task = ended(admin, submit(admin, "echo hello; exit 3"))
     assert (task.status, task.reason, task.exit_code) == ("failed", "exit_code", 3)
+    assert admin.tasks.logs(task.id).text == "hello\n"
     until("its GPU is free", lambda: all(gpu.free for gpu in admin.gpus.list()))
     missing = ended(admin, submit(admin, "true", command=["no-such-program"]))
     assert (missing.status, missing.reason, missing.exit_code) == ("failed", "command_not_found", 127)
