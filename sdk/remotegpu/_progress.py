@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from remotegpu.types.environments import Environment
     from remotegpu.types.hosts import Host
     from remotegpu.types.queue import Wait
-    from remotegpu.types.tasks import Task
+    from remotegpu.types.tasks import ArtifactDownload, Task
     from remotegpu.types.wire import Wire
 
 ShownT = TypeVar("ShownT", bound="Wire")
@@ -84,7 +84,17 @@ def _task(task: Task) -> str:
     return f"{task.name}: {task.status}{how_far}" + (f" {words}" if words else "")
 
 
-_LINES: dict[str, Callable[[Any], str]] = {"Environment": _environment, "Host": _host, "Task": _task}
+def _download(download: ArtifactDownload) -> str:
+    percent = 100 * download.received_bytes // max(1, download.size_bytes)
+    return f"{download.path}: {_bar(percent)} {percent} % of {download.size_bytes / 2**20:.1f} MiB"
+
+
+_LINES: dict[str, Callable[[Any], str]] = {
+    "ArtifactDownload": _download,
+    "Environment": _environment,
+    "Host": _host,
+    "Task": _task,
+}
 
 
 def _likely(wait: Wait | None) -> str:

@@ -40,6 +40,7 @@ from remotegpu_server.images import routes as images_routes
 from remotegpu_server.loops import Loop, LoopRunner
 from remotegpu_server.middleware import RequestEnvelope
 from remotegpu_server.notifications import routes as notifications_routes
+from remotegpu_server.outputs import loop as outputs_loop
 from remotegpu_server.outputs import routes as outputs_routes
 from remotegpu_server.platform_settings import routes as settings_routes
 from remotegpu_server.queue import loop as queue_loop
@@ -102,6 +103,7 @@ LOOPS: tuple[Loop, ...] = (
     attempts_loop.TIMEOUTS,
     attempts_loop.STOP_TIMES,
     attempts_loop.DEPENDENCIES,
+    outputs_loop.LOOP,
     audit_loop.LOOP,
     auth_loop.LOOP,
     customers_loop.LOOP,

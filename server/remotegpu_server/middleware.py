@@ -17,7 +17,7 @@ from remotegpu_server.error_answers import REQUEST_ID_HEADER, answer, api_error_
 MAX_BODY_BYTES = 1024 * 1024
 MAX_PIECE_BODY_BYTES = 1536 * 1024
 """Of the pieces of output and of artifacts that agents send: 1 MiB, in base64."""
-_PIECES = re.compile(r"/v1/agent/attempts/[^/]+/(logs|artifacts/.+)")
+_PIECES = re.compile(r"/v1/agent/attempts/[^/]+/(logs|artifacts)")
 MAX_JSON_DEPTH = 32
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -97,7 +97,8 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes:
         if not message.get("more_body", False):
             break
     body = b"".join(parts)
-    _check_depth(body)
+    if Headers(scope=scope).get("content-type") != "application/octet-stream":
+        _check_depth(body)
     return body
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import tempfile
 
 from recording import World
 
 from remotegpu.types import agent as wire
 from remotegpu.types.tasks import Dependency, TaskArray
+
+_SHA256 = hashlib.sha256(b"hi").hexdigest()
 
 
 async def drive(world: World) -> None:
@@ -41,6 +45,12 @@ async def drive(world: World) -> None:
     assert (await user.tasks.logs(first.id, attempt=1, rank=0, limit=5, tail_bytes=8)).text == "epoch"
     assert (await user.tasks.stop(first.id)).stop_requested
     assert (await host.renew_attempt(attempt.id, write)).stop
+    left = {"epoch": agent.epoch, "path": "out/model.bin", "size_bytes": 2, "sha256": _SHA256}
+    assert not (await host.upload_artifact(attempt.id, **left, offset=0, data=b"h")).complete
+    assert (await host.upload_artifact(attempt.id, **left, offset=1, data=b"i")).complete
+    (file,) = (await user.tasks.artifacts(first.id, attempt=1, path="out/model.bin")).items
+    with tempfile.TemporaryDirectory() as folder:
+        assert (await user.tasks.download_artifact(file, folder, progress=False)).read_bytes() == b"hi"
     await host.complete_attempt(
         attempt.id,
         wire.AttemptResult(

@@ -27,6 +27,7 @@ FEW, MANY = 3, 30
 BUDGET = 25
 """Statements that any one GET may take, authentication included."""
 NOT_WALKED = {
+    "/v1/tasks/{task_id}/logs:follow": "a stream, a few statements a look",
     "/v1/environments/{environment_id}/logs": "waits for the agent to answer",
     "/metrics": "for machines; no rows",
     "/v1/audit/records:export": "streams everything, a statement a batch",
@@ -138,8 +139,13 @@ class _Rows:
             await db.execute(sa.update(task).where(task.id == named).values(generation=number + 2))
             of = {"task_id": named, "number": number + 2, "host_id": agent.host_id, "status": "failed"}
             ended = {"message": "Failed.", "claimed_at": sa.func.now(), "finished_at": sa.func.now()}
-            await db.execute(sa.insert(row).values(id=tables.new_id("att"), **of, **ended))
+            attempt = tables.new_id("att")
+            await db.execute(sa.insert(row).values(id=attempt, **of, **ended))
+            left = {"path": "model.bin", "size_bytes": 0, "sha256": "0" * 64, "completed_at": sa.func.now()}
+            artifact = tables.new_id("art")
+            await db.execute(sa.insert(tables.Artifact).values(id=artifact, attempt_id=attempt, **left))
             await db.commit()
+        self.named["artifact_id"] = artifact
 
     async def _volume(self, person: Person, agent: HollowAgent) -> str:
         """One home more, of somebody who has started nothing."""

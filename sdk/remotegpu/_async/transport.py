@@ -92,7 +92,7 @@ class AsyncTransport:
         content = None
         if body is not None:
             content = _protocol.encode(body)
-            sent_headers["Content-Type"] = "application/json"
+            sent_headers.setdefault("Content-Type", "application/json")
         while True:
             try:
                 response = await self._http.request(
@@ -118,24 +118,30 @@ class AsyncTransport:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, *, params: Params, headers: dict[str, str], silence_s: float
+        self,
+        path: str,
+        *,
+        params: Params,
+        headers: dict[str, str],
+        silence_s: float,
+        accept: str = "text/event-stream",
     ) -> AsyncIterator[_http.Response]:
-        """Open an event stream. One attempt; `silence_s` without a byte is a :class:`RequestTimeout`."""
+        """Open a stream of events, or of bytes. One attempt; `silence_s` without a byte is a
+        :class:`RequestTimeout`.
+        """
         try:
             async with self._http.stream(
                 "GET",
                 self.url + path,
                 params=_protocol.query(params),
-                headers=self._headers()
-                | {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-                | headers,
+                headers=self._headers() | {"Accept": accept, "Cache-Control": "no-store"} | headers,
                 timeout=_protocol.timeout(self.timeout_s, read_s=silence_s),
             ) as response:
                 if not response.is_success:
                     await response.aread()
                     raise _protocol.error_from(response)
-                if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
-                    raise UnexpectedAnswer(f"{self.url}{path} did not answer with an event stream.")
+                if not response.headers.get("Content-Type", "").startswith(accept):
+                    raise UnexpectedAnswer(f"{self.url}{path} did not answer with {accept}.")
                 yield response
         except _http.RequestError as failure:
             raise _protocol.failure_from(failure, url=self.url) from failure

@@ -89,7 +89,7 @@ class SyncTransport:
         content = None
         if body is not None:
             content = _protocol.encode(body)
-            sent_headers["Content-Type"] = "application/json"
+            sent_headers.setdefault("Content-Type", "application/json")
         while True:
             try:
                 response = self._http.request(
@@ -115,24 +115,30 @@ class SyncTransport:
 
     @contextmanager
     def stream(
-        self, path: str, *, params: Params, headers: dict[str, str], silence_s: float
+        self,
+        path: str,
+        *,
+        params: Params,
+        headers: dict[str, str],
+        silence_s: float,
+        accept: str = "text/event-stream",
     ) -> Iterator[_http.Response]:
-        """Open an event stream. One attempt; `silence_s` without a byte is a :class:`RequestTimeout`."""
+        """Open a stream of events, or of bytes. One attempt; `silence_s` without a byte is a
+        :class:`RequestTimeout`.
+        """
         try:
             with self._http.stream(
                 "GET",
                 self.url + path,
                 params=_protocol.query(params),
-                headers=self._headers()
-                | {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-                | headers,
+                headers=self._headers() | {"Accept": accept, "Cache-Control": "no-store"} | headers,
                 timeout=_protocol.timeout(self.timeout_s, read_s=silence_s),
             ) as response:
                 if not response.is_success:
                     response.read()
                     raise _protocol.error_from(response)
-                if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
-                    raise UnexpectedAnswer(f"{self.url}{path} did not answer with an event stream.")
+                if not response.headers.get("Content-Type", "").startswith(accept):
+                    raise UnexpectedAnswer(f"{self.url}{path} did not answer with {accept}.")
                 yield response
         except _http.RequestError as failure:
             raise _protocol.failure_from(failure, url=self.url) from failure

@@ -311,6 +311,7 @@ class TaskLogEnd(Wire):
 class Artifact(Wire):
     """A file that an attempt left in ``/output``."""
 
+    id: str
     task_id: str
     attempt: int
     rank: int
@@ -319,3 +320,11 @@ class Artifact(Wire):
     size_bytes: Bytes
     sha256: str
     created_at: UtcTime
+
+
+class ArtifactDownload(Wire):
+    """How far a download is."""
+
+    path: str
+    received_bytes: Bytes
+    size_bytes: Bytes

@@ -7,19 +7,37 @@ from typing import Annotated, Any
 from fastapi import Header, Query
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
-from remotegpu.types.agent import AttemptLogs, AttemptLogsReply
-from remotegpu.types.tasks import TaskLogs
+from remotegpu.types.agent import ArtifactReply, AttemptLogs, AttemptLogsReply
+from remotegpu.types.tasks import Artifact, TaskLogs
+from remotegpu.types.wire import Page
 from remotegpu_server.authz import Action, Actor
-from remotegpu_server.deps import BlobsDep, Caller, Db, DetachedCaller, Sessions, SignalsDep, identify
-from remotegpu_server.outputs import logs, stream
+from remotegpu_server.deps import (
+    BlobsDep,
+    Caller,
+    Cursor,
+    Db,
+    DetachedCaller,
+    Limit,
+    Sessions,
+    SignalsDep,
+    identify,
+)
+from remotegpu_server.outputs import artifacts, logs, ranges, stream
 from remotegpu_server.routing import api_router
 from remotegpu_server.tasks.service import read
 
 agent_router = api_router("agent", routine=True)
 router = api_router("tasks")
 
+_BYTES = "application/octet-stream"
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BYTES_IN = {"requestBody": {"required": True, "content": {_BYTES: _BINARY}}}
+_BYTES_OUT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {_BYTES: _BINARY}},
+    206: {"content": {_BYTES: _BINARY}, "description": "The part that was asked for."},
+}
 _EVENT_STREAM = "text/event-stream"
 _STREAM_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
@@ -54,6 +72,88 @@ async def append_logs(
     """
     return await logs.append(
         sessions, blobs, request.app.state.fault_points, actor=caller, attempt_id=attempt_id, body=body
+    )
+
+
+@agent_router.put(
+    "/v1/agent/attempts/{attempt_id}/artifacts", summary="Hand in a file", openapi_extra=_BYTES_IN
+)
+async def upload_artifact(
+    attempt_id: str,
+    request: Request,
+    caller: DetachedCaller,
+    sessions: Sessions,
+    blobs: BlobsDep,
+    epoch: Annotated[int, Query()],
+    path: Annotated[str, Query(min_length=1, max_length=1024, description="Below `/output`.")],
+    size_bytes: Annotated[int, Query(ge=0, lt=2**53)],
+    sha256: Annotated[str, Query(pattern="^[0-9a-f]{64}$")],
+    offset: Offset,
+) -> ArtifactReply:
+    """The next piece of a file, at most 1 MiB; until the attempt is released. Any other piece is not stored,
+    and the answer says where to go on. With the last one the checksum is compared; 409: send it anew.
+    """
+    return await artifacts.store(
+        sessions,
+        blobs,
+        request.app.state.fault_points,
+        actor=caller,
+        attempt_id=attempt_id,
+        epoch=epoch,
+        path=path,
+        size_bytes=size_bytes,
+        sha256=sha256,
+        offset=offset,
+        data=await request.body(),
+    )
+
+
+@router.get("/v1/tasks/{task_id}/artifacts", summary="Files that a task left")
+async def list_task_artifacts(
+    task_id: str,
+    db: Db,
+    caller: Caller,
+    attempt: Annotated[int | None, Query(ge=1, le=2**31, description="Only of this one.")] = None,
+    path: Annotated[str | None, Query(max_length=1024, description="Only with this path.")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Page[Artifact]:
+    """What its attempts left in `/output`; the newest attempt first, then by path."""
+    return await artifacts.list_artifacts(
+        db, actor=caller, task_id=task_id, attempt=attempt, path=path, limit=limit, cursor=cursor
+    )
+
+
+@router.get(
+    "/v1/tasks/{task_id}/artifacts/{artifact_id}",
+    summary="Download a file that a task left",
+    responses=_BYTES_OUT,
+)
+async def download_task_artifact(
+    task_id: str,
+    artifact_id: str,
+    db: Db,
+    caller: Caller,
+    blobs: BlobsDep,
+    range_: Annotated[str | None, Header(alias="Range", max_length=128)] = None,
+    if_range: Annotated[str | None, Header(max_length=128)] = None,
+    if_none_match: Annotated[str | None, Header(max_length=128)] = None,
+) -> Response:
+    """Its bytes, as an attachment; one `Range` is honoured. The `ETag` is the SHA-256 of the whole."""
+    row = await artifacts.find(db, actor=caller, task_id=task_id, artifact_id=artifact_id)
+    headers = ranges.headers_of(row.path, sha256=row.sha256)
+    if if_none_match == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    part = ranges.wanted(range_, size=row.size_bytes) if if_range in (None, headers["ETag"]) else None
+    start, end = part or (0, row.size_bytes)
+    headers["Content-Length"] = str(end - start)
+    if part:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{row.size_bytes}"
+    return StreamingResponse(
+        artifacts.content(blobs, row, start=start, end=end),
+        status_code=206 if part else 200,
+        media_type=_BYTES,
+        headers=headers,
     )
 
 

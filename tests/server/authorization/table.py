@@ -83,6 +83,7 @@ class Row:
         return dict(self.policy) | {actor: cell for actor, (cell, _) in self.differs.items()}
 
 
+_NO_ARTIFACT = ("4", "the task has left nothing; who may see it is asked first")
 _OWN_ENVIRONMENT = "the workload's own environment is visible to it, so it is told that it may not"
 _ENVIRONMENT = {"workload": ("3", _OWN_ENVIRONMENT)}
 _SEES_NO_CUSTOMER = ("4", "a notebook sees its own environment, and no customer")
@@ -305,6 +306,10 @@ ROUTES: dict[str, Row] = {
     "GET /v1/tasks/{task_id}": Row(TASK_READ),
     "GET /v1/tasks/{task_id}/attempts": Row(TASK_READ),
     "GET /v1/tasks/{task_id}/logs": Row(TASK_READ),
+    "GET /v1/tasks/{task_id}/artifacts": Row(TASK_READ),
+    "GET /v1/tasks/{task_id}/artifacts/{artifact_id}": Row(
+        TASK_READ, differs=dict.fromkeys((a for a in ACTORS if TASK_READ[a] == "+"), _NO_ARTIFACT)
+    ),
     "GET /v1/tasks/{task_id}/logs:follow": Row(TASK_READ),
     "POST /v1/tasks/{task_id}:stop": Row(TASK_WRITE),
     "POST /v1/tasks/{task_id}:retry": Row(TASK_WRITE),
@@ -342,6 +347,10 @@ ROUTES: dict[str, Row] = {
     "POST /v1/agent/attempts/{attempt_id}/start": Row(AGENT),
     "POST /v1/agent/attempts/{attempt_id}/renew": Row(AGENT),
     "POST /v1/agent/attempts/{attempt_id}/logs": Row(AGENT),
+    "PUT /v1/agent/attempts/{attempt_id}/artifacts": Row(
+        AGENT,
+        query={"epoch": 0, "path": "a", "size_bytes": 0, "sha256": "0" * 64, "offset": 0},
+    ),
     "POST /v1/agent/attempts/{attempt_id}/progress": Row(AGENT),
     "POST /v1/agent/attempts/{attempt_id}/complete": Row(AGENT),
     "POST /v1/agent/attempts/{attempt_id}/release": Row(AGENT),

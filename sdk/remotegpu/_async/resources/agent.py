@@ -5,6 +5,7 @@ from __future__ import annotations
 from remotegpu._async.resource import AsyncResource
 from remotegpu._protocol import decode, segment
 from remotegpu.types.agent import (
+    ArtifactReply,
     AttemptLease,
     AttemptLogs,
     AttemptLogsReply,
@@ -116,6 +117,33 @@ class AsyncAgent(AsyncResource):
             "POST", self._attempt(attempt_id, "logs"), body=body, repeatable=True
         )
         return decode(AttemptLogsReply, response)
+
+    async def upload_artifact(
+        self,
+        attempt_id: str,
+        *,
+        epoch: int,
+        path: str,
+        size_bytes: int,
+        sha256: str,
+        offset: int,
+        data: bytes,
+    ) -> ArtifactReply:
+        """Hand in the next piece of a file, at most 1 MiB. `StateConflict`: send it from the start, once."""
+        response = await self._transport.send(
+            "PUT",
+            f"/v1/agent/attempts/{segment(attempt_id)}/artifacts",
+            params={
+                "epoch": epoch,
+                "path": path,
+                "size_bytes": size_bytes,
+                "sha256": sha256,
+                "offset": offset,
+            },
+            body=data,
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        return decode(ArtifactReply, response)
 
     async def complete_attempt(self, attempt_id: str, body: AttemptResult) -> None:
         """Say how it ended."""

@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from pathlib import Path
 
 from remotegpu._async import output, wait
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
 from remotegpu._async.stream import states
+from remotegpu._partial import target_of
 from remotegpu._protocol import given, segment
-from remotegpu.types.tasks import Dependency, Task, TaskArray, TaskAttempt, TaskLogs, TaskSubmitted
+from remotegpu.types.tasks import (
+    Artifact,
+    ArtifactDownload,
+    Dependency,
+    Task,
+    TaskArray,
+    TaskAttempt,
+    TaskLogs,
+    TaskSubmitted,
+)
 
 Progress = bool | Callable[[Task], object]
+DownloadProgress = bool | Callable[[ArtifactDownload], object]
 
 
 class AsyncTasks(AsyncResource):
@@ -180,6 +192,41 @@ class AsyncTasks(AsyncResource):
         async with aclosing(pieces):
             async for piece in pieces:
                 yield piece
+
+    async def artifacts(
+        self,
+        task_id: str,
+        *,
+        attempt: int | None = None,
+        path: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> AsyncPage[Artifact]:
+        """The files that its attempts left in `/output`, those of the newest attempt first."""
+        params = given(attempt=attempt, path=path, limit=limit, cursor=cursor)
+        return await fetch_page(self._transport, Artifact, f"/v1/tasks/{segment(task_id)}/artifacts", params)
+
+    async def download_artifact(
+        self,
+        artifact: Artifact,
+        to: str | Path = ".",
+        *,
+        progress: DownloadProgress = True,
+        give_up_after_s: float = 300.0,
+    ) -> Path:
+        """Fetch a file to `to`, a folder that exists or the name of the new file, and check it; the answer is
+        where it is. A download that was broken off goes on where it stopped. `progress`: a bar in a terminal
+        or notebook, nothing, or a function.
+
+        :raises UnexpectedAnswer: what arrived has a wrong checksum.
+        """
+        return await output.download(
+            self._transport,
+            artifact,
+            target_of(to, path=artifact.path),
+            progress=progress,
+            give_up_after_s=give_up_after_s,
+        )
 
     async def wait(
         self,

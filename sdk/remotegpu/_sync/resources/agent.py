@@ -6,6 +6,7 @@ from __future__ import annotations
 from remotegpu._protocol import decode, segment
 from remotegpu._sync.resource import SyncResource
 from remotegpu.types.agent import (
+    ArtifactReply,
     AttemptLease,
     AttemptLogs,
     AttemptLogsReply,
@@ -111,6 +112,33 @@ class SyncAgent(SyncResource):
         """Hand in the next piece of output. Sent again, it is stored once: so it is repeated by itself."""
         response = self._transport.send("POST", self._attempt(attempt_id, "logs"), body=body, repeatable=True)
         return decode(AttemptLogsReply, response)
+
+    def upload_artifact(
+        self,
+        attempt_id: str,
+        *,
+        epoch: int,
+        path: str,
+        size_bytes: int,
+        sha256: str,
+        offset: int,
+        data: bytes,
+    ) -> ArtifactReply:
+        """Hand in the next piece of a file, at most 1 MiB. `StateConflict`: send it from the start, once."""
+        response = self._transport.send(
+            "PUT",
+            f"/v1/agent/attempts/{segment(attempt_id)}/artifacts",
+            params={
+                "epoch": epoch,
+                "path": path,
+                "size_bytes": size_bytes,
+                "sha256": sha256,
+                "offset": offset,
+            },
+            body=data,
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        return decode(ArtifactReply, response)
 
     def complete_attempt(self, attempt_id: str, body: AttemptResult) -> None:
         """Say how it ended."""

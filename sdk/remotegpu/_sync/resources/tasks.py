@@ -6,15 +6,27 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
+from pathlib import Path
 
+from remotegpu._partial import target_of
 from remotegpu._protocol import given, segment
 from remotegpu._sync import output, wait
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
 from remotegpu._sync.stream import states
-from remotegpu.types.tasks import Dependency, Task, TaskArray, TaskAttempt, TaskLogs, TaskSubmitted
+from remotegpu.types.tasks import (
+    Artifact,
+    ArtifactDownload,
+    Dependency,
+    Task,
+    TaskArray,
+    TaskAttempt,
+    TaskLogs,
+    TaskSubmitted,
+)
 
 Progress = bool | Callable[[Task], object]
+DownloadProgress = bool | Callable[[ArtifactDownload], object]
 
 
 class SyncTasks(SyncResource):
@@ -177,6 +189,41 @@ class SyncTasks(SyncResource):
         with closing(pieces):
             for piece in pieces:
                 yield piece
+
+    def artifacts(
+        self,
+        task_id: str,
+        *,
+        attempt: int | None = None,
+        path: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[Artifact]:
+        """The files that its attempts left in `/output`, those of the newest attempt first."""
+        params = given(attempt=attempt, path=path, limit=limit, cursor=cursor)
+        return fetch_page(self._transport, Artifact, f"/v1/tasks/{segment(task_id)}/artifacts", params)
+
+    def download_artifact(
+        self,
+        artifact: Artifact,
+        to: str | Path = ".",
+        *,
+        progress: DownloadProgress = True,
+        give_up_after_s: float = 300.0,
+    ) -> Path:
+        """Fetch a file to `to`, a folder that exists or the name of the new file, and check it; the answer is
+        where it is. A download that was broken off goes on where it stopped. `progress`: a bar in a terminal
+        or notebook, nothing, or a function.
+
+        :raises UnexpectedAnswer: what arrived has a wrong checksum.
+        """
+        return output.download(
+            self._transport,
+            artifact,
+            target_of(to, path=artifact.path),
+            progress=progress,
+            give_up_after_s=give_up_after_s,
+        )
 
     def wait(
         self,
