@@ -184,6 +184,7 @@ async def build(app: FastAPI, actors: Actors) -> World:
         "environment_id": mine,
         "workload_id": mine,
         "task_id": task,
+        "artifact_id": "art-none",
         "attempt_id": "att-none",
         "token_id": token_id or "",
         "subject": "user",
