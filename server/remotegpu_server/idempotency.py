@@ -87,7 +87,7 @@ async def _idempotent(
 
 
 IDEMPOTENT = Depends(_idempotent, scope="function")
-"""Put it into ``dependencies`` of every route that creates something."""
+"""Put it into ``dependencies`` of every route that creates something, or adds to what is there."""
 
 
 async def store_answer(request: Request, response: Response) -> None:

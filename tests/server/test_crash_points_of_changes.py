@@ -1,8 +1,7 @@
 """A server that dies around the commit of a change: asked again, the end is the same as if it had not died.
 
 Before the commit nothing has happened, and the repetition does it; after the commit the repetition changes
-nothing. Creates are in ``test_crash_points.py``. ``:extend`` is not among them: it adds to what is there, so
-a client that got no answer looks first.
+nothing. Creates are in ``test_crash_points.py``.
 """
 
 from __future__ import annotations
@@ -55,6 +54,11 @@ async def _delete(scene: Scene) -> httpx.Response:
     return await scene.ask("DELETE", f"/v1/environments/{scene.key}", scene.ada)
 
 
+async def _extend(scene: Scene) -> httpx.Response:
+    headers = scene.ada | {"Idempotency-Key": "once"}
+    return await scene.ask("POST", f"/v1/environments/{scene.key}:extend", headers, {"by_s": 600})
+
+
 async def _limit(scene: Scene) -> httpx.Response:
     return await scene.ask("PUT", "/v1/quotas/user/ada", scene.fleet.admin, {"limits": {"gpus": 3}})
 
@@ -83,6 +87,7 @@ Change = Callable[[Scene], Awaitable[httpx.Response]]
 CHANGES: dict[str, tuple[Callable[[Scene], Awaitable[object]], Change]] = {
     "stop": (_nothing, _stop),
     "delete": (_nothing, _delete),
+    "extend": (_nothing, _extend),
     "quota": (_nothing, _limit),
     "cordon": (_nothing, _cordon),
     "drain": (_nothing, _drain),

@@ -149,7 +149,9 @@ async def restart_environment(
     )
 
 
-@router.post("/v1/environments/{environment_id}:extend", summary="Put its stop off")
+@router.post(
+    "/v1/environments/{environment_id}:extend", summary="Put its stop off", dependencies=[IDEMPOTENT]
+)
 async def extend_environment(
     environment_id: str, body: EnvironmentExtend, db: Db, caller: Caller
 ) -> Environment:

@@ -191,10 +191,14 @@ class AsyncEnvironments(AsyncResource):
         body = given(name=name, display_name=display_name)
         return await self._transport.call(Environment, "PATCH", path, body=body)
 
-    async def extend(self, environment_id: str, *, by_s: float) -> Environment:
+    async def extend(
+        self, environment_id: str, *, by_s: float, idempotency_key: str | None = None
+    ) -> Environment:
         """Put its stop off by so many seconds, and take an announced idle stop back."""
         path = f"/v1/environments/{segment(environment_id)}:extend"
-        return await self._transport.call(Environment, "POST", path, body={"by_s": by_s})
+        return await self._transport.create(
+            Environment, path, body={"by_s": by_s}, idempotency_key=idempotency_key
+        )
 
     async def save_image(
         self,

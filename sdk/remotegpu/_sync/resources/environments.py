@@ -188,10 +188,10 @@ class SyncEnvironments(SyncResource):
         body = given(name=name, display_name=display_name)
         return self._transport.call(Environment, "PATCH", path, body=body)
 
-    def extend(self, environment_id: str, *, by_s: float) -> Environment:
+    def extend(self, environment_id: str, *, by_s: float, idempotency_key: str | None = None) -> Environment:
         """Put its stop off by so many seconds, and take an announced idle stop back."""
         path = f"/v1/environments/{segment(environment_id)}:extend"
-        return self._transport.call(Environment, "POST", path, body={"by_s": by_s})
+        return self._transport.create(Environment, path, body={"by_s": by_s}, idempotency_key=idempotency_key)
 
     def save_image(
         self,
