@@ -18,14 +18,14 @@ from remotegpu_server.ssh_keys import service
 
 
 def _digests() -> Select[str, str]:
-    """For each host with live placements, one digest of who may enter what there."""
+    """For each host with live placements of environments, one digest of who may enter what there."""
     held, opens = tables.Placement, service.authorised().subquery()
     entry = opens.c.id + ":" + opens.c.fingerprint
     in_order: Any = aggregate_order_by(literal_column("','"), entry)
     return (
         select(held.host_id, func.md5(func.coalesce(func.string_agg(entry, in_order), "")).label("digest"))
         .outerjoin(opens, opens.c.id == held.environment_id)
-        .where(held.released_at.is_(None))
+        .where(held.released_at.is_(None), held.environment_id.is_not(None))
         .group_by(held.host_id)
     )
 
