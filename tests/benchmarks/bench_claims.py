@@ -1,8 +1,8 @@
 """Attempts claimed per second: one server process and PostgreSQL, durable, with 200 hollow agents.
 
 Each agent has four free workers, as the protocol's default is, and claims until nothing is left; then the
-same with one free worker each. The attempts are placed beforehand by SQL: what is measured is the claim, not the
-queue. Every answer is kept, so an attempt that two agents were given would be seen. Ends with one line of
+same with one free worker each. The attempts are placed beforehand by SQL: what is measured is the claim, not
+the queue. Every answer is kept, so an attempt that two agents were given would be seen. Ends with one line of
 JSON: claims_per_s, duplicates, claim_ms_p50, claim_ms_p99 and, with one worker, one_worker_claims_per_s.
 """
 
