@@ -2,6 +2,7 @@
 
     %load_ext remotegpu_notebooks
     %gpu
+    %%remotegpu --gpus 1
 
     from remotegpu_notebooks import dashboard
     dashboard()
@@ -30,12 +31,14 @@ def __getattr__(name: str) -> object:
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """What ``%load_ext remotegpu_notebooks`` calls: brings the line magic ``%gpu``."""
-    from remotegpu_notebooks import magics
+    """What ``%load_ext remotegpu_notebooks`` calls: brings ``%gpu`` and ``%%remotegpu``."""
+    from remotegpu_notebooks import elsewhere, magics
 
     magics.register(shell)
+    elsewhere.register(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """What ``%unload_ext remotegpu_notebooks`` calls."""
-    shell.magics_manager.magics["line"].pop("gpu", None)
+    for kind, name in (("line", "gpu"), ("line", "remotegpu"), ("cell", "remotegpu")):
+        shell.magics_manager.magics[kind].pop(name, None)

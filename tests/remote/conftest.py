@@ -16,7 +16,9 @@ from remotegpu_server.testing import LiveServer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
-from joined_host import JoinedHost
+from joined_host import JoinedHost, server_program, until
+
+__all__ = ["server_program", "until"]
 
 
 @pytest.fixture(scope="module")
