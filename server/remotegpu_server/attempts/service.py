@@ -299,11 +299,21 @@ async def complete(db: AsyncSession, *, actor: Actor, attempt_id: str, body: Att
     reason = Reason(attempt.stop_reason or body.reason)
     if outcome in (Status.SUCCEEDED, Status.FAILED):
         reason = Reason(body.reason)
-    message = body.message.replace("\x00", "") or f"Ended as {outcome}."
+    message = body.message.replace("\x00", "") or _PLAIN[outcome]
     await lifecycle.move(db, attempt=attempt, to=outcome, reason=str(reason), message=message, **measured)
     await settle(
         db, task=task, outcome=outcome, reason=reason, message=message, actor=actor, exit_code=body.exit_code
     )
+
+
+_PLAIN = {
+    Status.SUCCEEDED: "Done: exit code 0.",
+    Status.FAILED: "It failed.",
+    Status.CANCELLED: "Stopped.",
+    Status.TIMED_OUT: "It ran longer than its timeout.",
+    Status.LOST: "Its agent found nothing of it.",
+    Status.PREEMPTED: "Ended here to go on elsewhere.",
+}
 
 
 def _outcome(attempt: tables.Attempt, body: AttemptResult) -> Status:
