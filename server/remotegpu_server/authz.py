@@ -145,6 +145,10 @@ class Action(StrEnum):
     TASK_LOGS = "task:logs:read"
     """Its output and its artifacts."""
     """Also to run it again."""
+    TASK_SCHEDULE_LIST = "task_schedule:list:read"
+    TASK_SCHEDULE_CREATE = "task_schedule:create"
+    TASK_SCHEDULE_READ = "task_schedule:read"
+    TASK_SCHEDULE_WRITE = "task_schedule:write"
     EVENTS_READ = "events:read"
     NOTIFICATION_READ = "notification:read"
     NOTIFICATION_WRITE = "notification:write"
@@ -267,6 +271,10 @@ _RULES: dict[Action, _Who] = {
     Action.TASK_READ: _Who.ROW_READER_OR_OWN_WORKLOAD,
     Action.TASK_LOGS: _Who.ROW_READER_OR_OWN_WORKLOAD,
     Action.TASK_STOP: _Who.ROW_WRITER_OR_OWN_WORKLOAD,
+    Action.TASK_SCHEDULE_LIST: _Who.PERSON,
+    Action.TASK_SCHEDULE_CREATE: _Who.PERSON,
+    Action.TASK_SCHEDULE_READ: _Who.ROW_READER,
+    Action.TASK_SCHEDULE_WRITE: _Who.ROW_OWNER,
     Action.EVENTS_READ: _Who.PERSON_OR_WORKLOAD,
     Action.NOTIFICATION_READ: _Who.PERSON,
     Action.NOTIFICATION_WRITE: _Who.PERSON,

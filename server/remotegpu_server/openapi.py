@@ -74,6 +74,13 @@ EXAMPLES: dict[str, Any] = {
         "timeout_s": 7200,
         "retry_on": ["lost", "failed"],
     },
+    "TaskScheduleCreate": {
+        "name": "nightly",
+        "cron": "30 2 * * mon-fri",
+        "time_zone": "Europe/Berlin",
+        "task": {"image": "base", "command": ["python", "evaluate.py"]},
+    },
+    "TaskScheduleUpdate": {"enabled": False},
     "TaskClaim": {"epoch": 3, "request_id": "0c0a4f0e-7f0e", "max_attempts": 4, "wait_s": 25},
     "AttemptWrite": {"epoch": 3},
     "AttemptProgress": {"epoch": 3, "progress": 0.4, "message": "epoch 4"},

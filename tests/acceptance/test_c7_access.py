@@ -30,6 +30,7 @@ from remotegpu.errors import (
     Unauthorized,
 )
 from remotegpu.types import agent as wire
+from remotegpu.types.tasks import TaskArray, TaskSpec
 from remotegpu_server.openapi import EXAMPLES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
@@ -304,6 +305,9 @@ def _things_of(site: Site, ada: Person) -> dict[str, str]:
     reservation = ada.client.reservations.create(
         name="course", gpus=1, workspace=workspace, starts_at=starts, ends_at=starts + timedelta(hours=2)
     )
+    schedule = ada.client.task_schedules.create(
+        name="yearly", cron="0 0 29 2 *", task=TaskSpec(image="quick", command=["true"], workspace=workspace)
+    )
     task = ada.client.tasks.submit(
         image="quick", command=["true"], workspace=workspace, cpus=0.1, start_at=starts
     ).tasks[0]
@@ -312,6 +316,8 @@ def _things_of(site: Site, ada: Person) -> dict[str, str]:
         "user": me.id,
         "workspace": workspace,
         "task_id": task.id,
+        "array_id": _array_of(ada, workspace),
+        "schedule_id": schedule.id,
         "attempt_id": "att-000000000000",
         "image": "quick",
         "environment_id": environment.id,
@@ -340,6 +346,16 @@ _GROWS = ("gpu_hours", "storage_bytes")
 """What is used of these goes on by itself."""
 
 
+def _array_of(ada: Person, workspace: str) -> str:
+    """Two that never start."""
+    far = datetime.now(UTC) + timedelta(days=300)
+    made = ada.client.tasks.submit(
+        image="quick", command=["true"], workspace=workspace, start_at=far, array=TaskArray(size=2)
+    )
+    assert made.array_id is not None
+    return made.array_id
+
+
 def _seen(site: Site, ada: Person) -> dict[str, Any]:
     """Everything that a foreign hand could have changed, as its owner and an admin see it."""
     me = ada.client.me.get()
@@ -348,6 +364,7 @@ def _seen(site: Site, ada: Person) -> dict[str, Any]:
         "user": [me.user],
         "environments": ada.client.environments.list(),
         "tasks": ada.client.tasks.list(),
+        "schedules": ada.client.task_schedules.list(),
         "workspaces": ada.client.workspaces.list(),
         "keys": ada.client.ssh_keys.list(),
         "requests": ada.client.quota_requests.list(),

@@ -9,7 +9,8 @@ import tempfile
 from recording import World
 
 from remotegpu.types import agent as wire
-from remotegpu.types.tasks import Dependency, TaskArray
+from remotegpu.types.task_schedules import Overlap
+from remotegpu.types.tasks import Dependency, TaskArray, TaskSpec
 
 _SHA256 = hashlib.sha256(b"hi").hexdigest()
 
@@ -65,5 +66,16 @@ async def drive(world: World) -> None:
     assert (tried.exit_code, tried.released_at is None) == (143, False)
     assert (await user.tasks.retry(first.id)).status == "pending"
     await user.tasks.stop(first.id)
-    for task in after.tasks:
-        await user.tasks.stop(task.id)
+    assert after.array_id is not None
+    assert (await user.task_arrays.get(after.array_id)).size == 2
+    stopped = await user.task_arrays.stop(after.array_id)
+    assert stopped.counts == {"cancelled": 2}
+
+    spec = TaskSpec(image="base", command=["train"])
+    schedule = await user.task_schedules.create(name="nightly", cron="30 2 * * *", task=spec)
+    assert [one.name async for one in await user.task_schedules.list()] == ["nightly"]
+    assert (await user.task_schedules.update(schedule.id, overlap="allow")).overlap is Overlap.ALLOW
+    paused = await user.task_schedules.update(schedule.id, enabled=False)
+    assert paused.next_at is None
+    assert (await user.task_schedules.get(schedule.id)).enabled is False
+    await user.task_schedules.delete(schedule.id)

@@ -119,10 +119,17 @@ class Target:
         body = {"image": "base", "command": ["train"], "gpus": 1}
         task = (await self.client.post("/v1/tasks", headers=member.headers, json=body)).json()["tasks"][0]
         (attempt,) = await self.agent.claim()
+        array = await self.client.post(
+            "/v1/tasks", headers=member.headers, json=body | {"array": {"size": 2}}
+        )
+        schedule = {"name": "daily", "cron": "0 5 * * *", "task": {"image": "base", "command": ["x"]}}
+        daily = await self.client.post("/v1/task-schedules", headers=member.headers, json=schedule)
         self.known = {
             "environment_id": [made["id"]],
             "workload_id": [made["id"]],
             "task_id": [task["id"]],
+            "array_id": [array.json()["array_id"]],
+            "schedule_id": [daily.json()["id"]],
             "attempt_id": [attempt["id"]],
             "workspace": [made["workspace_id"]] if "workspace_id" in made else [],
             "user": ["bob", other.id],

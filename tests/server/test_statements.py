@@ -133,6 +133,11 @@ class _Rows:
         self.named.setdefault("task_id", first)
         after = [{"task_id": first, "condition": "after_any"}]
         await self._post("/v1/tasks", body | {"depends_on": after}, self.admin.headers)
+        array = await self._post("/v1/tasks", body | {"array": {"size": 2}}, self.admin.headers)
+        spec = {"image": "base", "command": ["train"]}
+        schedule = {"name": f"schedule-{number}", "cron": "0 5 * * *", "task": spec}
+        made = await self._post("/v1/task-schedules", schedule, self.admin.headers)
+        self.named |= {"array_id": array["array_id"], "schedule_id": made["id"]}
         async with self.app.state.database.sessions() as db:
             task, row = tables.Task, tables.Attempt
             named = self.named["task_id"]

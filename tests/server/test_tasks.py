@@ -307,3 +307,41 @@ async def test_what_a_silent_host_never_claimed_waits_again(
     await attempts.take_back_unclaimed(work)
     waiting = await show(fleet, ada.headers, task["id"])
     assert (waiting["status"], waiting["reason"]) == ("pending", "host_silent")
+
+
+async def test_long_array_is_stopped_in_a_bounded_number_of_statements(
+    fleet: Fleet, actors: Actors, work: Work, app: FastAPI
+) -> None:
+    agent, ada = await fleet.host("h1", gpus=2), await actors.user("ada")
+    body = {"image": "base", "command": ["x"], "gpus": 1, "array": {"size": 100}}
+    made = (await fleet.client.post("/v1/tasks", headers=ada.headers, json=body)).json()
+    await turns.place_pending(work)
+    claimed = await agent.claim(most=1)
+    for verb in ("accept", "start"):
+        await agent.attempt(claimed[0]["id"], verb)
+    path = f"/v1/task-arrays/{made['array_id']}"
+    seen = (await fleet.client.get(path, headers=ada.headers)).json()
+    assert (seen["size"], seen["counts"]) == (100, {"assigned": 1, "pending": 98, "running": 1})
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        statements.append(statement)
+
+    engine = app.state.database.engine.sync_engine
+    sa.event.listen(engine, "before_cursor_execute", note)
+    stopped = (await fleet.client.post(f"{path}:stop", headers=ada.headers)).json()
+    sa.event.remove(engine, "before_cursor_execute", note)
+    assert stopped["counts"] == {"cancelled": 99, "running": 1}
+    assert len(statements) < 60, "so many whatever waits"
+    (level,) = (await agent.poll()).json()["attempts"]
+    assert level["stop"]
+    async with app.state.database.sessions() as db:
+        told = await db.scalar(
+            sa.text("SELECT count(*) FROM events WHERE kind = 'task.status' AND data->>'to' = 'cancelled'")
+        )
+    assert told == 99, "whoever watches one of them hears of it"
+    again = (await fleet.client.post(f"{path}:stop", headers=ada.headers)).json()
+    assert again["counts"] == stopped["counts"]
+    eve = await actors.user("eve")
+    for method, url in (("GET", path), ("POST", f"{path}:stop")):
+        assert (await fleet.client.request(method, url, headers=eve.headers)).status_code == 404

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from remotegpu._async.resources.reservations import AsyncReservations
     from remotegpu._async.resources.settings import AsyncSettings
     from remotegpu._async.resources.ssh_keys import AsyncSshKeys
+    from remotegpu._async.resources.task_arrays import AsyncTaskArrays
+    from remotegpu._async.resources.task_schedules import AsyncTaskSchedules
     from remotegpu._async.resources.tasks import AsyncTasks
     from remotegpu._async.resources.tokens import AsyncTokens
     from remotegpu._async.resources.usage import AsyncUsage
@@ -249,6 +251,20 @@ class AsyncClient:
         from remotegpu._async.resources.tasks import AsyncTasks
 
         return AsyncTasks(self._transport)
+
+    @cached_property
+    def task_arrays(self) -> AsyncTaskArrays:
+        """Arrays of tasks, as a whole."""
+        from remotegpu._async.resources.task_arrays import AsyncTaskArrays
+
+        return AsyncTaskArrays(self._transport)
+
+    @cached_property
+    def task_schedules(self) -> AsyncTaskSchedules:
+        """The same task submitted again and again."""
+        from remotegpu._async.resources.task_schedules import AsyncTaskSchedules
+
+        return AsyncTaskSchedules(self._transport)
 
     @cached_property
     def environments(self) -> AsyncEnvironments:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from remotegpu._sync.resources.reservations import SyncReservations
     from remotegpu._sync.resources.settings import SyncSettings
     from remotegpu._sync.resources.ssh_keys import SyncSshKeys
+    from remotegpu._sync.resources.task_arrays import SyncTaskArrays
+    from remotegpu._sync.resources.task_schedules import SyncTaskSchedules
     from remotegpu._sync.resources.tasks import SyncTasks
     from remotegpu._sync.resources.tokens import SyncTokens
     from remotegpu._sync.resources.usage import SyncUsage
@@ -250,6 +252,20 @@ class Client:
         from remotegpu._sync.resources.tasks import SyncTasks
 
         return SyncTasks(self._transport)
+
+    @cached_property
+    def task_arrays(self) -> SyncTaskArrays:
+        """Arrays of tasks, as a whole."""
+        from remotegpu._sync.resources.task_arrays import SyncTaskArrays
+
+        return SyncTaskArrays(self._transport)
+
+    @cached_property
+    def task_schedules(self) -> SyncTaskSchedules:
+        """The same task submitted again and again."""
+        from remotegpu._sync.resources.task_schedules import SyncTaskSchedules
+
+        return SyncTaskSchedules(self._transport)
 
     @cached_property
     def environments(self) -> SyncEnvironments:

@@ -328,3 +328,18 @@ class ArtifactDownload(Wire):
     path: str
     received_bytes: Bytes
     size_bytes: Bytes
+
+
+class TaskArrayState(Wire):
+    """An array of tasks, and how many of them stand where."""
+
+    id: str
+    name: str
+    owner: str
+    owner_id: str
+    workspace_id: str
+    size: int
+    max_parallel: int | None
+    counts: dict[str, int]
+    """Tasks by status; a status that none has is left out."""
+    created_at: UtcTime

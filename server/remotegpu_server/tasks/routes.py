@@ -7,13 +7,13 @@ from typing import Annotated
 from fastapi import Query
 
 from remotegpu.errors import Invalid
-from remotegpu.types.tasks import Task, TaskAttempt, TaskCreate, TaskStatus, TaskSubmitted
+from remotegpu.types.tasks import Task, TaskArrayState, TaskAttempt, TaskCreate, TaskStatus, TaskSubmitted
 from remotegpu.types.wire import Page
 from remotegpu_server.deps import Caller, Cursor, Db, Limit, SettingsDep, VaultDep
 from remotegpu_server.idempotency import IDEMPOTENT
 from remotegpu_server.placing import Launch
 from remotegpu_server.routing import api_router
-from remotegpu_server.tasks.service import read, stop, submit
+from remotegpu_server.tasks.service import arrays, read, stop, submit
 
 router = api_router("tasks")
 
@@ -83,6 +83,18 @@ async def list_task_attempts(
 async def stop_task(task_id: str, db: Db, caller: Caller) -> Task:
     """What runs gets TERM, then KILL after its grace. One that has ended is answered as it is."""
     return await stop.stop_task(db, actor=caller, task_id=task_id)
+
+
+@router.get("/v1/task-arrays/{array_id}", summary="One array of tasks")
+async def get_task_array(array_id: str, db: Db, caller: Caller) -> TaskArrayState:
+    """How many of its tasks stand where; the tasks themselves: `GET /v1/tasks?array=`."""
+    return await arrays.get_array(db, actor=caller, array_id=array_id)
+
+
+@router.post("/v1/task-arrays/{array_id}:stop", summary="Stop an array of tasks")
+async def stop_task_array(array_id: str, db: Db, caller: Caller) -> TaskArrayState:
+    """What waits is cancelled, what runs gets TERM, then KILL after its grace."""
+    return await arrays.stop_array(db, actor=caller, array_id=array_id)
 
 
 @router.post("/v1/tasks/{task_id}:retry", summary="Run a task again")

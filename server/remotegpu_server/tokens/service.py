@@ -214,6 +214,25 @@ async def _acting_for(db: AsyncSession, token: tables.Token, username: str) -> A
     )
 
 
+async def owner(db: AsyncSession, *, user_id: str) -> Actor:
+    """Somebody for whom a loop does what they asked for earlier. Whether the account is active is asked by
+    :func:`require_active`.
+    """
+    query = select(tables.User, _workspaces(tables.User.id)).where(tables.User.id == user_id)
+    user, workspaces = (await db.execute(query)).one()
+    return Actor(
+        kind=TokenKind.USER,
+        token_id="",
+        scopes=frozenset({Scope.ALL}),
+        name=user.username,
+        user_id=user.id,
+        username=user.username,
+        role=user.role,
+        customer_id=user.customer_id,
+        workspaces=workspaces or {},
+    )
+
+
 def _actor(
     token: tables.Token, user: tables.User | None, host_name: str | None, workspaces: dict[str, str] | None
 ) -> Actor:

@@ -83,6 +83,8 @@ async def build(app: FastAPI, actors: Actors) -> World:
         quota_request = await _quota_request(db, own.id, own.customer_id)
         mine = await _environment(db, own.id, own.customer_id, workspace, image)
         task = await _task(db, own.id, own.customer_id, workspace, image)
+        array = await _array_of(db, task)
+        schedule = await _schedule(db, own.id, own.customer_id, workspace)
         theirs = await _environment(db, foreign.id, foreign.customer_id, elsewhere, image)
         for name, environment, user in (("workload", mine, own), ("foreign_workload", theirs, foreign)):
             world.headers[name] = await _token(
@@ -185,6 +187,8 @@ async def build(app: FastAPI, actors: Actors) -> World:
         "workload_id": mine,
         "task_id": task,
         "artifact_id": "art-none",
+        "array_id": array,
+        "schedule_id": schedule,
         "attempt_id": "att-none",
         "token_id": token_id or "",
         "subject": "user",
@@ -280,6 +284,31 @@ async def _task(
         )
     )
     return task
+
+
+async def _array_of(db: sa.ext.asyncio.AsyncSession, task: str) -> str:
+    array, row = tables.new_id("arr"), tables.Task
+    await db.execute(sa.insert(tables.TaskArray).values(id=array, size=1))
+    await db.execute(sa.update(row).where(row.id == task).values(array_id=array, array_index=0))
+    return array
+
+
+async def _schedule(db: sa.ext.asyncio.AsyncSession, owner: str, customer_id: str, workspace: str) -> str:
+    schedule = tables.new_id("sch")
+    await db.execute(
+        sa.insert(tables.TaskSchedule).values(
+            id=schedule,
+            owner_id=owner,
+            customer_id=customer_id,
+            workspace_id=workspace,
+            name="hourly",
+            cron="0 * * * *",
+            time_zone="UTC",
+            overlap="skip",
+            spec={"image": "base", "command": ["train"]},
+        )
+    )
+    return schedule
 
 
 async def _quota_request(db: sa.ext.asyncio.AsyncSession, user: str, customer_id: str) -> str:

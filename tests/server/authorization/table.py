@@ -99,6 +99,8 @@ _NOBODY_ELSES = dict.fromkeys(
     ("4", "somebody else's does not exist, for admins neither"),
 )
 
+_ONLY_ITS_OWNER = ("3", "members of the workspace see it, but it runs as its owner")
+_NOT_THEIR_SCHEDULE = dict.fromkeys(("ws_admin", "ws_member", "ws_viewer"), _ONLY_ITS_OWNER)
 _NO_PROVIDER = dict.fromkeys(ACTORS, ("4", "no identity provider is configured in this world"))
 
 ROUTES: dict[str, Row] = {
@@ -313,6 +315,13 @@ ROUTES: dict[str, Row] = {
     "GET /v1/tasks/{task_id}/logs:follow": Row(TASK_READ),
     "POST /v1/tasks/{task_id}:stop": Row(TASK_WRITE),
     "POST /v1/tasks/{task_id}:retry": Row(TASK_WRITE),
+    "GET /v1/task-arrays/{array_id}": Row(TASK_READ),
+    "POST /v1/task-arrays/{array_id}:stop": Row(TASK_WRITE),
+    "GET /v1/task-schedules": Row(PERSON),
+    "POST /v1/task-schedules": Row(PERSON),
+    "GET /v1/task-schedules/{schedule_id}": Row(ROW_READ),
+    "PATCH /v1/task-schedules/{schedule_id}": Row(ROW_READ, _NOT_THEIR_SCHEDULE),
+    "DELETE /v1/task-schedules/{schedule_id}": Row(ROW_READ, _NOT_THEIR_SCHEDULE),
     # SSH keys
     "GET /v1/ssh-keys": Row(PERSON),
     "POST /v1/ssh-keys": Row(PERSON),

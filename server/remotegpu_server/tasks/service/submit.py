@@ -31,15 +31,13 @@ SHOWN = 100
 """Tasks of an array that the answer holds."""
 
 
-async def submit(db: AsyncSession, *, actor: Actor, body: TaskCreate, launch: Launch) -> TaskSubmitted:
+async def submit(
+    db: AsyncSession, *, actor: Actor, body: TaskCreate, launch: Launch, schedule_id: str | None = None
+) -> TaskSubmitted:
     """A new task, placed at once where there is room; or the tasks of an array, which the queue places."""
     authz.require(actor, Action.TASK_CREATE)
-    _check(actor, body)
-    assert actor.user_id is not None
-    await tokens.require_active(db, actor.user_id)
-    workspace = await workspaces.to_use(db, actor=actor, workspace=await _workspace(db, actor, body))
-    image = await images.allowed(db, image=body.image, workspace=workspace)
-    ids = await _insert(db, actor=actor, body=body, image=image, workspace=workspace)
+    workspace, image = await allowed(db, actor=actor, body=body)
+    ids = await _insert(db, actor=actor, body=body, image=image, workspace=workspace, schedule_id=schedule_id)
     waits = await _depend(db, actor=actor, task_ids=ids, on=body.depends_on)
     if body.array is None and not waits:
         await _begin(db, task_id=ids[0], image=image, launch=launch, actor=actor)
@@ -50,6 +48,17 @@ async def submit(db: AsyncSession, *, actor: Actor, body: TaskCreate, launch: La
     return TaskSubmitted(
         tasks=[convert.to_wire(bundle) for bundle in shown], array_id=array_id, count=len(ids)
     )
+
+
+async def allowed(
+    db: AsyncSession, *, actor: Actor, body: TaskCreate
+) -> tuple[tables.Workspace, tables.Image]:
+    """Where it would live and what it would run, if the actor may; locked until the transaction ends."""
+    _check(actor, body)
+    assert actor.user_id is not None
+    await tokens.require_active(db, actor.user_id)
+    workspace = await workspaces.to_use(db, actor=actor, workspace=await _workspace(db, actor, body))
+    return workspace, await images.allowed(db, image=body.image, workspace=workspace)
 
 
 def _check(actor: Actor, body: TaskCreate) -> None:
@@ -75,7 +84,13 @@ async def _workspace(db: AsyncSession, actor: Actor, body: TaskCreate) -> str | 
 
 
 async def _insert(
-    db: AsyncSession, *, actor: Actor, body: TaskCreate, image: tables.Image, workspace: tables.Workspace
+    db: AsyncSession,
+    *,
+    actor: Actor,
+    body: TaskCreate,
+    image: tables.Image,
+    workspace: tables.Workspace,
+    schedule_id: str | None,
 ) -> list[str]:
     reserved = await reservations.columns_of(db, workspace=workspace, body=body)
     body = body.model_copy(update={key: reserved[key] for key in ("start_at",) if key in reserved})
@@ -91,6 +106,7 @@ async def _insert(
         "env": body.env,
         "labels": body.labels,
         "nodes": body.nodes,
+        "schedule_id": schedule_id,
         **await asking.columns(db, actor=actor, body=body),
         "reservation_id": reserved.get("reservation_id"),
         "stop_at": reserved.get("stop_at"),
