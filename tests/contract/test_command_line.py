@@ -168,3 +168,27 @@ def _agent(*words: object, stdin: str, status: int = 0) -> None:
     command = [sys.executable, "-m", "remotegpu_agent", *map(str, words)]
     done = subprocess.run(command, input=stdin, text=True, capture_output=True)
     assert done.returncode == status, done.stderr
+
+
+def test_schedules_are_made_paused_resumed_and_deleted(
+    live_server: LiveServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Shell(monkeypatch, capsys, tmp_path / "config")
+    login = ("login", live_server.url, "--username", "admin", "--password-stdin")
+    run(*login, stdin=f"{live_server.admin_password}\n")
+    run("image", "add", "nightly", "registry.example.org/nightly:1")
+    what = ("--image", "nightly", "--gpus", "1", "--", "python", "evaluate.py")
+    create = ("schedule", "create", "--name", "evaluate", "--time-zone", "Europe/Berlin")
+    assert "five fields" in run(*create, "--cron", "daily and often", *what, status=1)
+    assert "script" in run(*create, "--cron", "0 2 * * *", "--image", "nightly", status=2)
+    made = json.loads(run("--json", *create, "--cron", "0 2 * * *", *what))
+    assert (made["task"]["command"], made["task"]["gpus"]) == (["python", "evaluate.py"], 1)
+    assert "evaluate" in run("schedule", "list")
+    assert "is paused" in run("schedule", "pause", made["id"])
+    assert "comes next at" in run("schedule", "resume", made["id"])
+    assert "comes next at" in run("schedule", "show", made["id"])
+    assert "deleted" in run("schedule", "delete", made["id"])
+    assert "no such schedule" in run("schedule", "show", made["id"], status=1)

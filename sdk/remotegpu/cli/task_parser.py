@@ -59,6 +59,36 @@ def add_commands(
     ):
         add(task, verb, f"tasks.{verb}", what).add_argument("task", metavar="ID")
 
+    _schedule_commands(commands, add, group, needs, pair)
+
+
+def _schedule_commands(
+    commands: Commands[argparse.ArgumentParser],
+    add: Add,
+    group: Group,
+    needs: Options,
+    pair: Callable[[str], tuple[str, str]],
+) -> None:
+    schedule = group(commands, "schedule", "tasks that are submitted regularly")
+    create = add(schedule, "create", "schedules.create", "submit a command at the times of a cron expression")
+    create.add_argument("--cron", required=True, metavar="EXPRESSION", help="such as '30 2 * * mon-fri'")
+    create.add_argument("--time-zone", metavar="ZONE", help="such as Europe/Berlin; left out: UTC")
+    create.add_argument(
+        "--allow-overlap", action="store_true", help="submit also while the last task has not ended"
+    )
+    _spec_options(create, needs, pair)
+    create.add_argument("--script", metavar="FILE", help="instead of a command; - for standard input")
+    create.add_argument("command", nargs="*", metavar="-- CMD ARGUMENT", help="what to run")
+    list_ = add(schedule, "list", "schedules.list_", "list schedules, the newest first")
+    list_.add_argument("--owner", help="user name (admins and owners)")
+    for verb, what in (
+        ("show", "when it comes next, and how it went last"),
+        ("pause", "submit nothing until it is resumed"),
+        ("resume", "submit again, from the next time on"),
+        ("delete", "forget it; its tasks stay"),
+    ):
+        add(schedule, verb, f"schedules.{verb}", what).add_argument("schedule", metavar="ID")
+
 
 def _spec_options(
     parser: argparse.ArgumentParser, needs: Options, pair: Callable[[str], tuple[str, str]]

@@ -23,16 +23,12 @@ _FACTS = (
 
 def submit(arguments: argparse.Namespace) -> None:
     """Submit a task or an array, and say its id."""
-    if bool(arguments.command) == bool(arguments.script):
-        raise UsageError("Give a command after --, or a script with --script.")
     if arguments.max_parallel is not None and arguments.array is None:
         raise UsageError("--max-parallel belongs to --array.")
     array = None
     if arguments.array is not None:
         array = TaskArray(size=arguments.array, max_parallel=arguments.max_parallel)
-    what: dict[str, Any] = {"command": arguments.command or None}
-    if arguments.script:
-        what = {"script": _script(arguments.script)}
+    what = program(arguments)
     with connect(arguments) as client:
         made = client.tasks.submit(**spec(arguments), **what, array=array)
     if made.array_id is not None:
@@ -41,6 +37,13 @@ def submit(arguments: argparse.Namespace) -> None:
         (task,) = made.tasks
         sentence = f"Task {task.id} is {task.status}. {task.message}".rstrip()
     output.show_item(arguments, made, sentence)
+
+
+def program(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The command, or the text of the script."""
+    if bool(arguments.command) == bool(arguments.script):
+        raise UsageError("Give a command after --, or a script with --script.")
+    return {"script": _script(arguments.script)} if arguments.script else {"command": arguments.command}
 
 
 def _script(file: str) -> str:
