@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import io
 import json
 import os
@@ -249,3 +250,33 @@ def _read_until(terminal: int, wanted: str) -> None:
     seen = ""
     while wanted not in seen:
         seen += os.read(terminal, 1024).decode()
+
+
+async def test_files_that_a_task_left_are_fetched(run: Shell, agent: HollowAgent, tmp_path: Path) -> None:
+    made = json.loads(await run("task", "submit", "--json", "--image", "base", "--", "true"))
+    task_id = made["tasks"][0]["id"]
+    attempt = await begin(agent, "")
+    for path, data in (("out/model.bin", b"weights"), ("log.txt", b"fine")):
+        answer = await agent.client.put(
+            f"/v1/agent/attempts/{attempt['id']}/artifacts",
+            headers=agent.headers | {"Content-Type": "application/octet-stream"},
+            params={
+                "epoch": agent.epoch,
+                "path": path,
+                "size_bytes": len(data),
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "offset": 0,
+            },
+            content=data,
+        )
+        assert answer.json()["complete"], answer.text
+    await end(agent, attempt)
+    one = tmp_path / "one.bin"
+    assert await run("task", "cp", f"{task_id}:out/model.bin", str(one)) == f"{one}\n"
+    assert one.read_bytes() == b"weights"
+    folder = tmp_path / "all"
+    listed = json.loads(await run("task", "cp", task_id, str(folder), "--json"))["files"]
+    assert len(listed) == 2
+    assert (folder / "out" / "model.bin").read_bytes() == b"weights"
+    assert (folder / "log.txt").read_bytes() == b"fine"
+    assert "left no file" in await run("task", "cp", f"{task_id}:nothing", status=1)

@@ -44,6 +44,12 @@ def add_commands(
     logs.add_argument("--attempt", type=int, metavar="N", help="left out: the newest")
     logs.add_argument("--follow", "-f", action="store_true", help="go on until it has ended")
 
+    cp = add(task, "cp", "tasks.copy", "fetch what it left in /output")
+    cp.add_argument("source", metavar="ID[:PATH]", help="without a path: all files of its newest attempt")
+    cp.add_argument(
+        "target", nargs="?", default=".", help="a folder, or the name of the one file (default: .)"
+    )
+
     list_ = add(task, "list", "tasks.list_", "list tasks, the newest first")
     list_.add_argument("--owner", help="user name (admins and owners)")
     list_.add_argument("--status", action="append", choices=_STATUSES, help="repeatable")

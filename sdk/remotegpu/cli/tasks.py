@@ -131,6 +131,33 @@ def retry(arguments: argparse.Namespace) -> None:
     output.show_item(arguments, task, f"{task.name} is {task.status}. {task.message}".rstrip())
 
 
+def copy(arguments: argparse.Namespace) -> None:
+    """Fetch one file of its outputs, or all of them into the folders that they lay in."""
+    task_id, _, path = arguments.source.partition(":")
+    with connect(arguments) as client:
+        task = find(client, task_id)
+        left = list(client.tasks.artifacts(task.id, attempt=task.attempt or None, path=path or None))
+        if path and not left:
+            raise remotegpu.NotFound(f"{task.name} left no file {path}.", hint="Without a path all come.")
+        fetched = [
+            client.tasks.download_artifact(
+                file, arguments.target if path else _below(Path(arguments.target), file.path)
+            )
+            for file in left
+        ]
+    names = [str(one) for one in fetched]
+    output.say(arguments, "\n".join(names) or f"{task.name} left no files.", files=names)
+
+
+def _below(folder: Path, path: str) -> Path:
+    """Where a file goes; the path was chosen by a task, and must not leave the folder."""
+    target = (folder / path).resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise UsageError(f"{path} would lie outside of {folder}.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
 def find(client: remotegpu.Client, task_id: str) -> Task:
     """The task with this id."""
     try:
