@@ -49,6 +49,20 @@ _STATE = text(
     """
 )
 
+_TASKS = text(
+    """
+    SELECT t.id, t.status, t.generation AS number, t.retries, t.reason, held.*
+    FROM tasks t LEFT JOIN LATERAL (
+        SELECT a.id AS attempt, a.status AS attempt_status, a.stop_reason AS told, h.name AS host, (
+            SELECT array_agg(g.uuid) FROM allocations l JOIN gpus g ON g.id = l.gpu_id
+            WHERE l.placement_id = p.id AND l.released_at IS NULL
+        ) AS uuids
+        FROM attempts a JOIN placements p ON p.attempt_id = a.id AND p.released_at IS NULL
+        JOIN hosts h ON h.id = p.host_id WHERE a.task_id = t.id
+    ) held ON true
+    """
+)
+
 
 @dataclass
 class Bench:
@@ -170,12 +184,19 @@ class Clone:
 
     def settle(self, *, places: bool = False) -> None:
         """Take over the server's choice of host and GPUs if this step may place; the rest must be equal."""
-        rows = self.bench.run(self._look())
+        rows, tasks = self.bench.run(self._look()), self.bench.run(self._look_at_tasks())
         if places:
-            for row in sorted(rows, key=lambda row: self.model.envs[row.id].order):
-                if row.host is not None and self.model.envs[row.id].host is None:
-                    self.model.grant(row.id, row.host, frozenset(row.uuids or ()))
-                    self._count(self.model.envs[row.id])
+            for row in sorted([*rows, *tasks], key=lambda row: self.model.ask(row.id).order):
+                self._take_over(row)
+        assert self._tasks_of(tasks) == {
+            key: (
+                task.status,
+                task.number,
+                task.retries,
+                {name: (one.status, one.told, one.host, one.uuids) for name, one in task.attempts.items()},
+            )
+            for key, task in self.model.tasks.items()
+        }
         real = {
             row.id: (row.status, row.desired, row.generation, row.host, frozenset(row.uuids or ()))
             for row in rows
@@ -185,6 +206,27 @@ class Clone:
             for key, env in self.model.envs.items()
         }
         assert real == wanted
+
+    def _take_over(self, row: Any) -> None:
+        """A choice of the server's that the model does not know."""
+        env, task = self.model.envs.get(row.id), self.model.tasks.get(row.id)
+        uuids = frozenset(row.uuids or ())
+        if env is not None and row.host is not None and env.host is None:
+            self.model.grant(row.id, row.host, uuids)
+            self._count(env)
+        elif task is not None and row.attempt is not None and row.attempt not in task.attempts:
+            self.model.grant_attempt(row.id, row.attempt, row.host, uuids)
+            self.bench.reached["start"] += 1
+            self.bench.reached["start of a task"] += 1
+            self.bench.reached["another attempt"] += task.number > 1
+
+    def _tasks_of(self, rows: list[Any]) -> dict[str, tuple[Any, ...]]:
+        found: dict[str, tuple[Any, ...]] = {}
+        for row in rows:
+            known = found.setdefault(row.id, (row.status, row.number, row.retries, {}))
+            if row.attempt is not None:
+                known[3][row.attempt] = (row.attempt_status, row.told, row.host, frozenset(row.uuids or ()))
+        return found
 
     def _count(self, env: Env) -> None:
         reached = self.bench.reached
@@ -220,12 +262,17 @@ class Clone:
             await assert_invariants(db)
             return list((await db.execute(_STATE)).all())
 
+    async def _look_at_tasks(self) -> list[Any]:
+        async with self.app.state.database.sessions() as db:
+            return list((await db.execute(_TASKS)).all())
+
     def queue(self) -> list[tuple[str, str]]:
         """Who waits, with the reason, in the server's own order."""
 
         async def look() -> list[tuple[str, str]]:
             async with self.app.state.database.sessions() as db:
-                reasons = {row.id: row.reason for row in (await db.execute(_STATE)).all()}
+                rows = [*await db.execute(_STATE), *await db.execute(_TASKS)]
+                reasons = {row.id: row.reason for row in rows}
                 return [(key, reasons[key]) for key in await order.waiting_ids(db)]
 
         return self.bench.run(look())

@@ -74,12 +74,62 @@ class Env:
 
 
 @dataclass
+class Attempt:
+    """One try that still holds its host and GPUs."""
+
+    host: str
+    uuids: frozenset[str]
+    status: str = "assigned"
+    told: str | None = None
+    """Why its agent was told to end it."""
+
+    @property
+    def live(self) -> bool:
+        return self.status in ("assigned", "claimed", "accepted", "running")
+
+
+@dataclass
+class Task:
+    """One task, with the attempts that hold something: at most one of them has not ended."""
+
+    owner: str
+    workspace: str
+    gpus: int
+    order: int
+    max_retries: int = 1
+    part: float = 1.0
+    priority: int = 5
+    status: str = "pending"
+    number: int = 1
+    """Of the attempt that it has, had last, or waits for."""
+    tried: bool = False
+    """There was an attempt with this number."""
+    retries: int = 0
+    stopping: bool = False
+    reservation: str | None = None
+    attempts: dict[str, Attempt] = field(default_factory=dict)
+
+    @property
+    def live(self) -> bool:
+        return self.status in ("pending", "assigned", "running")
+
+    @property
+    def uuids(self) -> frozenset[str]:
+        return frozenset(uuid for one in self.attempts.values() for uuid in one.uuids)
+
+    def now(self) -> tuple[str, Attempt] | None:
+        """The attempt that has not ended."""
+        return next(((key, one) for key, one in self.attempts.items() if one.live), None)
+
+
+@dataclass
 class Model:
     """The whole system. ``customers`` maps users to their customer."""
 
     customers: dict[str, str]
     hosts: dict[str, Gpus]
     envs: dict[str, Env] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
     limits: dict[str, int | None] = field(default_factory=dict)
     """Concurrent GPUs by user, workspace or customer."""
@@ -92,13 +142,20 @@ class Model:
     def may_act(self, user: str) -> bool:
         return not self.suspended.keys() & {user, self.customers[user]}
 
-    def used(self, subject: str) -> float:
-        return sum(len(env.uuids) * env.part for env in self.envs.values() if subject in self._subjects(env))
+    def asks(self) -> list[Env | Task]:
+        """All that waits for something, holds it, or did."""
+        return [*self.envs.values(), *self.tasks.values()]
 
-    def _subjects(self, env: Env) -> tuple[str, ...]:
+    def ask(self, key: str) -> Env | Task:
+        return self.envs[key] if key in self.envs else self.tasks[key]
+
+    def used(self, subject: str) -> float:
+        return sum(len(env.uuids) * env.part for env in self.asks() if subject in self._subjects(env))
+
+    def _subjects(self, env: Env | Task) -> tuple[str, ...]:
         return env.owner, env.workspace, self.customers[env.owner]
 
-    def within_quota(self, env: Env) -> bool:
+    def within_quota(self, env: Env | Task) -> bool:
         for subject in self._subjects(env):
             limit = self.limits.get(subject)
             if env.gpus and limit is not None and self.used(subject) + env.gpus * env.part > limit:
@@ -108,7 +165,7 @@ class Model:
     def taken(self) -> Counter[str]:
         """How much of each GPU is held, by UUID."""
         held: Counter[str] = Counter()
-        for env in self.envs.values():
+        for env in self.asks():
             for uuid in env.uuids:
                 held[uuid] += env.part  # type: ignore[assignment]  # parts of a GPU
         return held
@@ -120,12 +177,12 @@ class Model:
         """Healthy GPUs of which nobody holds anything."""
         return self._healthy(host) - self.taken().keys()
 
-    def has_room(self, host: str, env: Env) -> set[str]:
+    def has_room(self, host: str, env: Env | Task) -> set[str]:
         """Healthy GPUs that the environment could take, not looking at promises."""
         taken = self.taken()
         return {uuid for uuid in self._healthy(host) if taken[uuid] + env.part <= 1}
 
-    def fits(self, env: Env) -> list[str]:
+    def fits(self, env: Env | Task) -> list[str]:
         """Hosts that can surely take it now, wherever the promised GPUs are."""
         promised = self.promised_to_others(env)
 
@@ -143,14 +200,14 @@ class Model:
         known = (sum(one != "missing" for one in host.health.values()) for host in self.hosts.values())
         return any(count >= gpus for count in known)
 
-    def startable(self, env: Env) -> bool:
+    def startable(self, env: Env | Task) -> bool:
         """It waits, may run, and would fit this moment."""
         waits = env.status == "pending" and self.may_act(env.owner)
         return waits and self.within_quota(env) and bool(self.fits(env))
 
     # Promises.
 
-    def promised_to_others(self, env: Env) -> int:
+    def promised_to_others(self, env: Env | Task) -> int:
         """GPUs that it must leave alone: promised, and not in use by those they are promised to."""
         return sum(
             max(one.gpus - self._serving([key]), 0)
@@ -161,9 +218,7 @@ class Model:
     def _serving(self, reservations: Iterable[str]) -> int:
         keys = set(reservations)
         healthy = {uuid for host in self.hosts for uuid in self._healthy(host)}
-        return len(
-            {uuid for env in self.envs.values() if env.reservation in keys for uuid in env.uuids} & healthy
-        )
+        return len({uuid for env in self.asks() if env.reservation in keys for uuid in env.uuids} & healthy)
 
     def can_promise(self, gpus: int) -> bool:
         """What is free or serves a promise, less all that is promised, is enough."""
@@ -171,7 +226,7 @@ class Model:
         there = sum(len(self.free(host)) for host in self.hosts) + self._serving(live)
         return there - sum(one.gpus for one in live.values()) >= gpus
 
-    def joins(self, env: Env, reservation: str | None) -> bool:
+    def joins(self, env: Env | Task, reservation: str | None) -> bool:
         """Whether an environment that starts belongs in this reservation, or rightly in none."""
         fitting = {
             key
@@ -182,10 +237,10 @@ class Model:
             fitting = set()
         return reservation in fitting if fitting else reservation is None
 
-    def _asked(self, reservation: str, besides: Env) -> int:
+    def _asked(self, reservation: str, besides: Env | Task) -> int:
         return sum(
             env.gpus
-            for env in self.envs.values()
+            for env in self.asks()
             if env is not besides and env.live and env.reservation == reservation
         )
 
@@ -199,8 +254,12 @@ class Model:
     def grant(self, key: str, host: str, uuids: frozenset[str]) -> None:
         """The server placed it: right, if the rules allow it."""
         env = self.envs[key]
-        assert env.status == "pending", f"{env.status} was placed"
         assert env.desired == "running"
+        self._may_have(env, host, uuids)
+        env.status, env.host, env.uuids = "starting", host, uuids
+
+    def _may_have(self, env: Env | Task, host: str, uuids: frozenset[str]) -> None:
+        assert env.status == "pending", f"{env.status} was placed"
         assert self.may_act(env.owner), "a suspended account got a GPU"
         assert self.within_quota(env), "more than the quota"
         assert self.hosts[host].ready, f"placed on a host that is not ready: {self.hosts[host]}"
@@ -210,7 +269,6 @@ class Model:
         newly = uuids & self.free(host)
         kept = min(self.promised_to_others(env), before)
         assert not newly or before - len(newly) >= kept, "took what is promised to others"
-        env.status, env.host, env.uuids = "starting", host, uuids
 
     def start(self, key: str) -> str:
         """``ok``: nothing to do, ``conflict``, or ``again``: a new generation waits."""
@@ -303,19 +361,25 @@ class Model:
         for env in self.envs.values():
             if env.host == host:
                 self._released(env)
+        for task, key in self._attempts_on(host):
+            if task.attempts[key].status != "assigned":
+                self._gone(task, key)
 
     def empty_overdue(self) -> int:
         """What a pass does with what is left on a host whose drain has a deadline that has passed."""
         left = [
             key for key, env in self.envs.items() if env.host is not None and self.hosts[env.host].overdue
         ]
-        return self._stop_unasked(left)
+        return self._stop_unasked(left) + self._send_back_overdue()
 
     def withdraw_suspended(self) -> None:
         """What a pass of the queue does with what waits for a suspended account."""
         for env in self.envs.values():
             if env.status == "pending" and not self.may_act(env.owner):
                 env.status, env.desired, env.preempted = "stopped", "stopped", False
+        for task in self.tasks.values():
+            if task.status == "pending" and not self.may_act(task.owner):
+                task.status = "cancelled"
 
     def end_grace(self) -> None:
         """The time that suspended accounts were given is over."""
@@ -326,6 +390,9 @@ class Model:
     def stop_suspended(self) -> int:
         """What the loop of suspensions does: withdraw what waits, stop what runs where the policy says so."""
         self.withdraw_suspended()
+        for key, task in self.tasks.items():
+            if "stop" in map(self.suspended.get, (task.owner, self.customers[task.owner])):
+                self.stop_task(key, "suspended")
         accounts = {key: (env.owner, self.customers[env.owner]) for key, env in self.envs.items()}
         return self._stop_unasked(
             key for key, held_by in accounts.items() if "stop" in map(self.suspended.get, held_by)
@@ -342,7 +409,7 @@ class Model:
         """It runs, agreed to be stopped, and somebody with a better priority waits."""
         better = any(
             one.status == "pending" and one.priority < env.priority and self.may_act(one.owner)
-            for one in self.envs.values()
+            for one in self.asks()
         )
         return env.preemptible and env.status == "running" and env.desired == "running" and better
 
@@ -354,3 +421,124 @@ class Model:
         for env in self.envs.values():
             if env.preempted and env.status == "stopped":
                 self._new_generation(env)
+
+    # Tasks.
+
+    def submit(self, key: str, task: Task, reservation: str | None) -> None:
+        assert self.joins(task, reservation), f"in {reservation}"
+        task.order, task.reservation = next(self._orders), reservation
+        self.tasks[key] = task
+
+    def grant_attempt(self, key: str, attempt: str, host: str, uuids: frozenset[str]) -> None:
+        """The server placed it: right, if the rules allow it."""
+        task = self.tasks[key]
+        assert task.now() is None, "a second live attempt"
+        assert not task.tried, "the same number twice"
+        self._may_have(task, host, uuids)
+        task.status, task.tried = "assigned", True
+        task.attempts[attempt] = Attempt(host, uuids)
+
+    def held_attempts(self) -> dict[str, Task]:
+        return {key: task for task in self.tasks.values() for key in task.attempts}
+
+    def _attempts_on(self, host: str) -> list[tuple[Task, str]]:
+        return [(task, key) for key, task in self.held_attempts().items() if task.attempts[key].host == host]
+
+    def claim(self, host: str) -> set[str]:
+        found = {key for task, key in self._attempts_on(host) if task.attempts[key].status == "assigned"}
+        for key in found:
+            self.held_attempts()[key].attempts[key].status = "claimed"
+        return found
+
+    def advance(self, key: str, verb: str) -> bool:
+        """``accept``, ``start`` or ``renew``. False: refused."""
+        task = self.held_attempts()[key]
+        attempt = task.attempts[key]
+        if not attempt.live or attempt.status == "assigned":
+            return False
+        if verb == "accept" and attempt.status == "claimed":
+            attempt.status = "accepted"
+        if verb == "start":
+            if attempt.status == "claimed":
+                return False
+            attempt.status = task.status = "running"
+        return True
+
+    def complete(self, key: str, outcome: str) -> None:
+        """``succeeded``, ``failed`` or ``cancelled``, of one that was accepted."""
+        task = self.held_attempts()[key]
+        attempt = task.attempts[key]
+        if outcome == "cancelled" and attempt.told == "host_drained":
+            outcome = "preempted"
+        attempt.status = outcome
+        self._ended(task, outcome)
+
+    def _ended(self, task: Task, outcome: str) -> None:
+        if outcome in ("lost", "preempted") and task.stopping:
+            task.status = "cancelled"
+        elif outcome == "preempted":
+            self._again(task)
+        elif outcome == "lost" and task.retries < task.max_retries:
+            task.retries += 1
+            self._again(task)
+        else:
+            task.status = "failed" if outcome == "lost" else outcome
+
+    def _again(self, task: Task) -> None:
+        task.status, task.tried, task.number = "pending", False, task.number + 1
+
+    def release_attempt(self, key: str) -> bool:
+        """The proof that nothing of it is left. False: refused, since its host never had it."""
+        task = self.held_attempts()[key]
+        if task.attempts[key].status == "assigned":
+            return False
+        self._gone(task, key)
+        return True
+
+    def _gone(self, task: Task, key: str) -> None:
+        attempt = task.attempts.pop(key)
+        if attempt.live:
+            self._ended(task, "lost")
+
+    def stop_task(self, key: str, why: str) -> None:
+        task = self.tasks[key]
+        if not task.live or task.stopping:
+            return
+        task.stopping = True
+        if not self._end_attempt(task, why, "cancelled"):
+            task.status = "cancelled"
+
+    def _end_attempt(self, task: Task, why: str, outcome: str) -> bool:
+        """True: its agent is told; otherwise it has ended, and what was claimed is held until the proof."""
+        found = task.now()
+        if found is None:
+            return False
+        key, attempt = found
+        if attempt.status in ("accepted", "running"):
+            attempt.told = attempt.told or why
+            return True
+        if attempt.status == "assigned":
+            del task.attempts[key]
+        attempt.status = outcome
+        return False
+
+    def _send_back_overdue(self) -> int:
+        sent = 0
+        for task in self.tasks.values():
+            found = task.now()
+            if found is None or task.stopping or found[1].told or not self.hosts[found[1].host].overdue:
+                continue
+            sent += 1
+            if not self._end_attempt(task, "host_drained", "preempted"):
+                self._again(task)
+        return sent
+
+    def retry_task(self, key: str) -> bool:
+        """False: it has not ended, or well."""
+        task = self.tasks[key]
+        if task.status not in ("failed", "cancelled"):
+            return False
+        task.number += task.tried
+        task.status, task.tried, task.retries, task.stopping = "pending", False, 0, False
+        task.order = next(self._orders)
+        return True

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from model_bench import MACHINES, TEAM, USERS, WORKSPACES, Bench, Clone
-from reference_model import Env, Reservation
+from reference_model import Env, Reservation, Task
 
+from remotegpu_server.attempts import loop as attempts
 from remotegpu_server.customers import loop as suspensions
 from remotegpu_server.embedded_postgres import EmbeddedPostgres
 from remotegpu_server.hosts import loop as hosts
@@ -39,13 +40,15 @@ HOLDS_NOBODY_UP = {"quota_exceeded", "requested", "start_later"}
 WEIGHTS = {
     "create": 8, "create_share": 6, "start": 4, "end": 9, "obey": 12, "report": 5, "late_report": 2,
     "silence": 1, "heartbeat": 1, "register": 1, "repair": 2, "operate": 2, "quota": 3, "suspend": 3,
-    "reserve": 2, "end_reservation": 2, "tick": 6, "follow_orders": 4, "preempt": 6,
+    "reserve": 2, "end_reservation": 2, "tick": 6, "follow_orders": 4, "preempt": 7,
+    "submit": 7, "work_on_tasks": 9, "attempt": 4, "stop_task": 2, "lose": 4, "retry_task": 2,
 }  # fmt: skip
 NEED_ONE = {"start", "end", "report"}
+NEED_TASK = {"stop_task", "retry_task"}
 T = TypeVar("T")
 REACHED = (
     "start", "start of a share", "reservation", "start in a reservation", "preemption",
-    "return of the preempted",
+    "return of the preempted", "start of a task", "another attempt", "lost attempt",
 )  # fmt: skip
 """What the walks must have come to, or they prove nothing about it. What is rarer is printed."""
 BEGAN = datetime.now(UTC) - timedelta(hours=1)
@@ -88,10 +91,10 @@ class Walk(RuleBasedStateMachine):
 
     @rule(data=strategies.data())
     def step(self, data: strategies.DataObject) -> None:
-        known = self.model.envs
-        steps = [
-            name for name, weight in WEIGHTS.items() for _ in range(weight) if known or name not in NEED_ONE
-        ]
+        without = (NEED_ONE if not self.model.envs else set()) | (
+            NEED_TASK if not self.model.tasks else set()
+        )
+        steps = [name for name, weight in WEIGHTS.items() for _ in range(weight) if name not in without]
         self.draw = data.draw
         getattr(self, self.draw(strategies.sampled_from(steps), "step"))()
 
@@ -146,9 +149,9 @@ class Walk(RuleBasedStateMachine):
             return
         self.clone.settle()
 
-    def _must_start(self, env: Env) -> bool:
+    def _must_start(self, env: Env | Task) -> bool:
         """Nothing waits and there is room: only a start is right."""
-        waiting = any(one.status == "pending" for one in self.model.envs.values())
+        waiting = any(one.status == "pending" for one in self.model.asks())
         return not waiting and bool(self.model.fits(env))
 
     def start(self) -> None:
@@ -190,7 +193,124 @@ class Walk(RuleBasedStateMachine):
             self.model.end(key, "stopped" if verb == "stop" else "deleted")
         self.clone.settle()
 
+    def submit(self) -> None:
+        user, gpus = self._one_of(*USERS), self._one_of(1, 0, 2, 1, 4)
+        task = Task(user, self._one_of(*WORKSPACES[user]), gpus, 0)
+        body = {
+            "image": "base",
+            "command": ["train"],
+            "workspace": self.bench.workspaces[task.workspace],
+            "gpus": gpus,
+            "cpus": 1,
+            "memory_bytes": GIB,
+            "max_retries": task.max_retries,
+            "retry_delay_s": 0,
+        }
+        answer = self.clone.ask_as(user, "POST", "/v1/tasks", body)
+        model = self.model
+        if not model.may_act(user):
+            self._refused(answer, 403, "account_suspended")
+        elif answer.status_code == 409:
+            self._refused(answer, 409, "quota_exceeded")
+            assert not model.within_quota(task)
+        elif model.within_quota(task) and not model.ever_fits(gpus):
+            self._refused(answer, 422, "unsatisfiable")
+        else:
+            assert answer.status_code == 201, answer.text
+            (made,) = answer.json()["tasks"]
+            must_start = self._must_start(task) and model.within_quota(task)
+            model.submit(made["id"], task, made["reservation_id"])
+            self.clone.settle(places=True)
+            assert task.attempts or not must_start, made["message"]
+            return
+        self.clone.settle()
+
+    def stop_task(self) -> None:
+        key = self._one_of(*self.model.tasks)
+        task = self.model.tasks[key]
+        answer = self.clone.ask_as(task.owner, "POST", f"/v1/tasks/{key}:stop")
+        if not self.model.may_act(task.owner):
+            self._refused(answer, 403, "account_suspended")
+        else:
+            assert answer.status_code == 200, answer.text
+            self.model.stop_task(key, "cancelled")
+        self.clone.settle()
+
+    def retry_task(self) -> None:
+        key = self._one_of(*self.model.tasks)
+        task = self.model.tasks[key]
+        answer = self.clone.ask_as(task.owner, "POST", f"/v1/tasks/{key}:retry")
+        if not self.model.may_act(task.owner):
+            self._refused(answer, 403, "account_suspended")
+        elif self.model.retry_task(key):
+            assert answer.status_code == 200, answer.text
+        else:
+            self._refused(answer, 409, "state_conflict")
+        self.clone.settle()
+
     # Steps of agents.
+
+    def work_on_tasks(self) -> None:
+        """What an agent does most of the time: claim, begin, end and remove."""
+        host = self._one_of(*MACHINES)
+        claimed = {one["id"] for one in self.bench.run(self.agents[host].claim())}
+        assert claimed == self.model.claim(host)
+        for key, task in self.model.held_attempts().items():
+            attempt = task.attempts[key]
+            if attempt.host != host:
+                continue
+            if attempt.status == "claimed":
+                self._write(key, "accept")
+                self._write(key, "start")
+            elif attempt.told is not None and attempt.live:
+                self._complete(key, "cancelled")
+            elif attempt.live and self._one_of(False, True):
+                self._complete(key, self._one_of("succeeded", "failed"))
+            if not attempt.live:
+                self._write(key, "release")
+        self.clone.settle()
+
+    def attempt(self) -> None:
+        """Any write about any attempt, in time or not."""
+        held = self.model.held_attempts()
+        if not held:
+            return
+        key, verb = self._one_of(*held), self._one_of("accept", "start", "renew", "release")
+        self._write(key, verb)
+        self.clone.settle()
+
+    def _write(self, key: str, verb: str) -> None:
+        task = self.model.held_attempts()[key]
+        answer = self.bench.run(self.agents[task.attempts[key].host].attempt(key, verb))
+        done = self.model.release_attempt(key) if verb == "release" else self.model.advance(key, verb)
+        assert (answer.status_code < 300) == done, answer.text
+        assert done or answer.json()["error"] in ("attempt_final", "lease_expired")
+
+    def _complete(self, key: str, outcome: str) -> None:
+        """Delivered twice."""
+        host = self.model.held_attempts()[key].attempts[key].host
+        code = {"succeeded": 0, "failed": 1, "cancelled": 143}[outcome]
+        for _ in range(2):
+            answer = self.bench.run(
+                self.agents[host].complete(key, status=outcome, exit_code=code, reason=outcome)
+            )
+            assert answer.status_code == 204 or outcome == "cancelled", answer.text
+        self.model.complete(key, outcome)
+
+    def lose(self) -> None:
+        """A host was silent for so long that one of its attempts has surely ended."""
+        held = [
+            key for key, task in self.model.held_attempts().items() if task.attempts[key].status != "assigned"
+        ]
+        if not held:
+            return
+        key = self._one_of(*held)
+        self.clone.sql("UPDATE attempts SET lost_at = now() - interval '1 s' WHERE id = :key", key=key)
+        self.bench.run(attempts.give_up_lost(self.clone.work))
+        assert self.model.release_attempt(key)
+        self.bench.reached["lost attempt"] += 1
+        self.clone.settle()
+        self.tick()
 
     def report(self) -> None:
         key = self._pick()
@@ -406,7 +526,7 @@ class Walk(RuleBasedStateMachine):
             self.model.withdraw_suspended()
             self.clone.settle(places=True)
         for key, reason in self.clone.queue():
-            assert not self.model.startable(self.model.envs[key]), f"the head could start: {key} {reason}"
+            assert not self.model.startable(self.model.ask(key)), f"the head could start: {key} {reason}"
             if reason not in HOLDS_NOBODY_UP:
                 break
 
@@ -429,11 +549,14 @@ class Walk(RuleBasedStateMachine):
 
     def preempt(self) -> None:
         """Whoever must make room is told, then stopped, then waits again."""
-        for _ in range(self._one_of(1, 2)):
+        for _ in range(self._one_of(1, 2, 3, 3)):
             self.bench.run(preemption.preempt(self.clone.work))
             self.clone.preempted()
             self.clone.settle()
             self.clone.sql("UPDATE environments SET preempt_at = now() WHERE preempt_at IS NOT NULL")
+            leaving = {one.host for one in self.model.envs.values() if one.preempted and one.host}
+            for host in sorted(leaving):
+                self._obey(host)
 
     def _pick(self) -> str:
         return self._one_of(*self.model.envs)
