@@ -53,6 +53,24 @@ async def waiting(name: str) -> None:
             print(image.name)
 
 
+@remotegpu.function(image="base", gpus=1)
+def length(text: str, *, times: int = 1) -> int:
+    remotegpu.report_progress(0.5, "half")
+    return len(text) * times
+
+
+def functions() -> None:
+    assert_type(length("abc"), int)
+    assert_type(length.remote("abc", times=2), int)
+    future = length.submit("abc")
+    assert_type(future, remotegpu.RemoteFuture[int])
+    future.add_done_callback(lambda ended: print(ended.task_id))
+    assert_type(future.result(timeout=10), int)
+    for result in length.map(["a", "b"], max_parallel=1):
+        assert_type(result, int)
+    print(remotegpu.attach(future.task_id).done())
+
+
 def errors() -> None:
     try:
         blocking("work")
