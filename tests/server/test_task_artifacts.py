@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from task_outputs import running, text_of, write
 import remotegpu
 from remotegpu.testing import asgi_client
 from remotegpu.types.tasks import ArtifactDownload
+from remotegpu_agent.tasks.artifacts import upload
+from remotegpu_agent.tasks.link import Link
 from remotegpu_server.loops import Work
 from remotegpu_server.outputs import loop
 from remotegpu_server.testing import Actors
@@ -195,3 +198,45 @@ async def test_output_of_attempts_that_ended_long_ago_is_removed(
     left = [path for path in app.state.settings.blob_dir.rglob("*") if path.is_file()]
     assert [path.name for path in left] == [stays]
     assert await text_of(fleet, ada, new) == b"new\n"
+
+
+class _Sync:
+    """The agent's session, answered at once."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    async def until_answered(self, _what: str, call: Any, *, longest_pause_s: float) -> Any:
+        return await call()
+
+
+async def test_agent_uploads_regular_files_and_follows_no_link(
+    fleet: Fleet, actors: Actors, app: FastAPI, tmp_path: Path
+) -> None:
+    agent, ada = await fleet.host("h1", gpus=1), await actors.user("ada")
+    task, attempt = await running(fleet, ada, agent)
+    await put(agent, attempt, "taken", b"another")
+    output, outside = tmp_path / "output", tmp_path / "outside"
+    for folder in (output / "deep", outside):
+        folder.mkdir(parents=True)
+    (outside / "secret").write_bytes(b"secret")
+    large = bytes(range(256)) * 2**13
+    (output / "deep" / "model.bin").write_bytes(large)
+    (output / "empty").touch()
+    (output / "taken").write_bytes(b"mine")
+    (output / "bad\nname").touch()
+    (output / "link").symlink_to(outside / "secret")
+    (output / "folder").symlink_to(outside)
+    os.mkfifo(output / "pipe")
+    async with asgi_client(app, agent.credential) as client:
+        link = Link(client.agent, _Sync(agent.epoch), attempt)  # type: ignore[arg-type]
+        await upload(output, link)
+        await upload(output, link)
+        assert not link.refused.is_set()
+    files = await listed(fleet, ada.headers, task)
+    assert [(one["path"], one["size_bytes"]) for one in files] == [
+        ("deep/model.bin", len(large)),
+        ("empty", 0),
+        ("taken", 7),
+    ]
+    assert files[0]["sha256"] == hashlib.sha256(large).hexdigest()

@@ -17,7 +17,7 @@ from remotegpu_agent import fault_points
 from remotegpu_agent.runtime import RuntimeUnavailable, StartRefused, StillThere
 from remotegpu_agent.sync import Refused as HostRefused
 from remotegpu_agent.sync import Superseded
-from remotegpu_agent.tasks import results
+from remotegpu_agent.tasks import artifacts, results
 from remotegpu_agent.tasks.folders import Folder, Started, Stop, boottime
 from remotegpu_agent.tasks.link import Link, Refused
 from remotegpu_agent.tasks.output import Shipper, follow_progress, read_progress
@@ -264,6 +264,7 @@ class Attempt:
             await self._shipper.run()
             if (said := read_progress(self._folder)) is not None:
                 await self._last_words(*said)
+            await artifacts.upload(self._folder.output, self._link)  # whoever sees its end finds its files
             await self._link.complete(result)
         except Refused:
             log.info("attempt %s: the server does not want its result %s", self.spec.id, result.status)

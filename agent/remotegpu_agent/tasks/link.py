@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 from remotegpu import errors
 from remotegpu.types.agent import (
+    ArtifactReply,
     AttemptLease,
     AttemptLogs,
     AttemptLogsReply,
@@ -44,6 +45,18 @@ class AttemptApi(Protocol):
     async def report_progress(self, attempt_id: str, body: AttemptProgress) -> None: ...
 
     async def append_logs(self, attempt_id: str, body: AttemptLogs) -> AttemptLogsReply: ...
+
+    async def upload_artifact(
+        self,
+        attempt_id: str,
+        *,
+        epoch: int,
+        path: str,
+        size_bytes: int,
+        sha256: str,
+        offset: int,
+        data: bytes,
+    ) -> ArtifactReply: ...
 
     async def complete_attempt(self, attempt_id: str, body: AttemptResult) -> None: ...
 
@@ -100,6 +113,28 @@ class Link:
                 AttemptLogs(epoch=self.epoch, sequence=sequence, data=data, truncated=truncated),
             ),
         )
+
+    async def artifact(
+        self, *, path: str, size_bytes: int, sha256: str, offset: int, data: bytes
+    ) -> ArtifactReply | None:
+        """``None``: what the server has of this file is wrong, or is another one; the attempt goes on."""
+
+        async def once() -> ArtifactReply | None:
+            try:
+                return await self.api.upload_artifact(
+                    self._id,
+                    epoch=self.epoch,
+                    path=path,
+                    size_bytes=size_bytes,
+                    sha256=sha256,
+                    offset=offset,
+                    data=data,
+                )
+            except errors.StateConflict as error:
+                log.warning("artifact %r of %s: %s", path, self._id, error)
+                return None
+
+        return await self._write("artifact", once)
 
     async def complete(self, result: AttemptResult) -> None:
         await self._write(
