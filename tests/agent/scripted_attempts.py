@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remotegpu.types.agent import (
+    ArtifactReply,
     AttemptLease,
     AttemptLogs,
     AttemptLogsReply,
@@ -40,6 +41,8 @@ class Told:
     said: list[tuple[float | None, str]] = field(default_factory=list)
     results: list[AttemptResult] = field(default_factory=list)
     """Each distinct one that was taken."""
+    files: list[bytes] = field(default_factory=list)
+    """First pieces of what it left in ``/output``."""
     released: bool = False
     refused: tuple[int, str] | None = None
     """Answer to every write but ``release``."""
@@ -174,6 +177,11 @@ class ScriptedAttempts:
             told.pieces.append(data)
             told.truncated |= logs.truncated
         return 200, AttemptLogsReply(next_sequence=len(told.pieces), next_in_s=self.next_in_s)
+
+    def _artifacts(self, told: Told, body: bytes) -> tuple[int, Any]:
+        """Of any file: one piece, and it has all."""
+        told.files.append(body)
+        return 200, ArtifactReply(received_bytes=len(body), complete=True)
 
     def _complete(self, told: Told, body: bytes) -> tuple[int, Any]:
         result = AttemptResult.model_validate_json(body)

@@ -177,7 +177,8 @@ class ScriptedServer:
             self.save_reports.append((match[1], ImageSaveReport.model_validate_json(body)))
             return 204, None
         if path.startswith(("/v1/agent/tasks/", "/v1/agent/attempts/")):
-            if json.loads(body)["epoch"] != self.epoch:
+            epoch = int(query["epoch"]) if path.endswith("/artifacts") else json.loads(body)["epoch"]
+            if epoch != self.epoch:
                 return _stale()
             return self.attempts.answer(path, body)
         return 404, {"error": "not_found", "detail": path, "hint": None, "request_id": "r", "data": {}}
