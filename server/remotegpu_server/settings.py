@@ -80,8 +80,8 @@ class Settings:
     event_retention_s: float = 90 * 86400.0
     watchdog_s: float = 300.0
     """A background loop that hangs this long ends the process, which its supervisor starts again."""
-    pool_size: int = 10
-    """Connections to the database, and as many again for short peaks."""
+    pool_size: int = 20
+    """Connections to the database at most. They stay open: on a new one every statement is planned anew."""
     blob_dir: Path = field(default_factory=lambda: data_folder(os.environ) / "blobs")
     """Where the output and the artifacts of tasks lie; several servers share it."""
     log_level: str = "info"

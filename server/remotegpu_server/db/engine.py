@@ -42,14 +42,14 @@ class Database:
         await self.heartbeat_engine.dispose()
 
 
-def connect(database_url: str, *, pool_size: int = 10, heartbeat_pool_size: int = 2) -> Database:
+def connect(database_url: str, *, pool_size: int = 20, heartbeat_pool_size: int = 2) -> Database:
     """Engines for a URL ``postgresql+psycopg://…``. Opens nothing yet."""
     url = make_url(database_url)
     if url.drivername not in ("postgresql+psycopg", "postgresql"):
         raise ValueError("the database URL must start with postgresql+psycopg://")
     url = url.set(drivername="postgresql+psycopg")
     signals = Signals(libpq_conninfo(url))
-    engine = _engine(url, pool_size=pool_size, overflow=pool_size)
+    engine = _engine(url, pool_size=pool_size, overflow=0)
     heartbeat_engine = _engine(url, pool_size=heartbeat_pool_size, overflow=2)
     return Database(
         url=url,
