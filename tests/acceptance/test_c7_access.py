@@ -6,6 +6,7 @@ foreign column again over real HTTP, with rows that were made through the API.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -193,16 +194,31 @@ def _refused_about_attempts(
     outcome = wire.AttemptOutcome
     done = wire.AttemptResult(epoch=a.epoch, status=outcome.FAILED, exit_code=1, reason="exit_code")
     part = wire.AttemptProgress(epoch=a.epoch, progress=1.0)
+    lie = wire.AttemptLogs(epoch=a.epoch, sequence=0, data="bGll")
     calls: dict[str, Callable[[], object]] = {
         "accept": lambda: as_a.accept_attempt(attempt.id, write),
         "start": lambda: as_a.start_attempt(attempt.id, write),
         "renew": lambda: as_a.renew_attempt(attempt.id, write),
         "progress": lambda: as_a.report_progress(attempt.id, part),
         "complete": lambda: as_a.complete_attempt(attempt.id, done),
+        "logs": lambda: as_a.append_logs(attempt.id, lie),
         "release": lambda: as_a.release_attempt(attempt.id, write),
     }
     for verb, call in calls.items():
         refused(f"POST /v1/agent/attempts/{{attempt_id}}/{verb}", AttemptMismatch, call)
+    refused(
+        "PUT /v1/agent/attempts/{attempt_id}/artifacts",
+        AttemptMismatch,
+        lambda: as_a.upload_artifact(
+            attempt.id,
+            epoch=a.epoch,
+            path="lie",
+            size_bytes=3,
+            sha256=hashlib.sha256(b"lie").hexdigest(),
+            offset=0,
+            data=b"lie",
+        ),
+    )
     own = wire.AttemptWrite(epoch=b.epoch)
     as_b.accept_attempt(attempt.id, own)
     as_b.start_attempt(attempt.id, own)
@@ -210,6 +226,8 @@ def _refused_about_attempts(
     as_b.complete_attempt(attempt.id, result)
     as_b.release_attempt(attempt.id, own)
     assert ada.client.tasks.get(task.id).status == "succeeded"
+    assert ada.client.tasks.logs(task.id).data == ""
+    assert ada.client.tasks.artifacts(task.id).items == []
 
 
 def _machine(site: Site, host: SdkAgent, environment_id: str) -> tuple[object, ...]:
@@ -319,6 +337,7 @@ def _things_of(site: Site, ada: Person) -> dict[str, str]:
         "array_id": _array_of(ada, workspace),
         "schedule_id": schedule.id,
         "attempt_id": "att-000000000000",
+        "artifact_id": "art-000000000000",
         "image": "quick",
         "environment_id": environment.id,
         "workload_id": environment.id,
