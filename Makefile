@@ -13,7 +13,7 @@ READY := $(BIN)/.remotegpu-ready
 BENCH_READY := $(BIN)/.remotegpu-bench-ready
 STANDALONE := $(BIN)/python -m remotegpu_server.standalone
 
-.PHONY: help setup up down status test lint docs e2e image bench-spawn bench-import bench-agent bench-placement bench-claims lock clean
+.PHONY: help setup up down status test lint docs e2e image bench-spawn bench-import bench-agent bench-placement bench-claims bench-logs bench-dispatch lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +71,12 @@ bench-placement: $(READY) ## GPUs allocated on a production trace, and the time 
 
 bench-claims: $(READY) ## Attempts claimed per second by 200 hollow agents
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python tests/benchmarks/bench_claims.py $(ARGS)
+
+bench-logs: $(READY) ## Output of a task in MB/s, through agent and server
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python tests/benchmarks/bench_logs.py $(ARGS)
+
+bench-dispatch: $(READY) ## Submit to first instruction on an idle local host
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python tests/benchmarks/bench_dispatch.py $(ARGS)
 
 lock: $(READY) ## Pin all dependencies again, to the newest that fit
 	@$(BIN)/python requirements/lock.py $(ARGS)
