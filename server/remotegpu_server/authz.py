@@ -414,7 +414,7 @@ def _fits(actor: Actor, who: _Who, row: _Row) -> bool:
 
 def _fits_workload(actor: Actor, who: _Who, row: _Row) -> bool:
     if who in _OWN_WORKLOAD:
-        return row.user_id is not None and row.user_id == actor.user_id
+        return _is_own(actor, row)
     if who is _Who.WORKSPACE_WRITER:  # what it may put there is a question of its own
         return actor.workspaces.get(row.workspace_id or "") in _WRITERS
     of_its_own = row.environment_id is not None and row.environment_id == actor.environment_id

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from hollow_agent import GIB, Fleet, HollowAgent
 
 from remotegpu_server.attempts import loop as attempts
+from remotegpu_server.environments import history
 from remotegpu_server.invariants import assert_invariants
 from remotegpu_server.loops import Work
 from remotegpu_server.queue import turns
@@ -345,3 +346,116 @@ async def test_long_array_is_stopped_in_a_bounded_number_of_statements(
     eve = await actors.user("eve")
     for method, url in (("GET", path), ("POST", f"{path}:stop")):
         assert (await fleet.client.request(method, url, headers=eve.headers)).status_code == 404
+
+
+async def test_one_persons_waiting_tasks_are_bounded(fleet: Fleet, actors: Actors) -> None:
+    ada = await actors.user("ada")
+    changed = await fleet.client.patch(
+        "/v1/settings/tasks.waiting_max", headers=fleet.admin, json={"value": 3}
+    )
+    assert changed.status_code == 200, changed.text
+    later = {"image": "base", "command": ["x"], "start_at": "2099-01-01T00:00:00Z"}
+    body = later | {"array": {"size": 3}}
+    assert (await fleet.client.post("/v1/tasks", headers=ada.headers, json=body)).status_code == 201
+    refused = await fleet.client.post("/v1/tasks", headers=ada.headers, json=later)
+    assert (refused.status_code, refused.json()["data"]) == (409, {"waiting": 3, "limit": 3})
+
+
+async def test_what_a_host_does_not_claim_in_time_waits_again(
+    fleet: Fleet, actors: Actors, work: Work, app: FastAPI
+) -> None:
+    await fleet.host("h1", gpus=1)
+    ada = await actors.user("ada")
+    task = await submit(fleet, ada.headers, gpus=1, max_retries=0)
+    await attempts.take_back_unclaimed(work)
+    assert (await show(fleet, ada.headers, task["id"]))["status"] == "assigned", "it has some time"
+    async with app.state.database.sessions() as db:
+        await db.execute(sa.text("UPDATE attempts SET created_at = now() - interval '3 minutes'"))
+        await db.commit()
+    await attempts.take_back_unclaimed(work)
+    assert (await show(fleet, ada.headers, task["id"]))["status"] == "pending"
+
+
+async def test_result_of_an_attempt_that_was_not_claimed_is_refused(
+    fleet: Fleet, actors: Actors, app: FastAPI
+) -> None:
+    agent, ada = await fleet.host("h1", gpus=1), await actors.user("ada")
+    await submit(fleet, ada.headers)
+    async with app.state.database.sessions() as db:
+        attempt_id = await db.scalar(sa.text("SELECT id FROM attempts"))
+    assert (await agent.complete(attempt_id)).json()["error"] == "attempt_final"
+
+
+async def test_drained_attempt_that_is_lost_costs_no_retry(
+    fleet: Fleet, actors: Actors, app: FastAPI
+) -> None:
+    agent, ada = await fleet.host("h1", gpus=1), await actors.user("ada")
+    task = await submit(fleet, ada.headers, gpus=1, max_retries=0)
+    (attempt,) = await agent.claim()
+    await agent.attempt(attempt["id"], "accept")
+    async with app.state.database.sessions() as db:
+        await db.execute(sa.text("UPDATE attempts SET stop_reason = 'host_drained'"))
+        await db.commit()
+    agent.boot_id = "boot-2"
+    await agent.register()
+    assert (await show(fleet, ada.headers, task["id"]))["status"] == "pending"
+
+
+async def test_withdrawn_image_runs_again_for_nobody(fleet: Fleet, actors: Actors) -> None:
+    agent, ada = await fleet.host("h1", gpus=1), await actors.user("ada")
+    task = await submit(fleet, ada.headers)
+    await run_to_the_end(agent, task, status="failed", exit_code=1, reason="exit_code")
+    await fleet.client.patch("/v1/images/base", headers=fleet.admin, json={"status": "withdrawn"})
+    again = await fleet.client.post(f"/v1/tasks/{task['id']}:retry", headers=ada.headers)
+    assert again.json()["error"] == "image_not_allowed"
+
+
+async def test_revoked_agent_claims_nothing_more_in_a_held_request(
+    fleet: Fleet, actors: Actors, app: FastAPI
+) -> None:
+    agent, ada = await fleet.host("h1", gpus=1), await actors.user("ada")
+    held = asyncio.create_task(
+        fleet.client.post(
+            "/v1/agent/tasks/claim",
+            headers=agent.headers,
+            json={"epoch": agent.epoch, "request_id": "held-0001", "max_attempts": 1, "wait_s": 20},
+        )
+    )
+    await asyncio.sleep(0.3)
+    async with app.state.database.sessions() as db:
+        await db.execute(sa.text("UPDATE tokens SET revoked_at = now() WHERE kind = 'agent'"))
+        await db.commit()
+    await submit(fleet, ada.headers)
+    assert (await asyncio.wait_for(held, 10)).status_code == 401
+
+
+_LONG_AGO = (
+    "ALTER TABLE placements DISABLE TRIGGER release_once",
+    "ALTER TABLE allocations DISABLE TRIGGER release_once",
+    "UPDATE placements SET placed_at = now() - interval '400 days',"
+    " released_at = now() - interval '399 days'",
+    "UPDATE allocations SET allocated_at = now() - interval '400 days',"
+    " released_at = now() - interval '399 days'",
+    "ALTER TABLE placements ENABLE TRIGGER release_once",
+    "ALTER TABLE allocations ENABLE TRIGGER release_once",
+)
+
+
+async def test_released_attempts_move_to_the_history_and_keep_their_gpu_seconds(
+    fleet: Fleet, actors: Actors, work: Work, app: FastAPI
+) -> None:
+    agent, ada = await fleet.host("h1", gpus=1), await actors.user("ada")
+    task = await submit(fleet, ada.headers, gpus=1)
+    await run_to_the_end(agent, task)
+    async with app.state.database.sessions() as db:
+        for statement in _LONG_AGO:
+            await db.execute(sa.text(statement))
+        await db.commit()
+    await history.move_finished(work)
+    async with app.state.database.sessions() as db:
+        assert await db.scalar(sa.text("SELECT count(*) FROM placements")) == 0
+    (tried,) = (await fleet.client.get(f"/v1/tasks/{task['id']}/attempts", headers=ada.headers)).json()[
+        "items"
+    ]
+    assert tried["gpu_seconds"] == pytest.approx(86400)
+    assert tried["released_at"] is not None

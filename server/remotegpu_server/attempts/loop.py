@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -20,6 +20,9 @@ from remotegpu_server.tasks import queries as task_queries
 from remotegpu_server.tasks.service import stop
 
 BATCH = 500
+CLAIM_WITHIN = timedelta(seconds=120)
+"""An agent that is there and has a free worker claims at once. One that has none, or that is older than
+tasks, keeps nothing from other hosts for longer."""
 TIMEOUT_MARGIN = timedelta(seconds=60)
 """Agents enforce timeouts; this is for one that does not."""
 
@@ -35,18 +38,22 @@ async def give_up_lost(work: Work) -> None:
         )
         overdue = found.all()
     for attempt_id in overdue:
-        async with work.session() as db:
-            await service.give_up(db, attempt_id=attempt_id, actor=SYSTEM)
+        with by_itself("attempts-lost", attempt_id):
+            async with work.session() as db:
+                await service.give_up(db, attempt_id=attempt_id, actor=SYSTEM)
 
 
 async def take_back_unclaimed(work: Work) -> None:
-    """What a host that is silent has never asked for waits in the queue again; it never ran anywhere."""
+    """What a host has not asked for, silent or not, waits in the queue again; it never ran anywhere."""
     row, host = tables.Attempt, tables.Host
     async with work.session() as db:
         found = await db.execute(
             select(row.id, row.task_id, row.host_id)
             .join(host, host.id == row.host_id)
-            .where(row.status == "assigned", host.connection.in_(["unreachable", "lost"]))
+            .where(
+                row.status == "assigned",
+                host.connection.in_(["unreachable", "lost"]) | (row.created_at < func.now() - CLAIM_WITHIN),
+            )
             .limit(BATCH)
         )
         unclaimed = found.all()
@@ -110,25 +117,35 @@ async def end_with_reservation(work: Work) -> None:
 async def cancel_hopeless(work: Work) -> None:
     """Cancel what waits for the success of something that has ended otherwise."""
     async with work.session() as db:
-        hopeless = await _hopeless(db)
-    for task_id, name, status in hopeless:
-        async with work.session() as db:
-            task = await task_queries.lock(db, task_id=task_id)
-            if task is not None and task.status == TaskStatus.PENDING:
-                await tasks.move(
-                    db,
-                    task=task,
-                    to=TaskStatus.CANCELLED,
-                    reason=Reason.DEPENDENCY_FAILED,
-                    message=f"Cancelled, because task {name}, on whose success it depends, has {status}.",
-                    actor=SYSTEM,
-                )
+        hopeless = (await db.execute(_hopeless().limit(BATCH))).all()
+    for task_id, _, _ in hopeless:
+        with by_itself("task-dependencies", task_id):
+            async with work.session() as db:
+                await _cancel_hopeless(db, task_id=task_id)
 
 
-async def _hopeless(db: AsyncSession) -> list[tuple[str, str, str]]:
+async def _cancel_hopeless(db: AsyncSession, *, task_id: str) -> None:
+    """Looks again under the lock: what it depends on may have been told to run once more."""
+    task = await task_queries.lock(db, task_id=task_id)
+    found = (await db.execute(_hopeless().where(tables.Task.id == task_id))).one_or_none()
+    if task is None or found is None:
+        return
+    _, name, status = found
+    await tasks.move(
+        db,
+        task=task,
+        to=TaskStatus.CANCELLED,
+        reason=Reason.DEPENDENCY_FAILED,
+        message=f"Cancelled, because task {name}, on whose success it depends, has {_ENDED[status]}.",
+        actor=SYSTEM,
+    )
+
+
+def _hopeless() -> Select[str, str, str]:
+    """Id of each, with name and status of one that it depends on."""
     row, tie = tables.Task, tables.TaskDependency
     before = aliased(row)
-    found = await db.execute(
+    return (
         select(row.id, func.min(before.name), func.min(before.status))
         .join(tie, tie.task_id == row.id)
         .join(before, before.id == tie.after_id)
@@ -139,9 +156,7 @@ async def _hopeless(db: AsyncSession) -> list[tuple[str, str, str]]:
             before.status != "succeeded",
         )
         .group_by(row.id)
-        .limit(BATCH)
     )
-    return [(task_id, name, _ENDED[status]) for task_id, name, status in found]
 
 
 _ENDED = {"failed": "failed", "cancelled": "been cancelled", "timed_out": "timed out"}

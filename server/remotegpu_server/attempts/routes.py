@@ -47,6 +47,7 @@ async def claim(
     with signals.watch(CLAIMABLE.format(host_id=caller.host_id)) as watch:
         while True:  # looked for once more first: something may have come before the watch
             async with sessions() as db:
+                caller = await identify(request, db)  # its credential may have ended meanwhile
                 found = await service.claim(db, actor=caller, body=body, launch=launch, settings=settings)
                 await db.commit()
             left = ends - time.monotonic()

@@ -286,6 +286,8 @@ async def progress(db: AsyncSession, *, actor: Actor, attempt_id: str, body: Att
 async def complete(db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptResult) -> None:
     """It has ended. The result counts once; what it holds is given back by ``release``."""
     _, task, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
+    if attempt.status == Status.ASSIGNED:
+        raise AttemptFinal("The attempt was not claimed.", hint="Claim it first.")
     outcome = _outcome(attempt, body)
     measured = {
         "exit_code": body.exit_code,
@@ -302,7 +304,13 @@ async def complete(db: AsyncSession, *, actor: Actor, attempt_id: str, body: Att
     message = body.message.replace("\x00", "") or _PLAIN[outcome]
     await lifecycle.move(db, attempt=attempt, to=outcome, reason=str(reason), message=message, **measured)
     await settle(
-        db, task=task, outcome=outcome, reason=reason, message=message, actor=actor, exit_code=body.exit_code
+        db,
+        task=task,
+        outcome=_lost(attempt) if outcome is Status.LOST else outcome,
+        reason=reason,
+        message=message,
+        actor=actor,
+        exit_code=body.exit_code,
     )
 
 
@@ -326,6 +334,11 @@ def _outcome(attempt: tables.Attempt, body: AttemptResult) -> Status:
     if reason is Reason.TIMEOUT:
         return Status.TIMED_OUT
     return Status.PREEMPTED if reason in lifecycle.GIVES_WAY else Status.CANCELLED
+
+
+def _lost(attempt: tables.Attempt) -> Status:
+    """What the loss of an attempt means for its task: one that was to give way has done so, at no retry."""
+    return Status.PREEMPTED if attempt.stop_reason in lifecycle.GIVES_WAY else Status.LOST
 
 
 async def settle(
@@ -365,7 +378,7 @@ async def release(db: AsyncSession, *, actor: Actor, attempt_id: str, body: Atte
             db, attempt=attempt, to=Status.LOST, reason=str(Reason.PROCESS_LOST), message=message
         )
         await settle(
-            db, task=task, outcome=Status.LOST, reason=Reason.PROCESS_LOST, message=message, actor=actor
+            db, task=task, outcome=_lost(attempt), reason=Reason.PROCESS_LOST, message=message, actor=actor
         )
     await lifecycle.release(db, attempt=attempt, proof="absent")
 
@@ -411,8 +424,8 @@ async def _unreleased(db: AsyncSession, *, host_id: str) -> list[str]:
 
 
 async def take_back(db: AsyncSession, *, task: tables.Task, attempt: tables.Attempt, actor: Actor) -> None:
-    """End an attempt that its silent host has never asked for; the task waits again. All are locked."""
-    message = "Its host is silent and has not asked for it."
+    """End an attempt that its host has never asked for; the task waits again. All are locked."""
+    message = "Its host has not asked for it."
     await lifecycle.stop(db, attempt=attempt, reason=Reason.HOST_SILENT, message=message)
     await settle(
         db, task=task, outcome=Status.PREEMPTED, reason=Reason.HOST_SILENT, message=message, actor=actor
@@ -465,6 +478,6 @@ async def _give_up(
         assert attempt is not None, "attempts are not deleted"
         if attempt.finished_at is None:
             await lifecycle.move(db, attempt=attempt, to=Status.LOST, reason=str(reason), message=message)
-            await settle(db, task=task, outcome=Status.LOST, reason=reason, message=message, actor=actor)
+            await settle(db, task=task, outcome=_lost(attempt), reason=reason, message=message, actor=actor)
         await lifecycle.release(db, attempt=attempt, proof=proof)
     return len(attempt_ids)

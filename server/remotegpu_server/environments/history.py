@@ -40,8 +40,8 @@ async def _move_placements(db: AsyncSession, age: timedelta) -> int:
     )
     old = (
         select(held.id)
-        .join(wanted, wanted.id == held.environment_id)
-        .where(held.released_at < func.now() - age, ~unproven)
+        .outerjoin(wanted, wanted.id == held.environment_id)
+        .where(held.released_at < func.now() - age, ~func.coalesce(unproven, False))
         .order_by(held.released_at)
         .limit(BATCH)
         .with_for_update(of=held, skip_locked=True)

@@ -397,3 +397,14 @@ TASK_OUTPUTS_KEEP_S = _declare(
         doc="Output and artifacts of an attempt are removed so long after its end.",
     )
 )
+
+TASK_WAITING_MAX = _declare(
+    Setting(
+        key="tasks.waiting_max",
+        default=5000,
+        minimum=1,
+        maximum=1000000,
+        public=True,
+        doc="So many tasks of one user may wait at a time; the queue is looked through every second.",
+    )
+)

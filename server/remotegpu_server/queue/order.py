@@ -19,16 +19,18 @@ REMEMBERED_HALF_LIVES = 8
 
 _ORDER: TextClause = text(
     """
-    WITH waiting AS (
+    WITH going AS (
+        SELECT array_id, count(*) AS tasks FROM tasks
+        WHERE status IN ('assigned', 'running') AND array_id IS NOT NULL GROUP BY array_id
+    ), waiting AS (
         SELECT id, owner_id, customer_id, priority, queued_at, gpus FROM environments
         WHERE status = 'pending' AND (start_at IS NULL OR start_at <= now())
         UNION ALL
         SELECT id, owner_id, customer_id, priority, queued_at, gpus * nodes FROM (
-            SELECT t.*, a.max_parallel, (
-                SELECT count(*) FROM tasks o
-                WHERE o.array_id = t.array_id AND o.status IN ('assigned', 'running')
-            ) + row_number() OVER (PARTITION BY t.array_id ORDER BY t.array_index) AS nth
-            FROM tasks t LEFT JOIN task_arrays a ON a.id = t.array_id
+            SELECT t.id, t.owner_id, t.customer_id, t.priority, t.queued_at, t.gpus, t.nodes, a.max_parallel,
+                row_number() OVER (PARTITION BY t.array_id ORDER BY t.array_index)
+                    + coalesce(g.tasks, 0) AS nth
+            FROM tasks t LEFT JOIN task_arrays a ON a.id = t.array_id LEFT JOIN going g ON g.array_id = a.id
             WHERE t.status = 'pending' AND (t.start_at IS NULL OR t.start_at <= now())
               AND NOT EXISTS (
                 SELECT FROM task_dependencies d JOIN tasks b ON b.id = d.after_id

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from datetime import timedelta
 
 from remotegpu.types.environments import EnvironmentSpec
@@ -35,23 +35,24 @@ def outlooks(
     likely = simulation.likely_starts_s(front, snapshot.machines, past) if front else {}
     answers: dict[str, Wait] = {}
     offers: dict[placement.Request, list[CounterOffer]] = {}
+    seen = Ahead()
     for place, one in enumerate(snapshot.waiting, start=1):
         key = one.ask.id
-        if only is not None and key not in only:
-            continue
-        ahead = snapshot.waiting[: place - 1]
-        if one.request not in offers:
-            offers[one.request] = counter_offers(one, snapshot, blockers(one, ahead, certain_s))
-        estimate = _estimate(snapshot, likely.get(key), certain_s.get(key))
-        answers[key] = Wait(
-            rule=one.ask.message,
-            position=place,
-            ahead=ahead_in_words(one, ahead),
-            estimate=estimate,
-            estimate_note=None if estimate else _note(one, likely),
-            counter_offers=offers[one.request],
-            place_kept=one.kept is not None,
-        )
+        if only is None or key in only:
+            if one.request not in offers:
+                ahead = snapshot.waiting[: place - 1]
+                offers[one.request] = counter_offers(one, snapshot, blockers(one, ahead, certain_s))
+            estimate = _estimate(snapshot, likely.get(key), certain_s.get(key))
+            answers[key] = Wait(
+                rule=one.ask.message,
+                position=place,
+                ahead=seen.in_words(one),
+                estimate=estimate,
+                estimate_note=None if estimate else _note(one, likely),
+                counter_offers=offers[one.request],
+                place_kept=one.kept is not None,
+            )
+        seen.add(one)
     return answers
 
 
@@ -84,18 +85,43 @@ def counter_offers(
     return [offer for offer in offers if set(offer.fields) <= EnvironmentSpec.model_fields.keys()][:OFFERS]
 
 
-def ahead_in_words(one: Waiting, ahead: Iterable[Waiting]) -> list[str]:
-    """How many are ahead, by whose they are and what they ask for; never whose by name."""
-    mine = one.ask
-    groups: Counter[tuple[int, str]] = Counter()
-    for other in ahead:
-        row = other.ask
-        whose = 0 if row.owner_id == mine.owner_id else 1 if row.customer_id == mine.customer_id else 2
+class Ahead:
+    """How many are ahead, by whose they are and what they ask for; never whose by name.
+
+    Kept while the queue is walked, so that a long one is walked once.
+    """
+
+    def __init__(self) -> None:
+        self._all: Counter[str] = Counter()
+        self._by_customer: dict[str, Counter[str]] = defaultdict(Counter)
+        self._by_owner: dict[str, Counter[str]] = defaultdict(Counter)
+        self._by_both: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+
+    def add(self, one: Waiting) -> None:
+        """One more is ahead of those that follow."""
+        row = one.ask
         what = (words.either(row.gpu_models) or "any GPU model") if row.gpus else "CPU and memory"
-        groups[whose, what] += 1
-    of = ("of yours", "of your organisation", "of other customers")
-    return [
-        f"{count} {'request' if count == 1 else 'requests'} {of[whose]} "
-        f"{'asks' if count == 1 else 'ask'} for {what}"
-        for (whose, what), count in sorted(groups.items())
-    ]
+        for counted in (
+            self._all,
+            self._by_customer[row.customer_id],
+            self._by_owner[row.owner_id],
+            self._by_both[row.customer_id, row.owner_id],
+        ):
+            counted[what] += 1
+
+    def in_words(self, one: Waiting) -> list[str]:
+        """As the owner of ``one`` is told."""
+        row = one.ask
+        own = self._by_owner[row.owner_id]
+        others_here = self._by_customer[row.customer_id] - self._by_both[row.customer_id, row.owner_id]
+        groups = {
+            "of yours": own,
+            "of your organisation": others_here,
+            "of other customers": self._all - own - others_here,
+        }
+        return [
+            f"{count} {'request' if count == 1 else 'requests'} {whose} "
+            f"{'asks' if count == 1 else 'ask'} for {what}"
+            for whose, counted in groups.items()
+            for what, count in sorted(counted.items())
+        ]

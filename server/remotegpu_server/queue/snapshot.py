@@ -9,8 +9,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Select, func, null, select
+from sqlalchemy import Select, Text, any_, bindparam, func, null, select
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
 
 from remotegpu.types.environments import Reason
 from remotegpu_server import placement
@@ -151,14 +153,19 @@ async def ahead_of(db: AsyncSession, *, ask_id: str) -> list[placement.Request]:
 
 async def _waiting(db: AsyncSession, *, ids: list[str], now: datetime) -> list[Waiting]:
     environment, task, hub = tables.Environment, tables.Task, tables.HubStart
+    waiting = bindparam("waiting", ids, ARRAY(Text))  # one value, however long the queue is
     starting_s = await platform_settings.value(db, ENVIRONMENT_START_SILENCE_S)
     found = [
         *await db.execute(
             _asking(environment, hub.state)
             .outerjoin(hub, hub.environment_id == environment.id)
-            .where(environment.id.in_(ids))
+            .where(environment.id == any_(waiting))
         ),
-        *await db.execute(_asking(task, null()).where(task.id.in_(ids))),
+        *await db.execute(
+            _asking(task, null())
+            .options(*(defer(column, raiseload=True) for column in (task.script, task.command, task.env)))
+            .where(task.id == any_(waiting))
+        ),
     ]
     by_id = {
         ask.id: Waiting(

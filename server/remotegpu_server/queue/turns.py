@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -36,6 +37,7 @@ async def place_pending(work: Work) -> None:
         with by_itself("queue", one.ask.id):
             if not await turn.decide(one, ahead):
                 ahead.append(one)  # one that raises keeps nothing free for itself
+        await asyncio.sleep(0)  # a long queue holds up no request to this process
     if turn.messages:
         async with work.session() as db:
             await waits.store_messages(db, messages=turn.messages)
@@ -49,7 +51,8 @@ class _Pass:
         self._launch = Launch(vault=work.vault, workload_url=work.settings.workload_url)
         self._snapshot = snapshot
         self._fleet = snapshot.fleet
-        self._refused: dict[placement.Request, placement.Refusal] = {}
+        self._refused: dict[tuple[placement.Request, float | None], placement.Refusal] = {}
+        """By what is asked for, and for how long: those of an array are alike."""
         self.messages: dict[str, str] = {}
         """New words for the same reason: no news for the event stream."""
 
@@ -61,15 +64,16 @@ class _Pass:
         """Start it, or renew the reason why it waits. True: it waits no more, so it is in nobody's way."""
         if one.kept == "due":
             return False  # the hub was asked; those behind leave alone what it waits for
-        refusal = self._refused.get(one.request) if one.active and one.runs_for_s is None else None
+        kind = (one.request, one.runs_for_s)
+        refusal = self._refused.get(kind) if one.active else None
         if refusal is None:
             ahead = snapshots.blockers(one, before, {} if one.runs_for_s is None else self._certain_s)
             found = self._choose(one, ahead)
             if not one.active or isinstance(found, placement.Choice):
                 return await self._act(one, ahead)
             refusal = found
-            if one.runs_for_s is None and refusal.reason is not Reason.RESERVED:
-                self._refused[one.request] = refusal
+            if refusal.reason is not Reason.RESERVED:
+                self._refused[kind] = refusal
         await self._waits(one, refusal)
         return False
 

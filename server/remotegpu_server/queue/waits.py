@@ -14,6 +14,7 @@ from remotegpu.types.queue import EstimateAccuracy, Wait
 from remotegpu_server import authz, observability
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
+from remotegpu_server.placing import Ask
 from remotegpu_server.queue import outlook
 from remotegpu_server.queue import snapshot as snapshots
 
@@ -59,21 +60,23 @@ async def refresh(db: AsyncSession, *, only: frozenset[str] | None = None) -> di
         return {}
     past = await snapshots.past_runs(db)
     answers = outlook.outlooks(snapshot, past, snapshots.certain_starts_s(snapshot), only=only)
-    generations = {one.ask.id: one.ask.generation for one in snapshot.waiting}
-    await _store(db, answers, generations=generations)
+    asks = {one.ask.id: one.ask for one in snapshot.waiting}
+    await _store(db, answers, asks=asks)
     return answers
 
 
-async def _store(db: AsyncSession, answers: Mapping[str, Wait], *, generations: Mapping[str, int]) -> None:
-    if not answers:
+async def _store(db: AsyncSession, answers: Mapping[str, Wait], *, asks: Mapping[str, Ask]) -> None:
+    """Only what is news: a long queue that stands still writes nothing."""
+    now = {key: wait.model_dump(mode="json") for key, wait in answers.items()}
+    new = {key: told for key, told in now.items() if told != asks[key].outlook}
+    if not new:
         return
-    new = {key: wait.model_dump(mode="json") for key, wait in answers.items()}
     for statement in _OUTLOOKS:
         await db.execute(statement, {"new": json.dumps(new)})
     first = [
         {
             "ask_id": key,
-            "generation": generations[key],
+            "generation": asks[key].generation,
             "p50_at": wait.estimate.p50_at,
             "p90_at": wait.estimate.p90_at,
             "basis": str(wait.estimate.basis),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from remotegpu.types.environments import AllocatedGpu, Reason
 from remotegpu.types.queue import Wait
 from remotegpu.types.tasks import (
@@ -121,7 +123,7 @@ def _gpu(held: HeldGpu) -> AllocatedGpu:
 
 
 def attempt_to_wire(
-    row: tables.Attempt, *, host_name: str, placement: tables.Placement | None, gpu_seconds: float, late: bool
+    row: tables.Attempt, *, host_name: str, released_at: datetime | None, gpu_seconds: float, late: bool
 ) -> TaskAttempt:
     """What a reader of the task sees of one try."""
     return TaskAttempt(
@@ -145,5 +147,5 @@ def attempt_to_wire(
         claimed_at=row.claimed_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
-        released_at=placement.released_at if placement else None,
+        released_at=released_at,
     )

@@ -97,7 +97,7 @@ async def stop_task_array(array_id: str, db: Db, caller: Caller) -> TaskArraySta
     return await arrays.stop_array(db, actor=caller, array_id=array_id)
 
 
-@router.post("/v1/tasks/{task_id}:retry", summary="Run a task again")
+@router.post("/v1/tasks/{task_id}:retry", summary="Run a task again", dependencies=[IDEMPOTENT])
 async def retry_task(task_id: str, db: Db, caller: Caller) -> Task:
     """Only one that failed, was cancelled or timed out."""
     return await stop.retry_task(db, actor=caller, task_id=task_id)

@@ -145,9 +145,10 @@ class AsyncTasks(AsyncResource):
         """Stop a task: TERM, then KILL after its grace. One that has ended is answered as it is."""
         return await self._transport.call(Task, "POST", f"/v1/tasks/{segment(task_id)}:stop")
 
-    async def retry(self, task_id: str) -> Task:
+    async def retry(self, task_id: str, *, idempotency_key: str | None = None) -> Task:
         """Run a task once more that failed, was cancelled or timed out."""
-        return await self._transport.call(Task, "POST", f"/v1/tasks/{segment(task_id)}:retry")
+        path = f"/v1/tasks/{segment(task_id)}:retry"
+        return await self._transport.create(Task, path, body=None, idempotency_key=idempotency_key)
 
     async def logs(
         self,

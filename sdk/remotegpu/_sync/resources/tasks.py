@@ -144,9 +144,10 @@ class SyncTasks(SyncResource):
         """Stop a task: TERM, then KILL after its grace. One that has ended is answered as it is."""
         return self._transport.call(Task, "POST", f"/v1/tasks/{segment(task_id)}:stop")
 
-    def retry(self, task_id: str) -> Task:
+    def retry(self, task_id: str, *, idempotency_key: str | None = None) -> Task:
         """Run a task once more that failed, was cancelled or timed out."""
-        return self._transport.call(Task, "POST", f"/v1/tasks/{segment(task_id)}:retry")
+        path = f"/v1/tasks/{segment(task_id)}:retry"
+        return self._transport.create(Task, path, body=None, idempotency_key=idempotency_key)
 
     def logs(
         self,

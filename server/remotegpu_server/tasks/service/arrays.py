@@ -87,10 +87,15 @@ def _hosts(array_id: str) -> Select[str]:
 async def _cancel_waiting(db: AsyncSession, *, array_id: str, message: str, actor: Actor) -> None:
     """One statement for the rows, and one for their events: as ``tasks.lifecycle`` does it for one."""
     task, event = tables.Task, tables.Event
-    waiting = select(task.id).where(task.array_id == array_id, task.status == "pending")
+    waiting = (
+        select(task.id)
+        .where(task.array_id == array_id, task.status == "pending")
+        .order_by(task.id)
+        .with_for_update(key_share=True)
+    )
     cancelled = (
         update(task)
-        .where(task.id.in_(waiting.order_by(task.id).with_for_update()), task.status == "pending")
+        .where(task.id.in_(waiting), task.status == "pending")
         .values(
             status="cancelled",
             reason=str(Reason.CANCELLED),

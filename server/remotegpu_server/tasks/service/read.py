@@ -12,6 +12,7 @@ from remotegpu_server import authz
 from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
+from remotegpu_server.quotas.queries import EVERY_ALLOCATION
 from remotegpu_server.tasks import convert, queries
 
 
@@ -60,7 +61,7 @@ def _visible(actor: Actor) -> ColumnElement[bool]:
     if sees.everything:
         return row.id.is_not(None)
     if actor.kind == "workload":
-        return row.owner_id == actor.user_id
+        return (row.owner_id == actor.user_id) & row.workspace_id.in_(list(actor.workspaces))
     found: ColumnElement[bool] = row.workspace_id.in_(sees.workspace_ids)
     return found if sees.customer_id is None else found | (row.customer_id == sees.customer_id)
 
@@ -111,7 +112,8 @@ async def list_attempts(
 ) -> Page[TaskAttempt]:
     """The tries of a task, the newest first."""
     await visible(db, actor=actor, action=Action.TASK_READ, task_id=task_id)
-    row, held, promised = tables.Attempt, tables.Placement, tables.Allocation
+    row, held, promised = tables.Attempt, tables.Placement, EVERY_ALLOCATION
+    past = tables.placements_history
     seconds = func.extract("epoch", func.coalesce(promised.released_at, func.now()) - promised.allocated_at)
     gpu_seconds = (
         select(func.coalesce(func.sum(seconds * promised.gpu_fraction), 0.0))
@@ -120,9 +122,10 @@ async def list_attempts(
     )
     late = row.finished_at.is_(None) & func.coalesce(row.lease_expires_at < func.now(), False)
     found = (
-        select(row, tables.Host.name, held, gpu_seconds, late)
+        select(row, tables.Host.name, func.coalesce(held.released_at, past.c.released_at), gpu_seconds, late)
         .join(tables.Host, tables.Host.id == row.host_id)
         .outerjoin(held, held.attempt_id == row.id)
+        .outerjoin(past, past.c.attempt_id == row.id)
         .where(row.task_id == task_id)
         .order_by(row.number.desc(), row.rank.desc(), row.id)
         .limit(limit + 1)
@@ -135,8 +138,8 @@ async def list_attempts(
     rows = (await db.execute(found)).all()
     items = [
         convert.attempt_to_wire(
-            attempt, host_name=host_name, placement=placement, gpu_seconds=float(gpu_s), late=is_late
+            attempt, host_name=host_name, released_at=released_at, gpu_seconds=float(gpu_s), late=is_late
         )
-        for attempt, host_name, placement, gpu_s, is_late in rows[:limit]
+        for attempt, host_name, released_at, gpu_s, is_late in rows[:limit]
     ]
     return Page[TaskAttempt](items=items, next_cursor=items[-1].id if len(rows) > limit else None)

@@ -13,11 +13,15 @@ from remotegpu_server.attempts import lifecycle as attempts
 from remotegpu_server.authz import SYSTEM, Action, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
+from remotegpu_server.images import service as images
 from remotegpu_server.notifications import service as notifications
 from remotegpu_server.tasks import convert, lifecycle, queries
 from remotegpu_server.tasks.service import read
 from remotegpu_server.tokens import service as tokens
 from remotegpu_server.workspaces import service as workspaces
+
+PLACED_MEANWHILE = 3
+"""So often the queue may place a task between two looks at it."""
 
 
 async def stop_task(db: AsyncSession, *, actor: Actor, task_id: str) -> Task:
@@ -29,7 +33,7 @@ async def stop_task(db: AsyncSession, *, actor: Actor, task_id: str) -> Task:
 
 
 async def _locked(db: AsyncSession, *, actor: Actor, task_id: str) -> tables.Task:
-    await read.visible(db, actor=actor, action=Action.TASK_STOP, task_id=task_id)
+    await read.visible_row(db, actor=actor, action=Action.TASK_STOP, task_id=task_id)
     task = await locked_with_hosts(db, task_id=task_id)
     if task is None:
         raise NotFound("There is no such task.")
@@ -37,12 +41,26 @@ async def _locked(db: AsyncSession, *, actor: Actor, task_id: str) -> tables.Tas
 
 
 async def locked_with_hosts(db: AsyncSession, *, task_id: str) -> tables.Task | None:
-    """The task, locked after the hosts on which it is now."""
+    """The task, locked after the hosts on which it is now.
+
+    Where the queue placed it in between, the locks are given back and taken anew, in the right order.
+    """
+    for _ in range(PLACED_MEANWHILE):
+        async with db.begin_nested() as taken:
+            hosts = await _hosts_of(db, task_id=task_id)
+            for host_id in hosts:
+                await holds.lock_host(db, host_id=host_id)
+            task = await queries.lock(db, task_id=task_id)
+            if set(await _hosts_of(db, task_id=task_id)) <= set(hosts):
+                return task
+            await taken.rollback()
+    raise StateConflict("The task is being moved at this moment.", hint="Try again.")
+
+
+async def _hosts_of(db: AsyncSession, *, task_id: str) -> list[str]:
     row = tables.Attempt
     hosts = select(row.host_id).where(row.task_id == task_id, row.finished_at.is_(None)).distinct()
-    for host_id in sorted(await db.scalars(hosts)):
-        await holds.lock_host(db, host_id=host_id)
-    return await queries.lock(db, task_id=task_id)
+    return sorted(await db.scalars(hosts))
 
 
 async def end_by_itself(db: AsyncSession, *, task_id: str, reason: Reason, message: str) -> bool:
@@ -132,11 +150,12 @@ async def end(db: AsyncSession, *, task: tables.Task, reason: Reason, message: s
 
 async def retry_task(db: AsyncSession, *, actor: Actor, task_id: str) -> Task:
     """Run a task that ended badly once more, with its retries given back."""
-    bundle = await read.visible(db, actor=actor, action=Action.TASK_STOP, task_id=task_id)
-    await tokens.require_active(db, *sorted({bundle.task.owner_id, *filter(None, (actor.user_id,))}))
-    workspace = await db.get(tables.Workspace, bundle.task.workspace_id, with_for_update={"read": True})
+    seen = await read.visible_row(db, actor=actor, action=Action.TASK_STOP, task_id=task_id)
+    await tokens.require_active(db, *sorted({seen.owner_id, *filter(None, (actor.user_id,))}))
+    workspace = await db.get(tables.Workspace, seen.workspace_id, with_for_update={"read": True})
     assert workspace is not None, "tasks keep their workspace"
     workspaces.require_active(workspace)
+    await images.allowed(db, image=seen.image_id, workspace=workspace)
     task = await queries.lock(db, task_id=task_id)
     assert task is not None, "it was just there"
     if task.status not in ("failed", "cancelled", "timed_out"):

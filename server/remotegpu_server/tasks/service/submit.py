@@ -7,7 +7,7 @@ from typing import Any, cast
 from sqlalchemy import Table, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from remotegpu.errors import Invalid, NotFound, QuotaExceeded, Unsatisfiable
+from remotegpu.errors import Conflict, Invalid, NotFound, QuotaExceeded, Unsatisfiable
 from remotegpu.types.environments import Reason
 from remotegpu.types.tasks import Dependency, TaskCreate, TaskSubmitted
 from remotegpu_server import authz
@@ -19,7 +19,7 @@ from remotegpu_server.events import service as events
 from remotegpu_server.images import service as images
 from remotegpu_server.placing import Launch
 from remotegpu_server.platform_settings import service as platform_settings
-from remotegpu_server.platform_settings.registry import TASK_ARRAY_MAX
+from remotegpu_server.platform_settings.registry import TASK_ARRAY_MAX, TASK_WAITING_MAX
 from remotegpu_server.queue import snapshot as snapshots
 from remotegpu_server.reservations import enforcement as reservations
 from remotegpu_server.tasks import convert, lifecycle, queries
@@ -126,9 +126,24 @@ async def _insert(
             {"id": tables.new_id("tsk"), "array_id": array_id, "array_index": index}
             for index in range(body.array.size)
         ]
+    await _require_room(db, actor=actor, more=len(rows))
     await db.execute(insert(cast("Table", tables.Task.__table__)).values(**values), rows)
     await _record(db, actor=actor, body=body, ids=[row["id"] for row in rows], workspace=workspace)
     return [row["id"] for row in rows]
+
+
+async def _require_room(db: AsyncSession, *, actor: Actor, more: int) -> None:
+    """One person's waiting tasks are bounded: everybody's start looks through all of them."""
+    row = tables.Task
+    found = select(func.count()).where(row.status == "pending", row.owner_id == actor.user_id)
+    waiting = await db.scalar(found) or 0
+    most = await platform_settings.value(db, TASK_WAITING_MAX)
+    if waiting + more > most:
+        raise Conflict(
+            f"{waiting} of your tasks wait already; {more} more would be above the limit of {most}.",
+            hint="Submit them when some have started, or let each task do more.",
+            data={"waiting": waiting, "limit": most},
+        )
 
 
 async def _array(db: AsyncSession, *, body: TaskCreate) -> str:
@@ -156,7 +171,7 @@ async def _depend(db: AsyncSession, *, actor: Actor, task_ids: list[str], on: li
         return False
     wanted = {one.task_id: one.condition for one in on}
     row = tables.Task
-    known = (await db.scalars(select(row).where(row.id.in_(wanted)).with_for_update(read=True))).all()
+    known = (await db.scalars(select(row).where(row.id.in_(wanted)))).all()
     for task in known:
         authz.require(
             actor,
