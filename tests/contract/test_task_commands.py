@@ -195,8 +195,15 @@ async def test_run_detached_prints_the_id(run: Shell, agent: HollowAgent) -> Non
 
 
 def started(**options: Any) -> subprocess.Popen[str]:
-    """`remotegpu run` in a process of its own."""
-    return subprocess.Popen(RUN, **options)
+    """`remotegpu run` as a process in which Ctrl-C counts: in the background of a script it would not."""
+    own = options.pop("preexec_fn", None)
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if own is not None:
+            own()
+
+    return subprocess.Popen(RUN, preexec_fn=prepare, **options)
 
 
 RUN = [sys.executable, "-m", "remotegpu", "run", "--image", "base", "--", "train"]

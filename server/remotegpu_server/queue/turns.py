@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -38,6 +39,9 @@ async def place_pending(work: Work) -> None:
             if not await turn.decide(one, ahead):
                 ahead.append(one)  # one that raises keeps nothing free for itself
         await asyncio.sleep(0)  # a long queue holds up no request to this process
+    for (reason, message), task_ids in turn.news.items():
+        async with work.session() as db:
+            await tasks.wait(db, task_ids=task_ids, reason=reason, message=message)
     if turn.messages:
         async with work.session() as db:
             await waits.store_messages(db, messages=turn.messages)
@@ -55,6 +59,8 @@ class _Pass:
         """By what is asked for, and for how long: those of an array are alike."""
         self.messages: dict[str, str] = {}
         """New words for the same reason: no news for the event stream."""
+        self.news: dict[tuple[Reason, str], list[str]] = defaultdict(list)
+        """Tasks that wait for something else than before, by what that is."""
 
     @cached_property
     def _certain_s(self) -> dict[str, float]:
@@ -111,13 +117,13 @@ class _Pass:
             if row.message != refusal.detail:
                 self.messages[row.id] = refusal.detail
             return
+        if isinstance(row, tables.Task):
+            self.news[refusal.reason, refusal.detail].append(row.id)
+            return
         try:
             async with self._work.session() as db:
                 reason, message = refusal.reason, refusal.detail
-                if isinstance(row, tables.Task):
-                    await tasks.wait(db, task_id=row.id, reason=reason, message=message)
-                else:
-                    await environments.wait(db, environment_id=row.id, reason=reason, message=message)
+                await environments.wait(db, environment_id=row.id, reason=reason, message=message)
         except StateConflict:
             _log.info("queue_item_moved", ask=row.id)
 

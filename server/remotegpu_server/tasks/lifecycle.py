@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import func, update
+from sqlalchemy import CTE, cast, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import StateConflict
@@ -82,6 +83,36 @@ async def move(
     )
     if to in ENDED:
         notify(db, "queue")  # others may have waited for it
+
+
+async def tell_all(
+    db: AsyncSession, *, moved: CTE, before: Status, to: Status, reason: Reason, message: str, actor: Actor
+) -> None:
+    """The events of many moves in one statement. ``moved`` is the UPDATE that makes them, with the columns
+    id, customer_id, owner_id, workspace_id and generation.
+    """
+    event = tables.Event
+    data = func.jsonb_build_object(
+        "from", str(before), "to", str(to), "attempt", moved.c.generation, "exit_code", None
+    )
+    said = {
+        event.kind: literal("task.status"),
+        event.subject_type: literal("task"),
+        event.subject_id: moved.c.id,
+        event.actor: literal(actor.name),
+        event.customer_id: moved.c.customer_id,
+        event.user_id: moved.c.owner_id,
+        event.workspace_id: moved.c.workspace_id,
+        event.reason: literal(str(reason)),
+        event.message: literal(message),
+        event.data: cast(data, JSONB),
+    }
+    made = await db.scalars(
+        insert(event)
+        .from_select([column.key for column in said], select(*said.values()))
+        .returning(event.subject_id)
+    )
+    notify(db, events.STREAM_KEY, *(f"task:{one}" for one in made))
 
 
 async def attempt_ended(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Select, cast, func, insert, literal, select, update
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import NotFound
@@ -13,7 +12,7 @@ from remotegpu_server import holds
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
-from remotegpu_server.events import service as events
+from remotegpu_server.tasks import lifecycle
 from remotegpu_server.tasks.service import read, stop
 
 
@@ -86,7 +85,7 @@ def _hosts(array_id: str) -> Select[str]:
 
 async def _cancel_waiting(db: AsyncSession, *, array_id: str, message: str, actor: Actor) -> None:
     """One statement for the rows, and one for their events: as ``tasks.lifecycle`` does it for one."""
-    task, event = tables.Task, tables.Event
+    task = tables.Task
     waiting = (
         select(task.id)
         .where(task.array_id == array_id, task.status == "pending")
@@ -109,24 +108,13 @@ async def _cancel_waiting(db: AsyncSession, *, array_id: str, message: str, acto
         .returning(task.id, task.customer_id, task.owner_id, task.workspace_id, task.generation)
         .cte("cancelled")
     )
-    data = func.jsonb_build_object(
-        "from", "pending", "to", "cancelled", "attempt", cancelled.c.generation, "exit_code", None
+    await lifecycle.tell_all(
+        db,
+        moved=cancelled,
+        before=lifecycle.Status.PENDING,
+        to=lifecycle.Status.CANCELLED,
+        reason=Reason.CANCELLED,
+        message=message,
+        actor=actor,
     )
-    said = {
-        event.kind: literal("task.status"),
-        event.subject_type: literal("task"),
-        event.subject_id: cancelled.c.id,
-        event.actor: literal(actor.name),
-        event.customer_id: cancelled.c.customer_id,
-        event.user_id: cancelled.c.owner_id,
-        event.workspace_id: cancelled.c.workspace_id,
-        event.reason: literal(str(Reason.CANCELLED)),
-        event.message: literal(message),
-        event.data: cast(data, JSONB),
-    }
-    made = await db.scalars(
-        insert(event)
-        .from_select([column.key for column in said], select(*said.values()))
-        .returning(event.subject_id)
-    )
-    notify(db, events.STREAM_KEY, "queue", *(f"task:{one}" for one in made))
+    notify(db, "queue")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Text, any_, bindparam, insert, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import QuotaExceeded
@@ -16,7 +17,7 @@ from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
 from remotegpu_server.placing import Launch
 from remotegpu_server.reservations import enforcement as reservations
-from remotegpu_server.tasks import lifecycle, queries
+from remotegpu_server.tasks import lifecycle
 from remotegpu_server.tokens import service as tokens
 
 CLAIMABLE = "claimable:{host_id}"
@@ -62,11 +63,26 @@ async def start(
     return refusal is None
 
 
-async def wait(db: AsyncSession, *, task_id: str, reason: Reason, message: str) -> None:
-    """It still waits, and for something else."""
-    task = await queries.lock(db, task_id=task_id)
-    if task is not None and task.status == "pending":
-        await _still_waits(db, task, reason, message)
+async def wait(db: AsyncSession, *, task_ids: Sequence[str], reason: Reason, message: str) -> None:
+    """They still wait, and for something else: an array is told at once."""
+    row = tables.Task
+    still = (
+        select(row.id)
+        .where(row.id == any_(bindparam("waiting", list(task_ids), ARRAY(Text))), row.status == "pending")
+        .order_by(row.id)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    told = (
+        update(row)
+        .where(row.id.in_(still))
+        .values(reason=str(reason), message=message)
+        .returning(row.id, row.customer_id, row.owner_id, row.workspace_id, row.generation)
+        .cte("told")
+    )
+    pending = lifecycle.Status.PENDING
+    await lifecycle.tell_all(
+        db, moved=told, before=pending, to=pending, reason=reason, message=message, actor=SYSTEM
+    )
 
 
 async def _still_waits(db: AsyncSession, task: tables.Task, reason: Reason, message: str) -> None:
