@@ -78,6 +78,12 @@ class ScriptedAttempts:
                 self.told[spec.id] = Told(spec)
             self._server.bump()
 
+    def assign_quietly(self, spec: ClaimedAttempt) -> None:
+        """A claim finds it, and no list of what may run is sent: nothing else makes the agent ask."""
+        with self._server.changed:
+            self.told[spec.id] = Told(spec)
+            self._server.changed.notify_all()
+
     def stop(self, attempt_id: str, reason: str = "cancelled") -> None:
         with self._server.changed:
             self.told[attempt_id].stop_reason = reason

@@ -257,6 +257,18 @@ def test_frozen_agent_is_fenced_by_its_guard_and_writes_nothing_once_awake(
     assert leftovers(task_agent) == []
 
 
+def test_task_longer_than_its_fence_is_renewed_and_succeeds(
+    process_agent: AgentProcess, server: ScriptedServer
+) -> None:
+    server.attempts.fence_s, server.attempts.renew_in_s = 2.0, 0.4
+    process_agent.start()
+    server.until("the agent waits for work", lambda: server.attempts.claims)
+    server.attempts.assign_quietly(shell("sleep 5; echo done"))
+    told = finish(server)
+    assert (ending(told), told.output) == (("succeeded", "succeeded", 0), b"done\n")
+    assert told.renewed >= 5
+
+
 def test_agent_without_contact_ends_the_attempt_itself_after_the_fence(
     process_agent: AgentProcess, server: ScriptedServer
 ) -> None:

@@ -280,12 +280,12 @@ class Attempt:
     async def _renew(self) -> None:
         """Keep the lease from its acceptance to its result, and whenever there is a doubt."""
         while True:
-            pause = max(0.05, self._renew_at - boottime()) if self._renew_at else None
+            pause = max(0.05, self._renew_at - boottime()) if self._renew_at else LOOK_EVERY_S
             try:
-                async with asyncio.timeout(None if pause is None else min(pause, LOOK_EVERY_S)):
+                async with asyncio.timeout(min(pause, LOOK_EVERY_S)):
                     await self._ask_now.wait()
             except TimeoutError:
-                if boottime() < self._renew_at:
+                if not self._renew_at or boottime() < self._renew_at:  # not accepted yet, or not due
                     continue
             self._ask_now.clear()
             try:
