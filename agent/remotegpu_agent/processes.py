@@ -15,7 +15,7 @@ _STATE, _SESSION, _START_TICKS = 0, 3, 19
 
 def _stat(pid: int) -> list[str] | None:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")  # a program's name may be any bytes
     except OSError:
         return None
     fields = text[text.rindex(")") + 2 :].split()
