@@ -131,21 +131,27 @@ class Attempt:
         if self.started is None:
             await self._accept()
             try:
-                if (stop := self._why() or await self._prepare()) is not None:
-                    return self._keep(results.of_stop(stop, None))
-                await self._start()
+                if (stop := self._why() or await self._prepare() or await self._start()) is not None:
+                    return self._kept_away(stop)
             except StartRefused as refused:
                 log.warning("attempt %s cannot start: %s", self.spec.id, refused.message)
                 return self._keep(results.of_refusal(refused))
         assert self.started is not None, "it was started just now or before"
         if not self.started.this_boot:
             return self._keep(results.of_lost(rebooted=True))
-        if await self._runtime.look(self._folder) in (Life.NOTHING, Life.CREATED):
+        life = await self._runtime.look(self._folder)
+        if life in (Life.NOTHING, Life.CREATED):
             return self._keep(results.of_lost(rebooted=False))
         if self._told_start is None:
             self._told_start = asyncio.create_task(self._tell_start(), name=f"start-{self.spec.id}")
-        stop = await self._watch()
+        stop = await self._watch(life)
         return await self._collect(stop)
+
+    def _kept_away(self, stop: Stop) -> AttemptResult:
+        """It must end before it has begun. Raises Refused."""
+        if stop.why == "refused":
+            raise Refused("it was refused before it was started")
+        return self._keep(results.of_stop(stop, None))
 
     async def _accept(self) -> None:
         self._take(*await self._link.lease(self._link.api.accept_attempt))
@@ -160,17 +166,19 @@ class Attempt:
             if fetch.done():
                 await fetch
                 return None
-            if stop is not None and stop.why == "refused":
-                raise Refused("it was refused before it was started")
             return stop
         finally:
             await _cancel(fetch)
 
-    async def _start(self) -> None:
+    async def _start(self) -> Stop | None:
+        """Answers why it must not be started after all: this agent may have been frozen meanwhile."""
         self._folder.prepare(self.spec)
+        if (stop := self._why()) is not None:
+            return stop
         self.started = self._folder.mark_started()
         await self._runtime.start(self.spec, self._folder, self._link.epoch)
         fault_points.hit(fault_points.TASK_STARTED)
+        return None
 
     async def _tell_start(self) -> None:
         try:
@@ -178,14 +186,17 @@ class Attempt:
         except (Refused, errors.ApiError) as error:
             log.info("attempt %s: its start was not wanted: %s", self.spec.id, error)
 
-    async def _watch(self) -> Stop | None:
-        """Until its main process has ended; by itself (``None``), or because it was made to."""
+    async def _watch(self, life: Life) -> Stop | None:
+        """Until its main process has ended; by itself (``None``), or because it was made to.
+
+        One that ended while nobody looked keeps its own end, however late that is found.
+        """
         ended = asyncio.create_task(self._runtime.wait_end(self._folder))
         shipping = asyncio.create_task(self._side_work(), name=f"output-{self.spec.id}")
         try:
             self._write_lease()
             self._folder.forget_secrets(self.spec)
-            stop = self._folder.stop()
+            stop = self._folder.stop() or (self._why() if life is Life.RUNNING else None)
             while not ended.done() and stop is None:
                 await self._pause(ended)
                 stop = None if ended.done() else self._why()

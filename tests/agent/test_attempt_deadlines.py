@@ -1,0 +1,132 @@
+"""Deadlines of an attempt that pass while its agent is frozen or away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from task_specs import shell
+
+from remotegpu.types.agent import AttemptLease, AttemptLogsReply, AttemptResult, ClaimedAttempt
+from remotegpu_agent.tasks import attempt
+from remotegpu_agent.tasks.folders import Folder, boottime
+from remotegpu_agent.tasks.link import Link
+from remotegpu_agent.tasks.runtime import End, Life, TaskRuntime
+
+
+class Stage:
+    """A link to a server that takes everything, and a runtime with one attempt."""
+
+    def __init__(self, life: Life, *, fence_s: float = 99.0) -> None:
+        self.life = life
+        self.fence_s = fence_s
+        self.calls: list[str] = []
+        self.result: AttemptResult | None = None
+        self.refused = asyncio.Event()
+        self.epoch = 1
+        self.api = self
+        self.accept_attempt = self.renew_attempt = None
+        self._ended = asyncio.Event()
+        if life is Life.ENDED:
+            self._ended.set()
+
+    async def lease(self, call: Any) -> tuple[AttemptLease, float]:
+        lease = AttemptLease(
+            lease_s=9, renew_in_s=9, fence_s=self.fence_s, fence_grace_s=1, stop=False, stop_reason=None
+        )
+        return lease, boottime()
+
+    async def logs(self, sequence: int, data: str, *, truncated: bool) -> AttemptLogsReply:
+        return AttemptLogsReply(next_sequence=sequence + 1, next_in_s=0)
+
+    async def complete(self, result: AttemptResult) -> None:
+        self.result = result
+
+    async def release(self) -> None:
+        self.calls.append("release")
+
+    async def fetch_image(self, spec: ClaimedAttempt) -> None:
+        """It is there."""
+
+    async def start(self, *_: Any) -> None:
+        if _:
+            self.calls.append("start")
+
+    async def look(self, folder: Folder) -> Life:
+        return self.life
+
+    async def wait_end(self, folder: Folder) -> None:
+        await self._ended.wait()
+
+    async def terminate(self, folder: Folder) -> None:
+        self.calls.append("terminate")
+        self.life = Life.ENDED
+        self._ended.set()
+
+    async def kill(self, folder: Folder) -> None:
+        """Nothing is left."""
+
+    async def end_of(self, folder: Folder) -> End:
+        return End(exit_code=0, out_of_memory=False, peak_memory_bytes=None, search_path=None)
+
+    async def remove(self, folder: Folder) -> None:
+        """Nothing is left."""
+
+    def guard_facts(self, folder: Folder) -> dict[str, Any]:
+        return {}
+
+
+def run(root: Path, stage: Stage, *, started_ago_s: float | None) -> AttemptResult:
+    spec, folder = shell("true", timeout_s=60.0), Folder(root, "att-1")
+    folder.store(spec)
+    if started_ago_s is not None:
+        folder.prepare(spec)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("remotegpu_agent.tasks.folders.boottime", lambda: boottime() - started_ago_s)
+            folder.mark_started()
+
+    async def go() -> None:
+        one = attempt.Attempt(
+            spec,
+            folder,
+            runtime=cast("TaskRuntime", stage),
+            link=cast("Link", stage),
+            on_removed=lambda: None,
+        )
+        await asyncio.wait_for(one.run(), 10)
+
+    asyncio.run(go())
+    assert stage.result is not None
+    return stage.result
+
+
+def test_agent_that_was_frozen_past_the_fence_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = Folder.prepare
+
+    def frozen(self: Folder, spec: ClaimedAttempt) -> None:
+        time.sleep(0.6)
+        prepare(self, spec)
+
+    monkeypatch.setattr(Folder, "prepare", frozen)
+    stage = Stage(Life.NOTHING, fence_s=0.5)
+    assert run(tmp_path, stage, started_ago_s=None).reason == "lease_lost"
+    assert stage.calls == ["release"]
+
+
+def test_task_over_its_timeout_is_ended_as_soon_as_it_is_taken_up(tmp_path: Path) -> None:
+    stage = Stage(Life.RUNNING)
+    began = time.monotonic()
+    assert run(tmp_path, stage, started_ago_s=100).reason == "timeout"
+    assert stage.calls == ["terminate", "release"]
+    assert time.monotonic() - began < 0.5
+
+
+def test_task_that_ended_while_nobody_looked_keeps_its_end_after_its_timeout(tmp_path: Path) -> None:
+    stage = Stage(Life.ENDED)
+    assert run(tmp_path, stage, started_ago_s=100).reason == "succeeded"
+    assert stage.calls == ["release"]
