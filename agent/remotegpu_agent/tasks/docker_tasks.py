@@ -8,6 +8,7 @@ cannot be taken up again at a byte after a restart.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,12 @@ from remotegpu_agent.tasks.environment import environment
 from remotegpu_agent.tasks.folders import Folder
 from remotegpu_agent.tasks.runtime import End, Life
 
+log = logging.getLogger(__name__)
+
 TERM = "SIGTERM"
 KILL_WAIT_S = 10.0
+ASK_AGAIN_S = 1.0
+"""After an engine that did not answer, or not sensibly."""
 
 
 class DockerTasks:
@@ -116,16 +121,22 @@ class DockerTasks:
         return Life.RUNNING if state["Running"] else Life.ENDED
 
     async def wait_end(self, folder: Folder) -> None:
+        """Only a container that is gone, or seen not to run, has ended; else it is asked again."""
         while True:
             try:
-                await self._engine.wait_container(container_spec.container_name(folder.attempt_id))
+                await self._wait(folder)
+                if await self.look(folder) is not Life.RUNNING:
+                    return
             except RuntimeUnavailable:
-                await asyncio.sleep(1)
-                continue
-            except EngineError:
-                return
-            if await self.look(folder) is not Life.RUNNING:
-                return
+                await asyncio.sleep(ASK_AGAIN_S)
+
+    async def _wait(self, folder: Folder) -> None:
+        try:
+            await self._engine.wait_container(container_spec.container_name(folder.attempt_id))
+        except EngineError as error:
+            if error.status != 404:
+                log.warning("attempt %s: the engine does not wait: %s", folder.attempt_id, error.message)
+                await asyncio.sleep(ASK_AGAIN_S)
 
     async def terminate(self, folder: Folder) -> None:
         """The container's init hands it to the whole process group."""
