@@ -69,13 +69,14 @@ class Tasks:
             for coroutine in (
                 self._claim_forever(),
                 self._measure(),
-                self._remove_strays(),
                 self._keep_guard(),
+                self._remove_strays(),
             )
         ]
+        endless = work[:3]
         try:
-            await asyncio.wait({self._broken, *work[:2]}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (self._broken, *work[:2]):
+            await asyncio.wait({self._broken, *endless}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (self._broken, *endless):
                 if task.done():
                     await task
         finally:
@@ -256,6 +257,9 @@ class Tasks:
             except RuntimeUnavailable as error:
                 log.warning("attempts cannot be listed: %s", error)
                 await asyncio.sleep(REFUSED_PAUSE_S / 6)
+            except Exception:  # what is known here goes on; the next start looks again
+                log.exception("attempts cannot be listed: what runs without a record stays")
+                return
         for attempt_id in strays - self._attempts.keys():
             if not (self._root / attempt_id).exists():
                 log.warning("attempt %s: there is something of it, and no record", attempt_id)

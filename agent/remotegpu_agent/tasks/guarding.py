@@ -25,14 +25,15 @@ class Guard:
         self._state_dir = state_dir
         self._engine = (engine or os.environ.get("DOCKER_HOST") or DOCKER_SOCKET).partition("://")[2]
         self._child: subprocess.Popen[bytes] | None = None
+        self._trouble: str | None = None
 
     def ensure(self) -> None:
-        """Start it unless one holds the lock."""
+        """Start it unless one holds the lock. What hinders that is said once, and tried again."""
         if self._child is not None and self._child.poll() is None:
             return
-        if self._locked():
-            return
         try:
+            if self._locked():
+                return
             with (self._state_dir / "guard.log").open("ab") as output:
                 self._child = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(PROGRAM), str(self._state_dir), self._engine],
@@ -43,8 +44,11 @@ class Guard:
                     env={},
                     start_new_session=True,
                 )
+            self._trouble = None
         except OSError as error:
-            log.error("the guard does not start: %s", error)
+            if str(error) != self._trouble:
+                log.error("the guard does not start: %s", error)
+            self._trouble = str(error)
 
     def leave(self) -> None:
         """It goes on; without a code Popen would warn that it still runs."""
