@@ -12,11 +12,13 @@ import fcntl
 import json
 import os
 import signal
+import stat
 import sys
 import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Any
 
 LOOK_EVERY_S = 0.5
@@ -24,6 +26,7 @@ AGENT_FIRST_S = 1.0
 """An agent that lives ends it by itself, in the moment of the fence."""
 IDLE_S = 10.0
 ENGINE_S = 10.0
+LOG_BYTES = 1_000_000
 
 
 def main(state_dir: str, docker_socket: str) -> None:
@@ -32,12 +35,23 @@ def main(state_dir: str, docker_socket: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
+    shorten_log()
     attempts = os.path.join(state_dir, "attempts")
     idle_since = now()
     while now() - idle_since < IDLE_S:
         if look(attempts, docker_socket):
             idle_since = now()
         time.sleep(LOOK_EVERY_S)
+
+
+def shorten_log() -> None:
+    """What earlier guards said goes, once it is much. It was opened to append: writing begins anew."""
+    try:
+        found = os.fstat(sys.stdout.fileno())
+        if stat.S_ISREG(found.st_mode) and found.st_size > LOG_BYTES:
+            os.ftruncate(sys.stdout.fileno(), 0)
+    except OSError:
+        return
 
 
 def now() -> float:
@@ -148,28 +162,45 @@ def started(pid: int) -> int | None:
 
 def signal_container(container: str, number: int, docker_socket: str) -> bool:
     """Answers whether it ran, as far as one knows."""
-    import socket  # only hosts with containers need it
-
     request = f"POST /containers/{container}/kill?signal={number} HTTP/1.0\r\nHost: docker\r\n\r\n"
     try:
-        if docker_socket.startswith("/"):
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            connection.settimeout(ENGINE_S)
-            connection.connect(docker_socket)
-        else:
-            host, _, port = docker_socket.rpartition(":")
-            connection = socket.create_connection((host, int(port)), ENGINE_S)
-        with connection:
+        with connect(docker_socket) as connection:
             connection.sendall(request.encode())
             answer = connection.recv(256).split(b"\r\n")[0].decode(errors="replace")
     except (OSError, ValueError) as error:
-        say(f"the engine at {docker_socket} does not answer: {error}")
+        say_once(container, f"the engine at {docker_socket} does not answer: {error}")
         return True
     if " 404" in answer or " 409" in answer:  # it is gone, or does not run
         return False
     if " 204" not in answer:
-        say(f"the engine does not end {container}: {answer}")
+        say_once(container, f"the engine does not end it: {answer}")
     return True
+
+
+def connect(docker_socket: str) -> socket.socket:
+    import socket  # only hosts with containers need it
+
+    if not docker_socket.startswith("/"):
+        host, _, port = docker_socket.rpartition(":")
+        return socket.create_connection((host, int(port)), ENGINE_S)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(ENGINE_S)
+    try:
+        connection.connect(docker_socket)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+_said: set[tuple[str, str]] = set()
+
+
+def say_once(name: str, text: str) -> None:
+    """It is looked at twice a second, and an engine may be away for days."""
+    if (name, text) not in _said:
+        _said.add((name, text))
+        say(f"{name}: {text}")
 
 
 def say(text: str) -> None:
