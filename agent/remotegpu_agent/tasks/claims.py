@@ -15,7 +15,7 @@ from remotegpu_agent.runtime import RuntimeUnavailable, StillThere
 from remotegpu_agent.settings import Settings, write_private
 from remotegpu_agent.sync import Sync
 from remotegpu_agent.tasks.attempt import Attempt
-from remotegpu_agent.tasks.folders import Folder, stored
+from remotegpu_agent.tasks.folders import Folder, remove_leftovers, stored
 from remotegpu_agent.tasks.guarding import Guard
 from remotegpu_agent.tasks.link import AttemptApi, Link
 from remotegpu_agent.tasks.runtime import TaskRuntime
@@ -71,6 +71,7 @@ class Tasks:
                 self._measure(),
                 self._keep_guard(),
                 self._remove_strays(),
+                self._remove_leftovers(),
             )
         ]
         endless = work[:3]
@@ -122,12 +123,14 @@ class Tasks:
 
     def _adopt(self) -> None:
         for folder in stored(self._root):
-            spec = folder.load()
-            if spec is not None:
-                self._own(spec, folder)
-            else:
-                log.error("%s holds no attempt and is removed", folder.path)
-                folder.remove()
+            try:
+                if (spec := folder.load()) is not None:
+                    self._own(spec, folder)
+                else:
+                    log.error("%s holds no attempt and is removed", folder.path)
+                    folder.remove()
+            except OSError as error:  # one bad folder must not hold up the others
+                log.error("%s is left as it is: %s", folder.path, error)
 
     def _own(self, spec: ClaimedAttempt, folder: Folder) -> None:
         attempt = Attempt(
@@ -264,6 +267,12 @@ class Tasks:
             if not (self._root / attempt_id).exists():
                 log.warning("attempt %s: there is something of it, and no record", attempt_id)
                 self._release(attempt_id)
+
+    async def _remove_leftovers(self) -> None:
+        try:
+            await asyncio.to_thread(remove_leftovers, self._root)
+        except OSError as error:
+            log.error("leftovers of released attempts stay: %s", error)
 
     async def _measure(self) -> None:
         """Keep the peaks of memory and GPU memory, where somebody tells."""

@@ -13,6 +13,7 @@ import re
 import shutil
 import struct
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from remotegpu_agent.settings import write_private
 log = logging.getLogger(__name__)
 
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
+_REMOVING = ".removing-"
 _PIECE = struct.Struct("<QII")
 
 
@@ -186,7 +188,12 @@ class Folder:
             return 0
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=False)
+        """It is gone at once; what cannot be deleted now is tried again at the next start. Raises OSError."""
+        doomed = self.path.with_name(f"{_REMOVING}{self.attempt_id}")
+        _delete(doomed)
+        with suppress(FileNotFoundError):
+            self.path.rename(doomed)
+        _delete(doomed)
 
     def _note(self, name: str, text: str) -> None:
         """What one can go on without, should the disk be full."""
@@ -204,6 +211,38 @@ class Folder:
         except (FileNotFoundError, ValueError):
             return None
         return found if isinstance(found, dict) else None
+
+
+def remove_leftovers(root: Path) -> None:
+    """Of folders that were being removed when their agent ended, or could not be."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(root):
+            if name.startswith(_REMOVING):
+                _delete(root / name)
+
+
+def _delete(folder: Path) -> None:
+    """With folders that their task has closed."""
+    try:
+        try:
+            shutil.rmtree(folder)
+        except PermissionError:
+            _open_up(folder)
+            shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.error("%s stays until the next start: %s", folder, error)
+
+
+def _open_up(folder: Path) -> None:
+    """Nothing that could put a link in the way runs any more."""
+    waiting = [os.fspath(folder)]
+    while waiting:
+        place = waiting.pop()
+        os.chmod(place, 0o700)
+        with os.scandir(place) as entries:
+            waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 def stored(root: Path) -> list[Folder]:

@@ -66,6 +66,8 @@ def look(attempts: str, docker_socket: str) -> int:
     except OSError:
         return 0
     for name in names:
+        if name.startswith("."):  # it was released, and is being deleted
+            continue
         lease = read(os.path.join(attempts, name, "lease"))
         if lease is None:
             continue
