@@ -34,13 +34,15 @@ def of_stop(stop: Stop, end: End | None) -> AttemptResult:
     """It was ended from outside; ``end`` is there if it ran."""
     code = end.exit_code if end is not None else None
     peak = end.peak_memory_bytes if end is not None else None
+    reason: str
     if stop.why == "timeout":
         outcome, reason, message = AttemptOutcome.TIMED_OUT, Reason.TIMEOUT, "It ran longer than its timeout."
     elif stop.why == "fenced":
         outcome, reason = AttemptOutcome.LOST, Reason.LEASE_LOST
         message = "Its host had no contact with the server for too long, and ended it."
     else:
-        outcome, reason = AttemptOutcome.CANCELLED, Reason(stop.reason or Reason.CANCELLED)
+        # A newer server may have reasons that this agent does not know: it gets back what it said.
+        outcome, reason = AttemptOutcome.CANCELLED, stop.reason or Reason.CANCELLED
         message = "It was stopped." if end is not None else "It was stopped before it began."
     return _result(outcome, reason, message, exit_code=code, peak_memory_bytes=peak)
 
@@ -94,7 +96,7 @@ def _signal(code: int) -> str:
 
 def _result(
     outcome: AttemptOutcome,
-    reason: Reason,
+    reason: str,
     message: str,
     *,
     exit_code: int | None = None,
@@ -104,7 +106,7 @@ def _result(
         epoch=0,
         status=outcome,
         exit_code=exit_code,
-        reason=str(reason),
+        reason=str(reason)[:256],
         message=message[:2048],
         peak_memory_bytes=peak_memory_bytes,
     )
