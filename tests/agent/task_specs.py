@@ -49,6 +49,7 @@ def attempt(*command: str, attempt_id: str | None = None, **changes: Any) -> Cla
         "timeout_s": 60.0,
         "stop_grace_s": 2.0,
         "log_cap_bytes": 64 * 2**20,
+        "artifacts_max_bytes": 64 * 2**20,
     }
     return ClaimedAttempt(**{**fields, **changes})
 

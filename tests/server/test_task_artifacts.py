@@ -123,6 +123,16 @@ async def test_files_are_bounded_and_refused_for_others_and_after_the_release(
     assert hidden.status_code == 404
 
 
+async def test_agent_is_told_the_cap_with_its_claim(fleet: Fleet, actors: Actors) -> None:
+    agent, ada = await fleet.host("h1", gpus=1), await actors.user("ada")
+    await fleet.client.patch(
+        "/v1/settings/tasks.artifacts_max_bytes", headers=fleet.admin, json={"value": 10}
+    )
+    await fleet.client.post("/v1/tasks", headers=ada.headers, json={"image": "base", "command": ["train"]})
+    (attempt,) = await agent.claim()
+    assert attempt["artifacts_max_bytes"] == 10
+
+
 async def test_download_is_an_attachment_with_ranges_and_a_tag(fleet: Fleet, actors: Actors) -> None:
     agent, ada = await fleet.host("h1", gpus=1), await actors.user("ada")
     task, attempt = await running(fleet, ada, agent)
@@ -230,8 +240,8 @@ async def test_agent_uploads_regular_files_and_follows_no_link(
     os.mkfifo(output / "pipe")
     async with asgi_client(app, agent.credential) as client:
         link = Link(client.agent, _Sync(agent.epoch), attempt)  # type: ignore[arg-type]
-        await upload(output, link)
-        await upload(output, link)
+        await upload(output, link, max_bytes=2**30)
+        await upload(output, link, max_bytes=2**30)
         assert not link.refused.is_set()
     files = await listed(fleet, ada.headers, task)
     assert [(one["path"], one["size_bytes"]) for one in files] == [

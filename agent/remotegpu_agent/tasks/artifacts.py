@@ -10,52 +10,85 @@ import hashlib
 import logging
 import os
 import stat
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from remotegpu import errors
-from remotegpu_agent.tasks.link import Link
+from remotegpu_agent.tasks.link import Link, Refused
 
 log = logging.getLogger(__name__)
 
 PIECE_BYTES = 2**20
 MAX_FILES = 10_000
+MAX_ENTRIES = 10 * MAX_FILES
+"""Of any kind; a task may leave millions, and nobody waits until they are listed."""
 TRIES = 2
 """Of a file whose bytes arrived wrong."""
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-async def upload(folder: Path, link: Link) -> None:
+async def upload(folder: Path, link: Link, *, max_bytes: int) -> None:
     """Everything that the server takes; what it does not take is logged and left out. Raises Refused."""
-    for path in await asyncio.to_thread(_files, folder):
-        try:
-            await _upload(folder, path, link)
-        except (errors.ApiError, OSError, UnicodeError) as error:
-            log.warning("artifact %r is not kept: %s", path, error)
+    given_up = threading.Event()
+    try:
+        room = max_bytes
+        for path in await asyncio.to_thread(_files, folder):
+            try:
+                room -= await _upload(
+                    folder, path, link, room=room, given_up=lambda: given_up.is_set() or link.refused.is_set()
+                )
+            except (errors.ApiError, OSError, UnicodeError) as error:
+                log.warning("artifact %r is not kept: %s", path, error)
+    finally:
+        given_up.set()  # a thread that reads a file does not notice otherwise
 
 
 def _files(folder: Path) -> list[str]:
+    """In order. Of a folder with too many, whichever the disk names first."""
     found: list[str] = []
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        found += [os.path.relpath(os.path.join(place, name), folder) for name in sorted(names)]
-        if len(found) > MAX_FILES:
-            log.warning("only the first %s artifacts of %s are kept", MAX_FILES, folder)
+    for looked_at, entry in enumerate(_entries(folder)):
+        if len(found) == MAX_FILES or looked_at == MAX_ENTRIES:
+            log.warning("only %s artifacts of %s are kept: there are too many", len(found), folder)
             break
-    return found[:MAX_FILES]
+        if entry.is_file(follow_symlinks=False):
+            found.append(os.path.relpath(entry.path, folder))
+    return sorted(found)
 
 
-async def _upload(folder: Path, path: str, link: Link) -> None:
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    waiting = [os.fspath(folder)]
+    while waiting:
+        place = waiting.pop()
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    yield entry
+        except FileNotFoundError:  # it was never started
+            continue
+        except OSError as error:
+            log.warning("artifacts in %r are not kept: %s", place, error)
+
+
+async def _upload(folder: Path, path: str, link: Link, *, room: int, given_up: Callable[[], bool]) -> int:
+    """Answers how many bytes of the room it took."""
     path.encode()  # a name that is no UTF-8 has no way through JSON
     file = await asyncio.to_thread(_open, folder, path)
     if file is None:
-        return
+        return 0
     try:
         for _ in range(TRIES):
             size = os.fstat(file).st_size
-            sha256 = await asyncio.to_thread(_sha256, file, size)
+            if size > room:
+                log.warning("artifact %r is not kept: it has %s bytes, and %s may follow", path, size, room)
+                return 0
+            sha256 = await asyncio.to_thread(_sha256, file, size, given_up)
             if await _send(file, path, size, sha256, link):
-                return
+                return size
         log.warning("artifact %r is not kept: the server has another file of this path", path)
+        return 0
     finally:
         os.close(file)
 
@@ -93,10 +126,13 @@ def _open(folder: Path, path: str) -> int | None:
     return None
 
 
-def _sha256(file: int, size: int) -> str:
+def _sha256(file: int, size: int, given_up: Callable[[], bool]) -> str:
+    """Raises Refused when nobody waits for it any more."""
     digest = hashlib.sha256()
     offset = 0
     while block := os.pread(file, min(PIECE_BYTES, size - offset), offset):
+        if given_up():
+            raise Refused("the file is not wanted any more")
         digest.update(block)
         offset += len(block)
     return digest.hexdigest()

@@ -275,7 +275,8 @@ class Attempt:
             await self._shipper.run()
             if (said := read_progress(self._folder)) is not None:
                 await self._last_words(*said)
-            await artifacts.upload(self._folder.output, self._link)  # whoever sees its end finds its files
+            # Whoever sees its end finds its files.
+            await artifacts.upload(self._folder.output, self._link, max_bytes=self.spec.artifacts_max_bytes)
             await self._link.complete(result)
         except Refused:
             log.info("attempt %s: the server does not want its result %s", self.spec.id, result.status)

@@ -352,6 +352,8 @@ class ClaimedAttempt(Wire):
     stop_grace_s: float
     log_cap_bytes: Bytes
     """Output above this is dropped, with a mark; the writer is not disturbed."""
+    artifacts_max_bytes: Bytes
+    """What is kept of ``/output``, all files together: one that is larger need not be read."""
 
 
 class ClaimedAttempts(Wire):

@@ -35,7 +35,7 @@ from remotegpu_server.events import service as events
 from remotegpu_server.hosts.service import sessions
 from remotegpu_server.placing import Launch, open_env
 from remotegpu_server.platform_settings import service as platform_settings
-from remotegpu_server.platform_settings.registry import TASK_LOG_CAP_BYTES
+from remotegpu_server.platform_settings.registry import TASK_ARTIFACTS_MAX_BYTES, TASK_LOG_CAP_BYTES
 from remotegpu_server.settings import Settings
 from remotegpu_server.tasks import lifecycle as tasks
 from remotegpu_server.tasks import queries as task_queries
@@ -103,6 +103,7 @@ async def claim(
 
 async def _complete(db: AsyncSession, *, ids: list[str], launch: Launch) -> list[ClaimedAttempt]:
     cap = await platform_settings.value(db, TASK_LOG_CAP_BYTES)
+    artifacts = await platform_settings.value(db, TASK_ARTIFACTS_MAX_BYTES)
     return [
         ClaimedAttempt(
             id=row.id,
@@ -125,6 +126,7 @@ async def _complete(db: AsyncSession, *, ids: list[str], launch: Launch) -> list
             timeout_s=row.max_lifetime_s,
             stop_grace_s=row.stop_grace_s,
             log_cap_bytes=cap,
+            artifacts_max_bytes=artifacts,
         )
         for row in await db.execute(_COMPLETE, {"ids": ids})
     ]
