@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from remotegpu import errors
@@ -29,6 +29,12 @@ PAUSE_S = (0.5, 30.0)
 """First and longest pause after a step that the engine, or a process that will not die, refused."""
 LOOK_EVERY_S = 1.0
 """How late a deadline may be noticed: the loop's own clock stands still while the machine sleeps."""
+OUTPUT_S = 600.0
+"""For the rest of its output, once it has ended: its cap is small, so more means a server that takes none."""
+FILES_S = 1800.0
+"""For its files: 10 GiB, the cap unless an admin says otherwise, at 6 MB/s. Its GPUs are held meanwhile."""
+STOPPED_S = 60.0
+"""For either, once it is to be stopped: somebody waits for its place."""
 
 
 class Attempt:
@@ -271,17 +277,36 @@ class Attempt:
         try:
             if self._told_start is not None:
                 await asyncio.shield(self._told_start)
-            self._shipper.complete()
-            await self._shipper.run()
-            if (said := read_progress(self._folder)) is not None:
-                await self._last_words(*said)
-            # Whoever sees its end finds its files.
-            await artifacts.upload(self._folder.output, self._link, max_bytes=self.spec.artifacts_max_bytes)
+            await self._in_time("output", self._rest_of_output(), OUTPUT_S)
+            files = artifacts.upload(self._folder.output, self._link, max_bytes=self.spec.artifacts_max_bytes)
+            await self._in_time("files", files, FILES_S)  # whoever sees its end finds its files
             await self._link.complete(result)
         except Refused:
             log.info("attempt %s: the server does not want its result %s", self.spec.id, result.status)
         except errors.ApiError as error:
             log.error("attempt %s: the server does not take its result: %s", self.spec.id, error)
+
+    async def _in_time(self, what: str, work: Coroutine[Any, Any, None], limit_s: float) -> None:
+        """Its result and its place do not wait for ever. Raises what the work raises."""
+        doing = asyncio.create_task(work, name=f"{what}-{self.spec.id}")
+        give_up_at = boottime() + limit_s
+        try:
+            while not doing.done() and boottime() < give_up_at:
+                if self._stop_now:
+                    give_up_at = min(give_up_at, boottime() + STOPPED_S)
+                await self._pause(doing, until=give_up_at)
+            if doing.done():
+                await doing
+            else:
+                log.error("attempt %s: the rest of its %s is not kept: it took too long", self.spec.id, what)
+        finally:
+            await _cancel(doing)
+
+    async def _rest_of_output(self) -> None:
+        self._shipper.complete()
+        await self._shipper.run()
+        if (said := read_progress(self._folder)) is not None:
+            await self._last_words(*said)
 
     async def _last_words(self, progress: float | None, message: str) -> None:
         try:
