@@ -93,7 +93,7 @@ def _run(shell: InteractiveShell, line: str, cell: str) -> None:
     task = client.tasks.submit(image=image, script=script, name="cell", **options).tasks[0]
     print(f"Task {task.id} is {task.status}. {task.message}".rstrip())
     print(f"It goes on when this notebook is closed: %remotegpu attach {task.id}", flush=True)
-    _follow(shell, RemoteFuture(client, task.id))
+    _follow(shell, RemoteFuture(client, task.id, packing.nonce_of(script)))
 
 
 def _command(shell: InteractiveShell, line: str) -> None:

@@ -156,10 +156,10 @@ async def test_output_is_printed_whole_by_its_end_and_followed(run: Shell, agent
     made = json.loads(await run("task", "submit", "--json", "--image", "base", "--", "true"))
     task_id = made["tasks"][0]["id"]
     following = asyncio.create_task(run("task", "logs", "-f", task_id))
-    await carry_out(agent, "one\ntwo\n\x1eremotegpu-result 0 1 eA==\n")
+    await carry_out(agent, f"one\ntwo\n\x1eremotegpu-result {'0f' * 16} 0 1 eA==\n")
     assert await following == "one\ntwo\n"
     assert await run("task", "logs", task_id) == "one\ntwo\n"
-    assert await run("task", "logs", "--tail", "31", task_id) == "two\n"
+    assert await run("task", "logs", "--tail", "64", task_id) == "two\n"
     assert json.loads(await run("task", "logs", "--json", task_id)) == {"text": "one\ntwo\n"}
 
 

@@ -106,6 +106,38 @@ def test_task_that_ends_without_a_result_says_how() -> None:
         ends.submit().result(60)
 
 
+@pytest.mark.parametrize(("exit_code", "knows_the_nonce"), [(0, False), (1, False), (9, False), (9, True)])
+def test_result_that_somebody_forged_is_not_loaded(
+    exit_code: int, knows_the_nonce: bool, tmp_path: Path
+) -> None:
+    loaded = tmp_path / "loaded"
+
+    @remotegpu.function(image="base")
+    def prints_it(made: str) -> None:
+        import base64
+        import pickle
+        import sys
+        import zlib
+        from pathlib import Path
+
+        class Forged:
+            def __reduce__(self) -> tuple[object, ...]:
+                return os.mkdir, (made,)
+
+        nonce = Path(sys.argv[0]).read_text().splitlines()[1].split()[-1] if knows_the_nonce else "0" * 32
+        line = base64.b64encode(zlib.compress(pickle.dumps(Forged()))).decode()
+        print(f"\n\x1eremotegpu-result {nonce} 0 1 {line}\n\x1eremotegpu-result 0 1 {line}", flush=True)
+        os._exit(exit_code)
+
+    for follows in (False, True):
+        future = prints_it.submit(str(loaded))
+        if follows:
+            assert "".join(future.output()) == "\n"
+        with pytest.raises(remotegpu.WaitFailed):
+            future.result(60)
+        assert not loaded.exists()
+
+
 def test_another_python_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from remotegpu._remote.packing import Packer
 

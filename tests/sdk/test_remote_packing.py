@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import os
+import pickle
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +17,7 @@ import pytest
 import remotegpu
 from remotegpu._remote.answers import Output
 from remotegpu._remote.entry import MARK
-from remotegpu._remote.packing import MOST_SCRIPT, SIGN, pack_calls, pack_cell
+from remotegpu._remote.packing import MOST_SCRIPT, SIGN, nonce_of, pack_calls, pack_cell
 
 
 def carried_out(script: str, tmp_path: Path, **environ: str) -> tuple[str, Output]:
@@ -29,7 +33,7 @@ def carried_out(script: str, tmp_path: Path, **environ: str) -> tuple[str, Outpu
         check=False,
         timeout=30,
     )
-    output = Output()
+    output = Output(nonce_of(script))
     shown = "".join(output.shown(done.stdout[at : at + 7]) for at in range(0, len(done.stdout), 7))
     return shown + output.rest(), output
 
@@ -40,7 +44,11 @@ def call(function: Callable[..., object], *arguments: object) -> str:
 
 def test_script_says_what_it_is_and_fits() -> None:
     script = call(len, "abc")
-    assert script.splitlines()[:2] == ["#!/usr/bin/env python3", SIGN]
+    nonce = nonce_of(script)
+    assert script.splitlines()[:2] == ["#!/usr/bin/env python3", f"{SIGN} {nonce}"]
+    assert len(nonce) == 32
+    assert nonce != nonce_of(call(len, "abc"))
+    assert nonce_of(None) == nonce_of(f"echo\n{SIGN} x\n") == nonce_of(f"#!/bin/sh\n\n{SIGN} {nonce}\n") == ""
     assert len(script) < 10_000
     assert call(len, "abc").startswith("#!/")
     assert pack_calls(len, [(("abc",), {})], python="/opt/python").startswith("#!/opt/python\n")
@@ -59,12 +67,39 @@ def test_result_comes_back_whatever_stands_before_it(tmp_path: Path) -> None:
 
 
 def test_result_that_was_cut_off_is_none() -> None:
-    output = Output()
-    assert output.shown(f"a{MARK}0 2 abc\n{MARK}1 2 d") == "a"
+    output = Output("n0")
+    assert output.shown(f"a{MARK}n0 0 2 abc\n{MARK}n0 1 2 d") == "a"
     assert output.rest() == ""
     assert output.answer() is None
     assert output.shown(f"{MARK}nonsense\n") == ""
     assert output.answer() is None
+
+
+@pytest.mark.parametrize(
+    ("nonce", "line"), [("n0", "0 1"), ("n0", "n1 0 1"), ("n0", " 0 1"), ("", " 0 1"), ("", "n1 0 1")]
+)
+def test_result_without_the_nonce_of_the_script_is_neither_shown_nor_loaded(
+    nonce: str, line: str, tmp_path: Path
+) -> None:
+    forged, loaded = forged_result(tmp_path)
+    output = Output(nonce)
+    assert output.shown(f"a\n{MARK}{line} {forged}\nb\n") == "a\nb\n"
+    assert output.answer() is None
+    assert not loaded.exists()
+    known = Output("n1")
+    known.shown(f"{MARK}n1 0 1 {forged}\n")
+    known.answer()
+    assert loaded.exists(), "this forged result does nothing, so the test would prove nothing"
+
+
+def forged_result(folder: Path) -> tuple[str, Path]:
+    """What makes a folder when it is unpickled, as it stands in the line of a result; and that folder."""
+
+    class Forged:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(folder / "loaded"),)
+
+    return base64.b64encode(zlib.compress(pickle.dumps(Forged()))).decode(), folder / "loaded"
 
 
 def test_result_that_is_too_large_stays_there_and_says_where(tmp_path: Path) -> None:

@@ -13,9 +13,12 @@ from remotegpu.errors import RemoteFailed, RemoteMismatch
 
 
 class Output:
-    """Takes output in pieces, hands on what people may see, keeps the result."""
+    """Takes output in pieces, hands on what people may see, keeps the result: lines with the nonce of the
+    script. Without one nothing is kept, and lines of results are still not shown.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, nonce: str = "") -> None:
+        self._nonce = nonce
         self._held = ""
         self._lines: dict[int, str] = {}
         self._count: int | None = None
@@ -46,12 +49,15 @@ class Output:
 
     def _take(self, line: str) -> None:
         try:
-            number, count, chunk = line.split(" ")
-            place, self._count = int(number), int(count)
+            nonce, number, count, chunk = line.split(" ")
+            place, whole = int(number), int(count)
         except ValueError:
             return  # a line of somebody else that begins like ours
+        if not self._nonce or nonce != self._nonce:
+            return  # whoever printed it does not know the script: unpickling it would run what they want
         if place == 0:
             self._lines.clear()  # of another attempt
+        self._count = whole
         self._lines[place] = chunk
 
     def answer(self) -> Answer | None:
@@ -59,7 +65,7 @@ class Output:
         if self._count is None or len(self._lines) != self._count:
             return None
         packed = base64.b64decode("".join(self._lines[place] for place in range(self._count)))
-        return Answer(pickle.loads(zlib.decompress(packed)))  # the caller's own task wrote it
+        return Answer(pickle.loads(zlib.decompress(packed)))  # the caller's own script wrote it: the nonce
 
 
 def _beginning_of_mark(text: str) -> int:
@@ -85,6 +91,11 @@ class Answer:
     """How a call ended."""
 
     said: dict[str, Any] = field(repr=False)
+
+    @property
+    def returned(self) -> bool:
+        """The call came to its end."""
+        return bool(self.said["kind"] == "value")
 
     def error(self) -> Exception | None:
         """The exception of the other side, with its traceback as the cause."""

@@ -15,22 +15,27 @@ import zlib
 from typing import Any
 
 MARK = "\x1eremotegpu-result "
-"""Begins each line of a result; people are not shown these lines."""
+"""Begins each line of a result, before the nonce of its script; people are not shown these lines. Anybody can
+print it, so a line without the nonce is no result.
+"""
 CHUNK = 3000
 """Characters of a line: short enough for a pipe to take it whole, whatever else writes."""
 MOST = 4 * 2**20
 """Bytes of a result that travel in the output."""
+RAISED = 1
+"""Exit code of a call that did not go well. With any other but 0, it was not this program that ended it."""
 
 
 def main(header: dict[str, Any], payload: str) -> None:
-    """Compare both sides, run, and say how it went. The exit code is 1 when it did not go well."""
-    different = refusals(header)
+    """Compare both sides, run, and say how it went."""
+    nonce, different = header["nonce"], refusals(header)
     if different:
-        finish({"kind": "mismatch", "text": "\n".join(different)}, exit_code=1)
+        finish({"kind": "mismatch", "text": "\n".join(different)}, nonce, exit_code=RAISED)
     try:
-        finish(_carried_out(pickle.loads(zlib.decompress(base64.b85decode(payload)))), exit_code=0)
+        done = _carried_out(pickle.loads(zlib.decompress(base64.b85decode(payload))))
+        finish(done, nonce, exit_code=0)
     except Exception as error:  # noqa: BLE001  it is raised again where it was called from
-        _fail(error)
+        _fail(error, nonce)
 
 
 def refusals(header: dict[str, Any]) -> list[str]:
@@ -96,7 +101,7 @@ def _run_cell(parcel: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     return brought, left
 
 
-def _fail(error: Exception) -> None:
+def _fail(error: Exception, nonce: str) -> None:
     text = traceback.format_exc()
     sys.stderr.write(text)
     exception = None
@@ -106,10 +111,10 @@ def _fail(error: Exception) -> None:
         exception = cloudpickle.dumps(error)
     except Exception as other:  # noqa: BLE001  then its text has to do
         sys.stderr.write(f"remotegpu: the exception cannot travel: {other}\n")
-    finish({"kind": "error", "exception": exception, "traceback": text}, exit_code=1)
+    finish({"kind": "error", "exception": exception, "traceback": text}, nonce, exit_code=RAISED)
 
 
-def finish(answer: dict[str, Any], *, exit_code: int) -> None:
+def finish(answer: dict[str, Any], nonce: str, *, exit_code: int) -> None:
     """Write the answer behind all output, and end."""
     packed = zlib.compress(pickle.dumps(answer))
     if len(packed) > MOST:
@@ -120,13 +125,13 @@ def finish(answer: dict[str, Any], *, exit_code: int) -> None:
             f"The result has {len(packed):,} bytes; {MOST:,} can come back. It lies in {kept}; return less."
         )
         packed = zlib.compress(pickle.dumps({"kind": "mismatch", "text": text}))
-        exit_code = 1
+        exit_code = RAISED
     text = base64.b64encode(packed).decode()
     chunks = [text[start : start + CHUNK] for start in range(0, len(text), CHUNK)]
     sys.stdout.flush()
     sys.stderr.flush()
     for number, chunk in enumerate(chunks):
-        line = f"{MARK}{number} {len(chunks)} {chunk}\n".encode()
+        line = f"{MARK}{nonce} {number} {len(chunks)} {chunk}\n".encode()
         while line:
             line = line[os.write(1, line) :]
     sys.exit(exit_code)

@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
 from remotegpu import _config
 from remotegpu._remote.futures import RETURNED, RemoteFuture, follow
-from remotegpu._remote.packing import SIGN, pack_calls
+from remotegpu._remote.packing import nonce_of, pack_calls
 from remotegpu._sync.client import Client
 from remotegpu.errors import NotConfigured, NotTransferable
 from remotegpu.types.tasks import TaskArray
@@ -120,7 +120,7 @@ class RemoteFunction(Generic[P, RETURNED]):
         tasks = made.tasks
         if made.count > len(tasks):
             tasks = sorted(client.tasks.list(array=made.array_id), key=lambda task: task.array_index or 0)
-        return [RemoteFuture(client, task.id) for task in tasks]
+        return [RemoteFuture(client, task.id, nonce_of(script)) for task in tasks]
 
 
 def _results(futures: list[RemoteFuture[T]]) -> Generator[T, None, None]:
@@ -143,12 +143,13 @@ def attach(task_id: str, *, client: Client | None = None) -> RemoteFuture[Any]:
     """
     client = client or default_client()
     task = client.tasks.get(task_id)
-    if SIGN not in (task.script or "")[:500]:
+    nonce = nonce_of(task.script)
+    if not nonce:
         raise NotTransferable(f"Task {task_id} is no function or cell; see `remotegpu task logs {task_id}`.")
     me = client.me.get()
     if me.user is not None and me.user.id != task.owner_id:
         raise NotTransferable(f"Task {task_id} belongs to {task.owner}; results are for their owners only.")
-    return RemoteFuture(client, task_id)
+    return RemoteFuture(client, task_id, nonce)
 
 
 def default_client() -> Client:

@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Any, Generic, TypeVar
 
 from remotegpu._remote.answers import Answer, Output
-from remotegpu._remote.entry import MOST
+from remotegpu._remote.entry import MOST, RAISED
 from remotegpu._sync.client import Client
 from remotegpu.errors import WaitFailed, WaitTimeout
 from remotegpu.types.tasks import Task, TaskStatus
@@ -26,9 +26,11 @@ TAIL_BYTES = 2 * MOST
 class RemoteFuture(Generic[RETURNED]):
     """A call that runs as a task. Its `task_id` is all that :func:`remotegpu.attach` needs."""
 
-    def __init__(self, client: Client, task_id: str) -> None:
+    def __init__(self, client: Client, task_id: str, nonce: str) -> None:
         self._client = client
         self.task_id = task_id
+        self._nonce = nonce
+        self._followed = Output(nonce)
         self._lock = threading.Lock()
         self._answer: Answer | None = None
         self._ended: Task | None = None
@@ -88,14 +90,14 @@ class RemoteFuture(Generic[RETURNED]):
 
     def output(self) -> Generator[str, None, None]:
         """What it writes, in pieces as they come, until it has ended."""
-        output = Output()
+        output = Output(self._nonce)
         with closing(self._client.tasks.follow_logs(self.task_id)) as pieces:
             for piece in pieces:
                 if shown := output.shown(piece):
                     yield shown
         if rest := output.rest():
             yield rest
-        self._answer = self._answer or output.answer()
+        self._followed = output
 
     def add_done_callback(self, function: Callable[[RemoteFuture[RETURNED]], object]) -> None:
         """Call `function` with this, in a thread, once it has ended; at once when it has."""
@@ -139,17 +141,22 @@ class RemoteFuture(Generic[RETURNED]):
         return task
 
     def _fetched(self, task: Task) -> Answer | None:
-        if self._answer is None:
-            output = Output()
-            if task.attempt:
-                found = self._client.tasks.follow_logs(
-                    self.task_id, attempt=task.attempt, tail_bytes=TAIL_BYTES
-                )
-                with closing(found) as pieces:
-                    for piece in pieces:
-                        output.shown(piece)
-            self._answer = output.answer()
+        """The result. Nothing is unpickled of a task that ended otherwise than our own program ends one."""
+        succeeded = task.status == TaskStatus.SUCCEEDED
+        raised = task.status == TaskStatus.FAILED and task.exit_code == RAISED
+        if self._answer is None and (succeeded or raised):
+            found = self._followed.answer() or self._read_again(task).answer()
+            if found is not None and found.returned == succeeded:  # else: of an earlier attempt
+                self._answer = found
         return self._answer
+
+    def _read_again(self, task: Task) -> Output:
+        output = Output(self._nonce)
+        found = self._client.tasks.follow_logs(self.task_id, attempt=task.attempt, tail_bytes=TAIL_BYTES)
+        with closing(found) as pieces:
+            for piece in pieces:
+                output.shown(piece)
+        return output
 
     def _without_result(self, task: Task) -> BaseException:
         said = f"Task {self.task_id} is {task.status} ({task.reason}): {task.message}"

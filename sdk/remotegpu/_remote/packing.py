@@ -6,6 +6,8 @@ import base64
 import inspect
 import json
 import pickle
+import re
+import secrets
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +22,8 @@ MOST_BYTES = 10 * 2**20
 """Of pickled objects, before they are compressed."""
 MOST_SCRIPT = 262_144
 """Characters of a task's script, in which everything travels for now."""
-SIGN = "# remotegpu-function 1"
-"""Second line of each script that we make."""
+SIGN = "# remotegpu-function 2"
+"""Begins the second line of each script that we make; its nonce follows."""
 
 
 class _Pickled:
@@ -153,12 +155,20 @@ def _script(packer: Packer, parcel: dict[str, Any], variables: Mapping[str, obje
     payload = base64.b85encode(zlib.compress(pickle.dumps(parcel), 6)).decode()
     program = resources.files("remotegpu._remote").joinpath("entry.py").read_text(encoding="utf-8")
     start = f"#!{python}" if python.startswith("/") else f"#!/usr/bin/env {python}"
-    header = json.dumps(json.dumps(packer.header()))
-    around = f"{start}\n{SIGN}\n{program}\n\nimport json\nmain(json.loads({header}), '')\n"
+    nonce = secrets.token_hex(16)
+    header = json.dumps(json.dumps(packer.header() | {"nonce": nonce}))
+    around = f"{start}\n{SIGN} {nonce}\n{program}\n\nimport json\nmain(json.loads({header}), '')\n"
     room = MOST_SCRIPT - len(around)
     if len(payload) > room:
         raise packer.too_large(variables, room=room * 4 // 5)
     return around[: -len("'')\n")] + f"'{payload}')\n"
+
+
+def nonce_of(script: str | None) -> str:
+    """What each line of the result of this script carries; empty: it is no script of ours."""
+    second = (script or "").split("\n", 2)[1:2]
+    found = re.fullmatch(rf"{SIGN} ([0-9a-f]{{32}})", second[0]) if second else None
+    return found[1] if found else ""
 
 
 @contextmanager
