@@ -90,11 +90,23 @@ def test_cancelled_call_is_stopped(tmp_path: Path) -> None:
     assert not future.cancel()
 
 
-def test_other_tasks_and_those_of_others_are_not_attached_to(client: remotegpu.Client) -> None:
+def test_other_tasks_are_not_attached_to(client: remotegpu.Client) -> None:
     task = client.tasks.submit(image="base", command=["true"]).tasks[0]
     client.tasks.wait(task.id, timeout_s=60, progress=False)
     with pytest.raises(remotegpu.NotTransferable, match="no function"):
         remotegpu.attach(task.id)
+
+
+def test_task_of_another_person_is_not_attached_to(client: remotegpu.Client) -> None:
+    client.users.create(username="ada", password="correct horse battery")
+    with remotegpu.Client(client.url, "") as nobody:
+        session = nobody.auth.login(username="ada", password="correct horse battery")
+    with remotegpu.Client(client.url, session.secret) as ada:
+        future = remotegpu.function(image="base", client=ada)(os.getpid).submit()
+        assert client.tasks.get(future.task_id).owner == "ada", "an admin sees it"
+        with pytest.raises(remotegpu.NotTransferable, match="belongs to ada"):
+            remotegpu.attach(future.task_id, client=client)
+        assert remotegpu.attach(future.task_id, client=ada).result(60) != os.getpid()
 
 
 def test_task_that_ends_without_a_result_says_how() -> None:

@@ -147,7 +147,7 @@ def attach(task_id: str, *, client: Client | None = None) -> RemoteFuture[Any]:
     if not nonce:
         raise NotTransferable(f"Task {task_id} is no function or cell; see `remotegpu task logs {task_id}`.")
     me = client.me.get()
-    if me.user is not None and me.user.id != task.owner_id:
+    if me.user is None or me.user.id != task.owner_id:
         raise NotTransferable(f"Task {task_id} belongs to {task.owner}; results are for their owners only.")
     return RemoteFuture(client, task_id, nonce)
 
