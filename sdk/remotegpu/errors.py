@@ -332,6 +332,10 @@ class RemoteMismatch(ClientError):
     """Both sides of a call differ too much: Python's version, a missing package; nothing was run."""
 
 
+class ResultTooLarge(ClientError):
+    """A call returned, but more than can come back; the message says how to fetch it with `task cp`."""
+
+
 class RemoteFailed(ClientError):
     """A call raised an exception that cannot be made here; the cause is its traceback."""
 

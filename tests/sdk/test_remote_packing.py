@@ -108,11 +108,30 @@ def test_result_that_is_too_large_stays_there_and_says_where(tmp_path: Path) -> 
 
         return os.urandom(5 * 2**20)
 
-    _, output = carried_out(call(large), tmp_path)
+    _, output = carried_out(call(large), tmp_path, REMOTEGPU_TASK_ID="tsk-1")
     answer = output.answer()
     assert answer is not None
-    assert "result.pkl" in str(answer.error())
+    assert not answer.returned
+    with pytest.raises(remotegpu.ResultTooLarge, match=r"`remotegpu task cp tsk-1:result\.pkl`"):
+        raise answer.error() or AssertionError
     assert (tmp_path / "result.pkl").stat().st_size > 5 * 2**20
+
+
+def test_exception_that_is_too_large_comes_back_as_its_text(tmp_path: Path) -> None:
+    def fails() -> None:
+        import os
+
+        error = ValueError("held")
+        error.data = os.urandom(5 * 2**20)  # type: ignore[attr-defined]
+        raise error
+
+    shown, output = carried_out(call(fails), tmp_path)
+    answer = output.answer()
+    assert answer is not None
+    error = answer.error()
+    assert isinstance(error, remotegpu.RemoteFailed)
+    assert "ValueError: held" in str(error)
+    assert "the exception cannot travel: it has 5," in shown
 
 
 def test_exception_that_cannot_travel_comes_back_as_its_text(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ NotFound
 PasswordChangeRequired PasswordResetInvalid PayloadTooLarge QuotaExceeded RateLimited RemoteGPUError
 RequestTimeout ServerError StateConflict
 TokenInvalid Unauthorized Unavailable UnexpectedAnswer Unsatisfiable WaitFailed WaitTimeout
-NotTransferable RemoteFailed RemoteFunction RemoteFuture RemoteMismatch
+NotTransferable RemoteFailed RemoteFunction RemoteFuture RemoteMismatch ResultTooLarge
 __version__ attach errors function report_progress types
 """
 

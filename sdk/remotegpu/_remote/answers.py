@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from remotegpu._remote.entry import MARK
-from remotegpu.errors import RemoteFailed, RemoteMismatch
+from remotegpu.errors import RemoteFailed, RemoteMismatch, ResultTooLarge
 
 
 class Output:
@@ -102,6 +102,8 @@ class Answer:
         kind = self.said["kind"]
         if kind == "mismatch":
             return RemoteMismatch(self.said["text"])
+        if kind == "too_large":
+            return ResultTooLarge(self.said["text"])
         if kind != "error":
             return None
         text = str(self.said["traceback"])

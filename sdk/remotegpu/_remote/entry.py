@@ -108,23 +108,33 @@ def _fail(error: Exception, nonce: str) -> None:
     try:
         import cloudpickle
 
-        exception = cloudpickle.dumps(error)
+        pickled = cloudpickle.dumps(error)
+        if len(pickled) > MOST // 2:
+            raise ValueError(f"it has {len(pickled):,} bytes")
+        exception = pickled
     except Exception as other:  # noqa: BLE001  then its text has to do
         sys.stderr.write(f"remotegpu: the exception cannot travel: {other}\n")
+    text = text[-MOST // 8 :]
     finish({"kind": "error", "exception": exception, "traceback": text}, nonce, exit_code=RAISED)
+
+
+def _kept(value: bytes, size: int) -> dict[str, Any]:
+    """Leaves a pickled value where it is fetched as an artifact."""
+    with open(os.path.join(os.environ.get("REMOTEGPU_OUTPUT") or "/output", "result.pkl"), "wb") as file:
+        file.write(value)
+    task_id = os.environ.get("REMOTEGPU_TASK_ID") or "ID"
+    fetch = f"`remotegpu task cp {task_id}:result.pkl` fetches it, pickled"
+    return {
+        "kind": "too_large",
+        "text": f"The result has {size:,} bytes; {MOST:,} can come back. {fetch}. Or return less.",
+    }
 
 
 def finish(answer: dict[str, Any], nonce: str, *, exit_code: int) -> None:
     """Write the answer behind all output, and end."""
     packed = zlib.compress(pickle.dumps(answer))
     if len(packed) > MOST:
-        kept = os.path.join(os.environ.get("REMOTEGPU_OUTPUT") or "/output", "result.pkl")
-        with open(kept, "wb") as file:
-            file.write(answer.get("value") or b"")
-        text = (
-            f"The result has {len(packed):,} bytes; {MOST:,} can come back. It lies in {kept}; return less."
-        )
-        packed = zlib.compress(pickle.dumps({"kind": "mismatch", "text": text}))
+        packed = zlib.compress(pickle.dumps(_kept(answer["value"], len(packed))))
         exit_code = RAISED
     text = base64.b64encode(packed).decode()
     chunks = [text[start : start + CHUNK] for start in range(0, len(text), CHUNK)]
