@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
 
 import remotegpu
+from remotegpu.types.tasks import Task, TaskArrayState
 
 FACTOR = 3
 
@@ -40,6 +41,16 @@ def waits(file: str) -> str:
     return os.environ["REMOTEGPU_TASK_ID"]
 
 
+@remotegpu.function(image="base", cpus=0.1)
+def fails_or_waits(number: int, file: str) -> None:
+    import time
+    from pathlib import Path
+
+    while number and not Path(file).exists():
+        time.sleep(0.02)
+    raise Odd(f"no {number}")
+
+
 @pytest.fixture(autouse=True)
 def _on_the_site(client: remotegpu.Client) -> Iterator[None]:
     yield
@@ -63,6 +74,64 @@ def test_exception_of_the_other_side_is_raised_here_with_its_traceback() -> None
 def test_map_answers_in_order(client: remotegpu.Client) -> None:
     assert list(times.map([1, 2, 3], max_parallel=2)) == [3, 6, 9]
     assert list(times.map([])) == []
+
+
+def test_map_that_fails_stops_the_rest_in_one_call(
+    client: remotegpu.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stopped = _stops(client, monkeypatch)
+    with pytest.raises(Odd, match="no 0"):
+        list(fails_or_waits.map([0, 1, 2, 3], [str(tmp_path / "never")] * 4))
+    (array_id,) = stopped
+    ended = [client.tasks.wait(task.id, timeout_s=60, progress=False) for task in _tasks(client, array_id)]
+    assert [task.status for task in ended] == ["failed", "cancelled", "cancelled", "cancelled"]
+
+
+def test_map_that_is_left_stops_the_rest(
+    client: remotegpu.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stopped = _stops(client, monkeypatch)
+    (tmp_path / "go").touch()
+    results = waits.map([str(tmp_path / "go"), str(tmp_path / "never")])
+    assert isinstance(results, Generator)
+    first = next(results)
+    results.close()
+    (array_id,) = stopped
+    ended = [client.tasks.wait(task.id, timeout_s=60, progress=False) for task in _tasks(client, array_id)]
+    assert [(task.id == first, task.status) for task in ended] == [(True, "succeeded"), (False, "cancelled")]
+
+
+def test_map_that_cannot_stop_the_rest_still_says_what_failed(
+    client: remotegpu.Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = _stops(client, monkeypatch, remotegpu.ConnectionFailed("away"))
+    with pytest.raises(Odd, match="no 1"):
+        list(refuses.map([1, 2]))
+    (array_id,) = stopped
+    assert capsys.readouterr().err == f"remotegpu: the array {array_id} was not stopped: away\n"
+    for task in _tasks(client, array_id):
+        client.tasks.wait(task.id, timeout_s=60, progress=False)
+
+
+def _stops(
+    client: remotegpu.Client, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None
+) -> list[str]:
+    """The arrays that are stopped from here on; or the attempts to, with an error."""
+    arrays = type(client.task_arrays)
+    stop, seen = arrays.stop, list[str]()
+
+    def stops(self: object, array_id: str) -> TaskArrayState:
+        seen.append(array_id)
+        if error is not None:
+            raise error
+        return stop(self, array_id)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(arrays, "stop", stops)
+    return seen
+
+
+def _tasks(client: remotegpu.Client, array_id: str) -> list[Task]:
+    return sorted(client.tasks.list(array=array_id), key=lambda task: task.array_index or 0)
 
 
 def test_future_is_found_again_by_its_task(client: remotegpu.Client, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import atexit
 import functools
 import os
 import re
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
@@ -13,7 +14,7 @@ from remotegpu import _config
 from remotegpu._remote.futures import RETURNED, RemoteFuture, follow
 from remotegpu._remote.packing import nonce_of, pack_calls
 from remotegpu._sync.client import Client
-from remotegpu.errors import NotConfigured, NotTransferable
+from remotegpu.errors import NotConfigured, NotTransferable, RemoteGPUError
 from remotegpu.types.tasks import TaskArray
 
 P = ParamSpec("P")
@@ -94,7 +95,8 @@ class RemoteFunction(Generic[P, RETURNED]):
 
         :raises NotTransferable: a variable cannot be sent, or is too large; nothing was submitted.
         """
-        return self._submitted([(args, kwargs)], None)[0]
+        futures, _ = self._submitted([(args, kwargs)], None)
+        return futures[0]
 
     def map(self, *iterables: Iterable[Any], max_parallel: int | None = None) -> Iterator[RETURNED]:
         """Call it with each item of an iterable (of several: with one of each), as the tasks of an array, at
@@ -107,11 +109,12 @@ class RemoteFunction(Generic[P, RETURNED]):
         if not calls:
             return iter(())
         array = TaskArray(size=len(calls), max_parallel=max_parallel)
-        return _results(self._submitted(calls, array))
+        futures, array_id = self._submitted(calls, array)
+        return _results(futures, self._given_client or default_client(), array_id)
 
     def _submitted(
         self, calls: Sequence[tuple[tuple[object, ...], dict[str, object]]], array: TaskArray | None
-    ) -> list[RemoteFuture[RETURNED]]:
+    ) -> tuple[list[RemoteFuture[RETURNED]], str | None]:
         script = pack_calls(self._wrapped, calls, python=self._python)
         client = self._given_client or default_client()
         name = task_name(getattr(self._wrapped, "__name__", "function"))
@@ -120,18 +123,27 @@ class RemoteFunction(Generic[P, RETURNED]):
         tasks = made.tasks
         if made.count > len(tasks):
             tasks = sorted(client.tasks.list(array=made.array_id), key=lambda task: task.array_index or 0)
-        return [RemoteFuture(client, task.id, nonce_of(script)) for task in tasks]
+        return [RemoteFuture(client, task.id, nonce_of(script)) for task in tasks], made.array_id
 
 
-def _results(futures: list[RemoteFuture[T]]) -> Generator[T, None, None]:
-    waiting = futures[::-1]
+def _results(
+    futures: list[RemoteFuture[T]], client: Client, array_id: str | None
+) -> Generator[T, None, None]:
     try:
-        while waiting:
-            yield waiting[-1].result()
-            waiting.pop()
-    finally:
-        for future in waiting:
-            future.cancel()
+        for future in futures:
+            yield future.result()
+    except BaseException:
+        if array_id is not None:
+            _stop(client, array_id)
+        raise
+
+
+def _stop(client: Client, array_id: str) -> None:
+    """What went wrong before matters more than that this fails, which is only said."""
+    try:
+        client.task_arrays.stop(array_id)
+    except RemoteGPUError as error:
+        sys.stderr.write(f"remotegpu: the array {array_id} was not stopped: {error}\n")
 
 
 def attach(task_id: str, *, client: Client | None = None) -> RemoteFuture[Any]:
