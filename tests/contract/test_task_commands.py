@@ -127,7 +127,9 @@ async def test_array_is_submitted_from_a_script(run: Shell, agent: HollowAgent, 
     )
     assert "of 3 tasks" in await run(*words)
     listed = json.loads(await run("task", "list", "--json", "--limit", "2"))
-    assert [one["script"] for one in listed] == [script.read_text()] * 2
+    assert [(one["script"], one["command"]) for one in listed] == [(None, None)] * 2
+    shown = json.loads(await run("task", "show", "--json", listed[0]["id"]))
+    assert shown["script"] == script.read_text()
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,8 @@ async def test_task_from_standard_input(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("echo hello"))
     made = json.loads(await run("task", "submit", "--json", "--image", "base", "--script", "-"))
-    assert made["tasks"][0]["script"] == "echo hello"
+    shown = json.loads(await run("task", "show", "--json", made["tasks"][0]["id"]))
+    assert shown["script"] == "echo hello"
     assert "There is no task" in await run("task", "show", "nothing", status=1)
 
 

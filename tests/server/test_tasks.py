@@ -15,6 +15,7 @@ from remotegpu_server.environments import history
 from remotegpu_server.invariants import assert_invariants
 from remotegpu_server.loops import Work
 from remotegpu_server.queue import turns
+from remotegpu_server.tasks import queries
 from remotegpu_server.testing import Actors
 
 
@@ -294,6 +295,23 @@ async def test_what_can_never_run_is_refused(fleet: Fleet, actors: Actors) -> No
         body = {"image": "base", "command": ["x"]} | spec
         answer = await fleet.client.post("/v1/tasks", headers=ada.headers, json=body)
         assert (answer.status_code, answer.json()["error"]) == (422, code), answer.text
+
+
+async def test_script_is_in_the_answer_about_one_task_only(
+    fleet: Fleet, actors: Actors, app: FastAPI
+) -> None:
+    agent, ada = await fleet.host("h1", gpus=1), await actors.user("ada")
+    task = await submit(fleet, ada.headers, command=None, script="echo")
+    listed = (await fleet.client.get("/v1/tasks", headers=ada.headers)).json()["items"]
+    assert [one["script"] for one in (task, *listed)] == [None, None]
+    assert (await show(fleet, ada.headers, task["id"]))["script"] == "echo"
+    (attempt,) = await agent.claim()
+    assert attempt["script"] == "echo"
+    stopped = await fleet.client.post(f"/v1/tasks/{task['id']}:stop", headers=ada.headers)
+    assert stopped.json()["script"] == "echo"
+    async with app.state.database.sessions() as db:
+        (bundle,) = await queries.bundles(db, ids=[task["id"]], with_scripts=False)
+    assert "script" not in vars(bundle.task), "what is not shown is not read either"
 
 
 async def test_what_a_silent_host_never_claimed_waits_again(

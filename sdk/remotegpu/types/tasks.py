@@ -215,6 +215,8 @@ class Task(Wire):
     image: str
     command: list[str] | None
     script: str | None
+    """It may be large, so lists and the answer to a submit leave it out: ``null``, as ``command`` is. ``get``
+    has it."""
     working_dir: str
     env: dict[str, str]
     gpus: int

@@ -42,7 +42,7 @@ def to_wire(bundle: Bundle) -> Task:
         attempt=row.generation - 1 if row.status == "pending" else row.generation,
         image=bundle.image.name,
         command=row.command,
-        script=row.script,
+        script=bundle.script,
         working_dir=row.working_dir,
         env=row.env,
         gpus=row.gpus,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
 
 from remotegpu_server.db import tables
 from remotegpu_server.queue import order
@@ -26,6 +27,8 @@ class Bundle:
     """A task with everything that its wire type shows."""
 
     task: tables.Task
+    script: str | None
+    """``None`` also where it was not asked for."""
     owner: tables.User
     image: tables.Image
     hosts: tuple[tuple[tables.Attempt, tables.Host], ...]
@@ -36,14 +39,17 @@ class Bundle:
     queue_position: int | None
 
 
-async def bundles(db: AsyncSession, *, ids: Sequence[str]) -> list[Bundle]:
-    """The tasks with these ids, in the order of ``ids``; unknown ids are left out."""
+async def bundles(db: AsyncSession, *, ids: Sequence[str], with_scripts: bool = True) -> list[Bundle]:
+    """The tasks with these ids, in the order of ``ids``; unknown ids are left out. Scripts are large: many
+    tasks are read without.
+    """
     row = tables.Task
     rows = await db.execute(
         select(row, tables.User, tables.Image)
         .join(tables.User, tables.User.id == row.owner_id)
         .join(tables.Image, tables.Image.id == row.image_id)
         .where(row.id.in_(ids))
+        .options(*([] if with_scripts else [defer(row.script)]))
         .execution_options(populate_existing=True)
     )
     found = {one[0].id: one for one in rows}
@@ -54,7 +60,10 @@ async def bundles(db: AsyncSession, *, ids: Sequence[str]) -> list[Bundle]:
     positions = await order.positions(db) if waiting else {}
     return [
         Bundle(
-            *found[one],
+            task=found[one].Task,
+            script=found[one].Task.script if with_scripts else None,
+            owner=found[one].User,
+            image=found[one].Image,
             hosts=tuple(hosts.get(one, ())),
             gpus=gpus,
             dependencies=tuple(after.get(one, ())),

@@ -52,7 +52,8 @@ async def list_tasks(
         last = select(row.created_at).where(row.id == cursor).scalar_subquery()
         found = found.where((row.created_at < last) | ((row.created_at == last) & (row.id < cursor)))
     ids = list((await db.scalars(found.limit(limit + 1))).all())
-    items = [convert.to_wire(bundle) for bundle in await queries.bundles(db, ids=ids[:limit])]
+    found_tasks = await queries.bundles(db, ids=ids[:limit], with_scripts=False)
+    items = [convert.to_wire(bundle) for bundle in found_tasks]
     return Page[Task](items=items, next_cursor=ids[limit - 1] if len(ids) > limit else None)
 
 

@@ -43,7 +43,7 @@ async def submit(
         await _begin(db, task_id=ids[0], image=image, launch=launch, actor=actor)
     else:
         notify(db, "queue")
-    shown = await queries.bundles(db, ids=ids[:SHOWN])
+    shown = await queries.bundles(db, ids=ids[:SHOWN], with_scripts=False)
     array_id = shown[0].task.array_id
     return TaskSubmitted(
         tasks=[convert.to_wire(bundle) for bundle in shown], array_id=array_id, count=len(ids)
