@@ -92,6 +92,17 @@ def test_result_without_the_nonce_of_the_script_is_neither_shown_nor_loaded(
     assert loaded.exists(), "this forged result does nothing, so the test would prove nothing"
 
 
+def test_traceback_of_what_nothing_catches_does_not_print_the_nonce(tmp_path: Path) -> None:
+    def leaves() -> None:
+        raise KeyboardInterrupt
+
+    script = call(leaves)
+    shown, output = carried_out(script, tmp_path)
+    assert "KeyboardInterrupt" in shown
+    assert nonce_of(script) not in shown
+    assert output.answer() is None
+
+
 def forged_result(folder: Path) -> tuple[str, Path]:
     """What makes a folder when it is unpickled, as it stands in the line of a result; and that folder."""
 

@@ -157,11 +157,12 @@ def _script(packer: Packer, parcel: dict[str, Any], variables: Mapping[str, obje
     start = f"#!{python}" if python.startswith("/") else f"#!/usr/bin/env {python}"
     nonce = secrets.token_hex(16)
     header = json.dumps(json.dumps(packer.header() | {"nonce": nonce}))
-    around = f"{start}\n{SIGN} {nonce}\n{program}\n\nimport json\nmain(json.loads({header}), '')\n"
-    room = MOST_SCRIPT - len(around)
+    head = f"{start}\n{SIGN} {nonce}\n{program}\n\nimport json\nHEADER = {header}\nPAYLOAD = '"
+    tail = "'\nmain(json.loads(HEADER), PAYLOAD)\n"  # by name, so that no traceback prints them
+    room = MOST_SCRIPT - len(head) - len(tail)
     if len(payload) > room:
         raise packer.too_large(variables, room=room * 4 // 5)
-    return around[: -len("'')\n")] + f"'{payload}')\n"
+    return head + payload + tail
 
 
 def nonce_of(script: str | None) -> str:
