@@ -141,7 +141,8 @@ class AsyncTransport:
                     await response.aread()
                     raise _protocol.error_from(response)
                 if not response.headers.get("Content-Type", "").startswith(accept):
-                    raise UnexpectedAnswer(f"{self.url}{path} did not answer with {accept}.")
+                    what = "an event stream" if accept == "text/event-stream" else accept
+                    raise UnexpectedAnswer(f"{self.url}{path} did not answer with {what}.")
                 yield response
         except _http.RequestError as failure:
             raise _protocol.failure_from(failure, url=self.url) from failure
