@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
-LABELS = frozenset({"before_commit", "after_commit", "after_blob"})
-"""Around the commit of a request that changes something; between a blob and the row that tells of it."""
+COMMITS = frozenset({"before_commit", "after_commit"})
+"""Around the commit of a request that changes something."""
+LABELS = COMMITS | {"after_blob"}
+"""Also between a blob and the row that tells of it."""
 
 
 class FaultPoints:

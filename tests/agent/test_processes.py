@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from joined_host import until
 
 from remotegpu_agent import processes
 
@@ -21,7 +22,8 @@ def test_process_whose_name_is_no_text_is_found_and_disturbs_no_search(tmp_path:
     marker = "host-of-names/att-1/"
     child = subprocess.Popen([program, "60"], env={processes.MARKER: marker})
     try:
-        assert Path(f"/proc/{child.pid}/comm").read_bytes() == b"\xff\n"
+        name = Path(f"/proc/{child.pid}/comm")
+        until("it has its own name", lambda: name.read_bytes() == b"\xff\n")
         assert processes.start_ticks(child.pid) is not None
         assert processes.marked(marker) == [child.pid]
         assert processes.marked("host-of-names/att-2/") == []

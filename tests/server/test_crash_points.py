@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from hollow_agent import Fleet
 
 from remotegpu_server.db import tables
-from remotegpu_server.fault_points import LABELS
+from remotegpu_server.fault_points import COMMITS
 from remotegpu_server.testing import Actors
 
 UNCOUNTED = {"alembic_version", "leadership"}
@@ -62,7 +62,7 @@ async def _rows(app: FastAPI) -> dict[str, int]:
         return dict((await db.execute(sa.select(*counts))).one()._mapping)
 
 
-@pytest.mark.parametrize("label", sorted(LABELS))
+@pytest.mark.parametrize("label", sorted(COMMITS))
 async def test_create_that_dies_is_asked_again_and_has_one_effect(
     app: FastAPI, client: httpx.AsyncClient, fleet: Fleet, actors: Actors, label: str
 ) -> None:

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from hollow_agent import Fleet, HollowAgent
 from sqlalchemy import text
 
-from remotegpu_server.fault_points import LABELS
+from remotegpu_server.fault_points import COMMITS
 from remotegpu_server.invariants import assert_invariants
 from remotegpu_server.testing import Actors
 
@@ -109,7 +109,7 @@ async def scene(fleet: Fleet, actors: Actors) -> Scene:
     return Scene(fleet, agent, ada.headers, key)
 
 
-@pytest.mark.parametrize("label", sorted(LABELS))
+@pytest.mark.parametrize("label", sorted(COMMITS))
 @pytest.mark.parametrize("name", CHANGES)
 async def test_change_that_dies_and_is_asked_again_ends_like_one_that_did_not(
     scene: Scene, app: FastAPI, name: str, label: str
