@@ -9,13 +9,16 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 from hollow_agent import GIB, Fleet, HollowAgent
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from remotegpu_server import placement
 from remotegpu_server.attempts import loop as attempts
 from remotegpu_server.environments import history
 from remotegpu_server.invariants import assert_invariants
 from remotegpu_server.loops import Work
 from remotegpu_server.queue import turns
 from remotegpu_server.tasks import queries
+from remotegpu_server.tasks.service import stop
 from remotegpu_server.testing import Actors
 
 
@@ -477,3 +480,42 @@ async def test_released_attempts_move_to_the_history_and_keep_their_gpu_seconds(
     ]
     assert tried["gpu_seconds"] == pytest.approx(86400)
     assert tried["released_at"] is not None
+
+
+async def test_stop_of_a_task_that_is_placed_in_between_locks_its_host_first(
+    fleet: Fleet, actors: Actors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, ada = await fleet.host("h1", gpus=1), await actors.user("ada")
+    task = await submit(fleet, ada.headers)
+    looks, really = [], stop._hosts_of
+
+    async def late(db: AsyncSession, *, task_id: str) -> list[str]:
+        looks.append(task_id)
+        return [] if len(looks) == 1 else await really(db, task_id=task_id)
+
+    monkeypatch.setattr(stop, "_hosts_of", late)
+    answer = await fleet.client.post(f"/v1/tasks/{task['id']}:stop", headers=ada.headers)
+    assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+    assert len(looks) == 4, "locks were given back, and taken anew in their order"
+    assert await agent.claim() == []
+
+
+async def test_alike_tasks_that_wait_are_decided_once(
+    fleet: Fleet, actors: Actors, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fleet.host("h1", gpus=1)
+    ada = await actors.user("ada")
+    await submit(fleet, ada.headers, gpus=1)
+    body = {"image": "base", "command": ["x"], "gpus": 1, "array": {"size": 50}}
+    await fleet.client.post("/v1/tasks", headers=ada.headers, json=body)
+    chosen, really = [], placement.choose
+
+    def counted(*given: Any, **more: Any) -> Any:
+        chosen.append(given)
+        return really(*given, **more)
+
+    monkeypatch.setattr(placement, "choose", counted)
+    await turns.place_pending(work)
+    assert len(chosen) == 1
+    listed = await fleet.client.get("/v1/tasks", headers=ada.headers, params={"status": "pending"})
+    assert {one["reason"] for one in listed.json()["items"]} == {"no_free_gpu"}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from remotegpu.types.environments import AllocatedGpu, Environment, EnvironmentStatus, IdlePolicy, Reason
-from remotegpu.types.queue import Wait
-from remotegpu_server.environments.queries import Bundle, HeldGpu
+from remotegpu.types.environments import Environment, EnvironmentStatus, IdlePolicy, Reason
+from remotegpu_server.asks import gpu_to_wire, wait_to_wire
+from remotegpu_server.environments.queries import Bundle
 
 
 def to_wire(bundle: Bundle) -> Environment:
@@ -23,7 +23,7 @@ def to_wire(bundle: Bundle) -> Environment:
         message=row.message,
         progress_percent=row.progress_percent,
         queue_position=bundle.queue_position,
-        wait=_wait(bundle),
+        wait=wait_to_wire(row, position=bundle.queue_position, place_kept=bundle.place_kept),
         priority=row.priority,
         preemptible=row.preemptible,
         min_run_s=row.min_run_s,
@@ -45,7 +45,7 @@ def to_wire(bundle: Bundle) -> Environment:
         env=row.env,
         host_id=placement.host_id if placement else None,
         host_name=host.name if host else None,
-        allocated_gpus=[_gpu(held) for held in bundle.gpus],
+        allocated_gpus=[gpu_to_wire(held) for held in bundle.gpus],
         simulated=any(held.gpu.simulated for held in bundle.gpus),
         address=row.address,
         exit_code=row.exit_code,
@@ -58,34 +58,4 @@ def to_wire(bundle: Bundle) -> Environment:
         idle=None if row.idle_policy is None else IdlePolicy.model_validate(row.idle_policy),
         idle_since=row.idle_since,
         stops_at=min((at for at in (row.deadline_at, row.idle_stop_at) if at is not None), default=None),
-    )
-
-
-def _wait(bundle: Bundle) -> Wait | None:
-    """What the queue said last, with the position and the words of now."""
-    row = bundle.environment
-    if row.status != "pending":
-        return None
-    told = {
-        "ahead": [],
-        "estimate": None,
-        "estimate_note": "Worked out every few seconds; ask again.",
-        "counter_offers": [],
-        "place_kept": False,
-    } | (row.outlook or {})
-    return Wait.model_validate(
-        told | {"rule": row.message, "position": bundle.queue_position, "place_kept": bundle.place_kept}
-    )
-
-
-def _gpu(held: HeldGpu) -> AllocatedGpu:
-    return AllocatedGpu(
-        allocation_id=held.allocation.id,
-        uuid=held.gpu.uuid,
-        index=held.gpu.index,
-        model=held.gpu.model,
-        memory_total_bytes=held.gpu.memory_total_bytes,
-        memory_bytes=held.allocation.memory_bytes,
-        mig_profile=held.gpu.mig_profile,
-        simulated=held.gpu.simulated,
     )

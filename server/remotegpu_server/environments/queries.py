@@ -11,17 +11,10 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu_server import holds
+from remotegpu_server.asks import HeldGpu
 from remotegpu_server.db import tables
 from remotegpu_server.hub_starts import service as hub_starts
 from remotegpu_server.queue import order
-
-
-@dataclass(frozen=True, slots=True)
-class HeldGpu:
-    """A GPU with the allocation that holds it."""
-
-    allocation: tables.Allocation
-    gpu: tables.Gpu
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from remotegpu.types.environments import AllocatedGpu, Reason
-from remotegpu.types.queue import Wait
+from remotegpu.types.environments import Reason
 from remotegpu.types.tasks import (
     AttemptHost,
     AttemptStatus,
@@ -16,8 +15,9 @@ from remotegpu.types.tasks import (
     TaskAttempt,
     TaskStatus,
 )
+from remotegpu_server.asks import gpu_to_wire, wait_to_wire
 from remotegpu_server.db import tables
-from remotegpu_server.tasks.queries import Bundle, HeldGpu
+from remotegpu_server.tasks.queries import Bundle
 
 
 def to_wire(bundle: Bundle) -> Task:
@@ -35,7 +35,7 @@ def to_wire(bundle: Bundle) -> Task:
         message=row.message,
         stop_requested=row.stop_requested_at is not None,
         queue_position=bundle.queue_position,
-        wait=_wait(bundle),
+        wait=wait_to_wire(row, position=bundle.queue_position, place_kept=False),
         progress=row.progress,
         progress_message=row.progress_message,
         exit_code=row.exit_code,
@@ -79,7 +79,7 @@ def to_wire(bundle: Bundle) -> Task:
                 rank=attempt.rank,
                 host_id=host.id,
                 host_name=host.name,
-                allocated_gpus=[_gpu(one) for one in bundle.gpus.get(attempt.id, [])],
+                allocated_gpus=[gpu_to_wire(one) for one in bundle.gpus.get(attempt.id, [])],
             )
             for attempt, host in bundle.hosts
         ],
@@ -91,34 +91,6 @@ def to_wire(bundle: Bundle) -> Task:
         started_at=row.started_at,
         finished_at=row.finished_at,
         deadline_at=row.deadline_at,
-    )
-
-
-def _wait(bundle: Bundle) -> Wait | None:
-    """What the queue said last, with the position and the words of now."""
-    row = bundle.task
-    if row.status != "pending":
-        return None
-    told = {
-        "ahead": [],
-        "estimate": None,
-        "estimate_note": "Worked out every few seconds; ask again.",
-        "counter_offers": [],
-        "place_kept": False,
-    } | (row.outlook or {})
-    return Wait.model_validate(told | {"rule": row.message, "position": bundle.queue_position})
-
-
-def _gpu(held: HeldGpu) -> AllocatedGpu:
-    return AllocatedGpu(
-        allocation_id=held.allocation.id,
-        uuid=held.gpu.uuid,
-        index=held.gpu.index,
-        model=held.gpu.model,
-        memory_total_bytes=held.gpu.memory_total_bytes,
-        memory_bytes=held.allocation.memory_bytes,
-        mig_profile=held.gpu.mig_profile,
-        simulated=held.gpu.simulated,
     )
 
 

@@ -10,16 +10,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import defer
 
+from remotegpu_server.asks import HeldGpu
 from remotegpu_server.db import tables
 from remotegpu_server.queue import order
-
-
-@dataclass(frozen=True, slots=True)
-class HeldGpu:
-    """A GPU with the allocation that holds it."""
-
-    allocation: tables.Allocation
-    gpu: tables.Gpu
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from remotegpu.types.agent import DesiredState, HomeVolume, Observed, ObservedWorkload, Workload
 from remotegpu.types.environments import EnvironmentStatus, Reason
 from remotegpu_server import holds
+from remotegpu_server.asks import HeldGpu
 from remotegpu_server.authz import Actor
 from remotegpu_server.db import tables
 from remotegpu_server.environments import lifecycle, queries
@@ -273,7 +274,7 @@ def _workload(
     owner: str,
     image: tables.Image,
     volume: tables.Volume,
-    gpus: list[queries.HeldGpu],
+    gpus: list[HeldGpu],
     keys: list[str],
     launch: Launch,
 ) -> Workload:
@@ -303,7 +304,7 @@ def _workload(
     )
 
 
-def _share(gpus: list[queries.HeldGpu]) -> dict[str, str]:
+def _share(gpus: list[HeldGpu]) -> dict[str, str]:
     """A soft limit is only as good as the environment's word: it is told."""
     shares = [held.allocation.memory_bytes for held in gpus if held.allocation.memory_bytes is not None]
     return {"REMOTEGPU_GPU_MEMORY_BYTES": str(shares[0])} if shares else {}
