@@ -392,7 +392,9 @@ def _settings(socket_dir: Path, *, durable: bool) -> str:
         "log_checkpoints = off",
     ]
     if not durable:
-        lines += ["fsync = off", "full_page_writes = off"]
+        # Nor a vacuum in another database of a cluster of a few minutes: its transaction would hold back what
+        # readers of events may see.
+        lines += ["fsync = off", "full_page_writes = off", "autovacuum = off"]
     return "\n".join(lines) + "\n"
 
 

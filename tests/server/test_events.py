@@ -34,12 +34,28 @@ async def _record(database: Database, subject_id: str, **who: str) -> None:
         await db.commit()
 
 
+async def _settled(database: Database) -> None:
+    """Wait until readers may see what was committed: a transaction in any database holds that back."""
+    async with asyncio.timeout(10):
+        while True:
+            async with database.sessions() as db:
+                hidden = await db.scalar(
+                    sa.text(
+                        "SELECT count(*) FROM events WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())"
+                    )
+                )
+            if not hidden:
+                return
+            await asyncio.sleep(0.02)
+
+
 async def test_page_after_page_sees_every_event_once(
     client: httpx.AsyncClient, app: FastAPI, actors: Actors
 ) -> None:
     admin = await actors.admin()
     for number in range(7):
         await _record(app.state.database, f"host-{number}")
+    await _settled(app.state.database)
     seen: list[str] = []
     cursor: str | None = "0"
     while cursor:
@@ -64,6 +80,7 @@ async def test_transaction_that_commits_late_is_not_hidden(
         page = (await client.get("/v1/events?after=0", headers=admin.headers)).json()
         assert page["items"] == []
         await slow.commit()
+    await _settled(database)
     page = (await client.get("/v1/events?after=0", headers=admin.headers)).json()
     assert [item["subject_id"] for item in page["items"]] == ["early", "late"]
 
@@ -88,6 +105,7 @@ async def test_who_sees_what(client: httpx.AsyncClient, app: FastAPI, actors: Ac
     await _record(database, "of-ada", user_id=ada.id, customer_id=ada.customer_id)
     await _record(database, "of-customer", customer_id=ada.customer_id)
     await _record(database, "of-nobody")
+    await _settled(database)
 
     async def subjects(headers: dict[str, str]) -> list[str]:
         page = (await client.get("/v1/events?after=0", headers=headers)).json()
