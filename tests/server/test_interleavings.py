@@ -1,4 +1,4 @@
-"""Two requests cut at every statement that locks or writes, in every order of two cuts.
+"""Two requests cut at every statement that locks or writes, in every order of two cuts; three at random cuts.
 
 The first runs to its cut, then the second to its own, then both go on. A cut is a place before a statement
 that takes a lock, writes, or commits; which they are is found by watching the request once. Where one waits
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -316,3 +317,81 @@ async def test_every_order_of_two_cuts_ends_well(scene: Scene, kind: type[Scenar
         await scenario.check(scene, answers)
     print(f"{kind.__name__}: {len(points[0])} x {len(points[1])} orders, answers {sorted(seen)}")
     await _clean(scene)
+
+
+ROUNDS = int(os.environ.get("REMOTEGPU_ROUNDS", "12"))
+"""Rounds of three; a night takes thousands."""
+
+
+def _mixed(scene: Scene) -> dict[str, Ask]:
+    """Requests about one environment, its owner, its workspace and its host: children and their parents."""
+    client, admin, ada = scene.fleet.client, scene.fleet.admin, scene.ada
+    environment = f"/v1/environments/{scene.key}"
+    no_gpu = {"limits": {"gpus": 0}}
+    return {
+        "create": lambda: scene.create(ada, gpus=0, workspace=scene.workspace),
+        "create by another": lambda: scene.create(scene.bob),
+        "start": lambda: scene.fleet.act(ada, scene.key, "start"),
+        "stop": lambda: scene.fleet.act(ada, scene.key, "stop"),
+        "delete": lambda: client.delete(environment, headers=ada),
+        "report": lambda: scene.agent.observe(scene.key, "exited", exit_code=1),
+        "lower quota": lambda: client.put("/v1/quotas/user/ada", headers=admin, json=no_gpu),
+        "suspend": lambda: client.post("/v1/users/ada:suspend", headers=admin),
+        "archive": lambda: client.post(f"/v1/workspaces/{scene.workspace}:archive", headers=admin),
+        "cordon": lambda: client.post("/v1/hosts/h1:cordon", headers=admin),
+    }
+
+
+async def _new_round(scene: Scene) -> None:
+    """Ada may hold one GPU; an environment of hers in a workspace of its own holds it, running."""
+    client, admin = scene.fleet.client, scene.fleet.admin
+    await client.post("/v1/users/ada:resume", headers=admin)
+    await client.post("/v1/hosts/h1:uncordon", headers=admin)
+    await scene.fleet.limit("user", "ada", gpus=1)
+    name = f"Team {next(scene.numbers)}"
+    made = await client.post("/v1/workspaces", headers=scene.ada, json={"name": name})
+    scene.workspace = made.json()["id"]
+    created = await scene.create(scene.ada, workspace=scene.workspace)
+    assert created.status_code == 201, created.text
+    scene.key = created.json()["id"]
+    await scene.agent.obey()
+
+
+@pytest.mark.timeout(400)
+async def test_three_at_random_cuts_keep_the_invariants(scene: Scene) -> None:
+    hub = await Actors(scene.app.state.database).hub()
+    # Her own token ends with a suspension; the hub's lets the rest of a round get further.
+    scene.ada = {"Authorization": f"Bearer {hub}", "X-RemoteGPU-On-Behalf-Of": "ada"}
+    seed = random.SystemRandom().getrandbits(32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)  # noqa: S311 - a test's dice
+    for number in range(ROUNDS):
+        await _new_round(scene)
+        asks = _mixed(scene)
+        names = chance.sample(sorted(asks), 3)
+        requests = [Request(chance.randrange(8)) for _ in names]
+        with _cutting(scene.app):
+            running = []
+            for name, request in zip(names, requests, strict=True):
+                running.append(asyncio.create_task(_run(request, asks[name])))
+                await request.until_cut(running[-1])
+            for request in chance.sample(requests, 3):
+                request.go.set()
+                await asyncio.wait(running, timeout=BLOCKED_S, return_when=asyncio.FIRST_COMPLETED)
+            answers = await asyncio.gather(*running)
+        told = (
+            seed,
+            number,
+            [(n, r.cut, a.status_code) for n, r, a in zip(names, requests, answers, strict=True)],
+        )
+        assert all(answer.status_code < 500 or answer.status_code == 503 for answer in answers), told
+        async with scene.app.state.database.sessions() as db:
+            await assert_invariants(db)
+        orphans = await scene.scalar(
+            "SELECT count(*) FROM environments e JOIN workspaces w ON w.id = e.workspace_id "
+            "WHERE w.status <> 'active' AND e.desired = 'running'"
+        )
+        assert orphans == 0, told
+        await _clean(scene)
+        left = await scene.scalar("SELECT count(*) FROM allocations WHERE released_at IS NULL")
+        assert left == 0, told
