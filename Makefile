@@ -37,8 +37,8 @@ down: $(READY) ## Stop everything that `make up` started
 status: $(READY) ## Print what runs as JSON
 	@$(STANDALONE) status
 
-test: $(READY) ## Run the tests (ARGS="-k words" for some of them)
-	@$(BIN)/python -m pytest -m "not e2e" $(ARGS)
+test: $(READY) ## Run the tests, two files at a time (ARGS="-k words" for some of them)
+	@$(BIN)/python -m pytest -m "not e2e" -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY) ## Check style, types, import contracts and the generated client
 	@$(BIN)/ruff check .

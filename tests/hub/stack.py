@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -71,7 +72,9 @@ def proxy_command(folder: Path) -> list[str]:
     if named:
         return [named]
     folder.mkdir(parents=True, exist_ok=True)
-    node.install(folder)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side share it
+        node.install(folder)
     return list(node.proxy_command(folder))
 
 
