@@ -1,9 +1,12 @@
-"""A file that is being downloaded: what there is of it survives the program."""
+"""Files that come and go: what there is of a download survives the program."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from remotegpu.errors import UnexpectedAnswer
 
@@ -14,6 +17,16 @@ def target_of(to: str | Path, *, path: str) -> Path:
     """Where the file `path` of a task goes: into a folder under its last name, or to that name."""
     target = Path(to)
     return target / PurePosixPath(path).name if target.is_dir() else target
+
+
+@contextmanager
+def opened(file: str | Path | BinaryIO) -> Iterator[BinaryIO]:
+    """What is to be sent: the file of this name, or one that is open, which stays so."""
+    if not isinstance(file, str | Path):
+        yield file
+        return
+    with Path(file).open("rb") as source:
+        yield source
 
 
 class Partial:

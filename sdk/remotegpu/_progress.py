@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from remotegpu.types.environments import Environment
     from remotegpu.types.hosts import Host
     from remotegpu.types.queue import Wait
-    from remotegpu.types.tasks import ArtifactDownload, Task
+    from remotegpu.types.tasks import ArtifactDownload, Task, TaskInput
     from remotegpu.types.wire import Wire
 
 ShownT = TypeVar("ShownT", bound="Wire")
@@ -89,11 +89,17 @@ def _download(download: ArtifactDownload) -> str:
     return f"{download.path}: {_bar(percent)} {percent} % of {download.size_bytes / 2**20:.1f} MiB"
 
 
+def _upload(upload: TaskInput) -> str:
+    percent = 100 * upload.received_bytes // max(1, upload.size_bytes)
+    return f"sending: {_bar(percent)} {percent} % of {upload.size_bytes / 2**20:.1f} MiB"
+
+
 _LINES: dict[str, Callable[[Any], str]] = {
     "ArtifactDownload": _download,
     "Environment": _environment,
     "Host": _host,
     "Task": _task,
+    "TaskInput": _upload,
 }
 
 

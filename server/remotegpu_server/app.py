@@ -54,6 +54,8 @@ from remotegpu_server.reservations import routes as reservations_routes
 from remotegpu_server.settings import Settings
 from remotegpu_server.ssh_keys import loop as ssh_keys_loop
 from remotegpu_server.ssh_keys import routes as ssh_keys_routes
+from remotegpu_server.task_inputs import loop as task_inputs_loop
+from remotegpu_server.task_inputs import routes as task_inputs_routes
 from remotegpu_server.task_schedules import loop as task_schedules_loop
 from remotegpu_server.task_schedules import routes as task_schedules_routes
 from remotegpu_server.tasks import routes as tasks_routes
@@ -85,6 +87,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     image_saves_routes.router,
     volumes_routes.router,
     tasks_routes.router,
+    task_inputs_routes.router,
+    task_inputs_routes.agent_router,
     task_schedules_routes.router,
     attempts_routes.router,
     outputs_routes.agent_router,
@@ -107,6 +111,7 @@ LOOPS: tuple[Loop, ...] = (
     attempts_loop.STOP_TIMES,
     attempts_loop.DEPENDENCIES,
     outputs_loop.LOOP,
+    task_inputs_loop.LOOP,
     task_schedules_loop.LOOP,
     audit_loop.LOOP,
     auth_loop.LOOP,

@@ -16,8 +16,8 @@ from remotegpu_server.error_answers import REQUEST_ID_HEADER, answer, api_error_
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_PIECE_BODY_BYTES = 1536 * 1024
-"""Of the pieces of output and of artifacts that agents send: 1 MiB, in base64."""
-_PIECES = re.compile(r"/v1/agent/attempts/[^/]+/(logs|artifacts)")
+"""Of the pieces of output, artifacts and inputs: 1 MiB, in base64."""
+_PIECES = re.compile(r"/v1/(agent/attempts/[^/]+/(logs|artifacts)|task-inputs/[^/]+)")
 MAX_JSON_DEPTH = 32
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)

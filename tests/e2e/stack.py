@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Locator, Page
 
 import remotegpu
 
@@ -116,6 +116,19 @@ def containers(host_ids: set[str]) -> set[str]:
     return {pair[0] for pair in pairs if len(pair) == 2 and pair[1] in host_ids}
 
 
+_JUPYTER = """async ([method, path, body]) => {
+    const base = JSON.parse(document.getElementById('jupyter-config-data').textContent).baseUrl;
+    const cookie = document.cookie.match(/_xsrf=([^;]*)/);
+    const answer = await fetch(base + path, {
+        method, body: body && JSON.stringify(body),
+        headers: {'Content-Type': 'application/json', 'X-XSRFToken': cookie ? cookie[1] : ''},
+    });
+    const text = await answer.text();
+    return {status: answer.status, body: text && JSON.parse(text)};
+}"""
+"""A request to the Jupyter server behind the page, with the person's own cookies."""
+
+
 class HubUser:
     """A person in front of the hub."""
 
@@ -165,13 +178,39 @@ class HubUser:
         return [self.run_cell(number) for number in range(cells.count())]
 
     def run_cell(self, number: int) -> str:
+        cell = self.start_cell(number)
+        prompt = cell.locator(".jp-InputArea-prompt")
+        until("the cell has run", lambda: prompt.inner_text().strip().strip("[]:").isdigit(), timeout_s=60)
+        return cell.locator(".jp-Cell-outputArea").inner_text()
+
+    def start_cell(self, number: int) -> Locator:
+        """Run a code cell with Shift+Enter, and do not wait for it."""
         cell = self.page.locator(".jp-NotebookPanel:visible .jp-CodeCell").nth(number)
         cell.scroll_into_view_if_needed()
         cell.locator(".cm-content").click()
         self.page.keyboard.press("Shift+Enter")
-        prompt = cell.locator(".jp-InputArea-prompt")
-        until("the cell has run", lambda: prompt.inner_text().strip().strip("[]:").isdigit(), timeout_s=60)
-        return cell.locator(".jp-Cell-outputArea").inner_text()
+        return cell
+
+    def write_notebook(self, path: str, *cells: str) -> None:
+        """Put a notebook with these code cells where JupyterLab, which is open, keeps its files."""
+        code = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        content = {
+            "nbformat": 4,
+            "nbformat_minor": 5,
+            "metadata": {"kernelspec": kernel},
+            "cells": [{**code, "id": f"cell-{number}", "source": one} for number, one in enumerate(cells)],
+        }
+        body = {"type": "notebook", "format": "json", "content": content}
+        assert self._jupyter("PUT", f"api/contents/{path}", body) < 300
+
+    def end_kernels(self) -> None:
+        """Shut down what the notebooks of the open JupyterLab run on, as closing them for good does."""
+        for session in self.page.evaluate(_JUPYTER, ["GET", "api/sessions", None])["body"]:
+            assert self._jupyter("DELETE", f"api/sessions/{session['id']}", None) < 300
+
+    def _jupyter(self, method: str, path: str, body: object) -> int:
+        return int(self.page.evaluate(_JUPYTER, [method, path, body])["status"])
 
 
 @contextmanager

@@ -1,4 +1,6 @@
-"""Two agents on one machine, the second in its own network namespace, serve two users at once."""
+"""Two agents on one machine, the second in its own network namespace: two users at once, and a cell of a
+notebook on the first that runs on the second.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from e2e.stack import Stack, containers, until
+from e2e.stack import Stack, containers, hub_page, until
+from playwright.sync_api import Browser
 
 import remotegpu
+from remotegpu.types.tasks import Task
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(600)]
 
@@ -21,6 +26,7 @@ NAMESPACE = "rgpu-e2e"
 # Not rgpu…: the agents' firewall takes interfaces of that name for workloads.
 OUTSIDE, INSIDE = "e2e-outside", "e2e-inside"
 HOST_SIDE, NAMESPACE_SIDE = "10.214.7.1", "10.214.7.2"
+PASSWORD = "correct horse battery"
 
 
 def _ip(*words: str) -> None:
@@ -120,3 +126,82 @@ def test_two_agents_serve_two_users_at_once_with_exclusive_gpus(stack: Stack, se
             client.close()
         assert all(gpu.free for gpu in admin.gpus.list())
         assert containers(hosts) == before
+
+
+CELL = """\
+%%remotegpu --gpus 1
+import os, time
+step = 0
+while not os.path.exists("/tmp/go"):
+    step += 1
+    print("step", step, "on", os.environ["NVIDIA_VISIBLE_DEVICES"], flush=True)
+    time.sleep(0.25)
+answer = start + 2
+weights = os.urandom(6 * 2**20)  # more than fits into the output: it comes back as a file
+"""
+AFTERWARDS = """\
+import remotegpu
+task = remotegpu.Client().tasks.list(name="cell").items[0]
+found = remotegpu.attach(task.id).result(timeout=60)
+print("answer", found["answer"], len(found["weights"]))
+"""
+
+
+@pytest.mark.browser
+def test_cell_runs_on_another_host_and_its_result_waits_for_the_browser_to_come_back(
+    stack: Stack, browser: Browser, second_host: str
+) -> None:
+    with stack.admin() as admin:
+        ida = admin.users.create(username="ida", password=PASSWORD).user.username
+        with hub_page(browser, stack, ida, PASSWORD) as user:
+            user.log_in()
+            user.page.goto(f"{stack.hub_url}/hub/spawn")
+            # Only containers of the first host reach the hub: the second's firewall is in its namespace.
+            with _cordoned(admin, second_host):
+                user.page.click("#spawn_form input[type=submit], #spawn_form button[type=submit]")
+                user.await_lab()
+            user.write_notebook(
+                "elsewhere.ipynb", "%load_ext remotegpu_notebooks\nstart = 40", CELL, AFTERWARDS
+            )
+            user.open_notebook("elsewhere.ipynb")
+            user.run_cell(0)
+            here = next(iter(admin.environments.list(owner=ida))).host_name
+            assert here is not None
+            with _cordoned(admin, here):
+                cell = user.start_cell(1)
+                until("output streams into the cell", lambda: "step 3 on" in cell.inner_text())
+            (task,) = admin.tasks.list(owner=ida)
+            assert task.status == "running"
+            (attempt,) = admin.tasks.attempts(task.id)
+            assert attempt.host_name == second_host != here
+            assert task.hosts[0].allocated_gpus[0].uuid in cell.inner_text()
+            user.screenshot("notebook-cell-elsewhere")
+            user.end_kernels()
+        container = _container_of(task)
+        assert admin.tasks.get(task.id).status == "running", "nobody looks at it any more"
+        subprocess.run(["docker", "exec", container, "touch", "/tmp/go"], check=True, timeout=60)
+        assert admin.tasks.wait(task.id, timeout_s=60, progress=False).status == "succeeded"
+
+        with hub_page(browser, stack, ida, PASSWORD) as user:
+            user.log_in()
+            user.open_notebook("elsewhere.ipynb")
+            assert user.run_cell(2).strip() == f"answer 42 {6 * 2**20}"
+            user.screenshot("notebook-cell-attached")
+            user.stop_default_server()
+            assert user.failures == []
+
+
+@contextmanager
+def _cordoned(admin: remotegpu.Client, host: str) -> Iterator[None]:
+    """Nothing new is placed there meanwhile."""
+    admin.hosts.cordon(host)
+    try:
+        yield
+    finally:
+        admin.hosts.uncordon(host)
+
+
+def _container_of(task: Task) -> str:
+    """The one container of a task's attempt."""
+    (name,) = [one for one in containers({task.hosts[0].host_id}) if "att-" in one]
+    return name

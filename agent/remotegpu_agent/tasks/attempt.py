@@ -17,7 +17,7 @@ from remotegpu_agent import fault_points
 from remotegpu_agent.runtime import RuntimeUnavailable, StartRefused, StillThere
 from remotegpu_agent.sync import Refused as HostRefused
 from remotegpu_agent.sync import Superseded
-from remotegpu_agent.tasks import artifacts, results
+from remotegpu_agent.tasks import artifacts, inputs, results
 from remotegpu_agent.tasks.folders import Folder, Started, Stop, boottime
 from remotegpu_agent.tasks.link import Link, Refused
 from remotegpu_agent.tasks.output import Shipper, follow_progress, read_progress
@@ -164,8 +164,8 @@ class Attempt:
         fault_points.hit(fault_points.TASK_ACCEPTED)
 
     async def _prepare(self) -> Stop | None:
-        """The image; a stop meanwhile ends the transfer."""
-        fetch = asyncio.create_task(self._runtime.fetch_image(self.spec))
+        """The image and its input; a stop meanwhile ends the transfers."""
+        fetch = asyncio.create_task(self._fetch())
         try:
             while not fetch.done() and (stop := self._why()) is None:
                 await self._pause(fetch)
@@ -175,6 +175,10 @@ class Attempt:
             return stop
         finally:
             await _cancel(fetch)
+
+    async def _fetch(self) -> None:
+        await self._runtime.fetch_image(self.spec)
+        await inputs.fetch(self.spec.input, self._folder.input, self._link)
 
     async def _start(self) -> Stop | None:
         """Answers why it must not be started after all: this agent may have been frozen meanwhile."""

@@ -67,7 +67,10 @@ class DockerTasks:
             entrypoint=shim.entrypoint(spec.log_cap_bytes),
             command=_command(spec, image),
             environment=environment(
-                spec, output=container_spec.OUTPUT, progress=f"{shim.SAID}/{folder.progress.name}"
+                spec,
+                output=container_spec.OUTPUT,
+                progress=f"{shim.SAID}/{folder.progress.name}",
+                input_=shim.INPUT,
             ),
             home=os.fspath(home.absolute()),
             mounts=await self._mounts(spec, folder),
@@ -109,7 +112,11 @@ class DockerTasks:
             (str(folder.said), shim.SAID, False),
             (str(folder.output), container_spec.OUTPUT, False),
         ]
-        return [*mounts, (str(folder.script), shim.SCRIPT, True)] if spec.script is not None else mounts
+        if spec.script is not None:
+            mounts.append((str(folder.script), shim.SCRIPT, True))
+        if spec.input is not None:
+            mounts.append((str(folder.input), shim.INPUT, True))
+        return mounts
 
     async def look(self, folder: Folder) -> Life:
         found = await self._details(folder)

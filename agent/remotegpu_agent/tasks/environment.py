@@ -6,8 +6,9 @@ from remotegpu.types.agent import ClaimedAttempt
 from remotegpu_agent.container_spec import gpu_environment
 
 
-def environment(spec: ClaimedAttempt, *, output: str, progress: str) -> dict[str, str]:
+def environment(spec: ClaimedAttempt, *, output: str, progress: str, input_: str) -> dict[str, str]:
     """Its own variables and the platform's; the platform's win."""
+    given = {"REMOTEGPU_INPUT": input_} if spec.input is not None else {}
     return {
         **spec.env,
         **spec.secret_env,
@@ -18,4 +19,5 @@ def environment(spec: ClaimedAttempt, *, output: str, progress: str) -> dict[str
         "REMOTEGPU_RANK": str(spec.rank),
         "REMOTEGPU_OUTPUT": output,
         "REMOTEGPU_PROGRESS_FILE": progress,
+        **given,
     }

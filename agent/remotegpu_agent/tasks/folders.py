@@ -81,6 +81,8 @@ class Folder:
         """The task writes here; holds the progress file."""
         self.progress = self.said / "progress"
         self.script = self.path / "script"
+        self.input = self.path / "input"
+        """There only once it is whole and right."""
         self._exit = self.path / "exit"
 
     def store(self, spec: ClaimedAttempt) -> None:

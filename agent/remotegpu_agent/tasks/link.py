@@ -46,6 +46,8 @@ class AttemptApi(Protocol):
 
     async def append_logs(self, attempt_id: str, body: AttemptLogs) -> AttemptLogsReply: ...
 
+    async def read_attempt_input(self, attempt_id: str, *, epoch: int, offset: int) -> bytes: ...
+
     async def upload_artifact(
         self,
         attempt_id: str,
@@ -135,6 +137,12 @@ class Link:
                 return None
 
         return await self._write("artifact", once)
+
+    async def input(self, offset: int) -> bytes:
+        """What follows there of the file that it reads; nothing at the end."""
+        return await self._write(
+            "input", lambda: self.api.read_attempt_input(self._id, epoch=self.epoch, offset=offset)
+        )
 
     async def complete(self, result: AttemptResult) -> None:
         await self._write(

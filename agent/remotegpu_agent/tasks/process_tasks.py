@@ -268,7 +268,12 @@ class ProcessTasks:
             **own,
             "PATH": _path(),
             "HOME": str(home),
-            **environment(spec, output=str(folder.output), progress=str(folder.progress)),
+            **environment(
+                spec,
+                output=str(folder.output),
+                progress=str(folder.progress),
+                input_=str(folder.input),
+            ),
             "CUDA_VISIBLE_DEVICES": ",".join(container_spec.real_gpus(spec.gpu_uuids)),
             processes.MARKER: self._marker(spec.id),
         }

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from remotegpu._async.resources.settings import AsyncSettings
     from remotegpu._async.resources.ssh_keys import AsyncSshKeys
     from remotegpu._async.resources.task_arrays import AsyncTaskArrays
+    from remotegpu._async.resources.task_inputs import AsyncTaskInputs
     from remotegpu._async.resources.task_schedules import AsyncTaskSchedules
     from remotegpu._async.resources.tasks import AsyncTasks
     from remotegpu._async.resources.tokens import AsyncTokens
@@ -258,6 +259,13 @@ class AsyncClient:
         from remotegpu._async.resources.task_arrays import AsyncTaskArrays
 
         return AsyncTaskArrays(self._transport)
+
+    @cached_property
+    def task_inputs(self) -> AsyncTaskInputs:
+        """Files that are sent before the tasks that read them."""
+        from remotegpu._async.resources.task_inputs import AsyncTaskInputs
+
+        return AsyncTaskInputs(self._transport)
 
     @cached_property
     def task_schedules(self) -> AsyncTaskSchedules:

@@ -50,10 +50,19 @@ class AsyncTransport:
         await self._http.aclose()
 
     async def call(
-        self, kind: type[WireT], method: str, path: str, *, body: object = None, params: Params | None = None
+        self,
+        kind: type[WireT],
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        params: Params | None = None,
+        headers: dict[str, str] | None = None,
     ) -> WireT:
         """Send a request whose answer is a `kind`."""
-        return _protocol.decode(kind, await self.send(method, path, body=body, params=params))
+        return _protocol.decode(
+            kind, await self.send(method, path, body=body, params=params, headers=headers)
+        )
 
     async def create(
         self, kind: type[WireT], path: str, *, body: object, idempotency_key: str | None

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from remotegpu._sync.resources.settings import SyncSettings
     from remotegpu._sync.resources.ssh_keys import SyncSshKeys
     from remotegpu._sync.resources.task_arrays import SyncTaskArrays
+    from remotegpu._sync.resources.task_inputs import SyncTaskInputs
     from remotegpu._sync.resources.task_schedules import SyncTaskSchedules
     from remotegpu._sync.resources.tasks import SyncTasks
     from remotegpu._sync.resources.tokens import SyncTokens
@@ -259,6 +260,13 @@ class Client:
         from remotegpu._sync.resources.task_arrays import SyncTaskArrays
 
         return SyncTaskArrays(self._transport)
+
+    @cached_property
+    def task_inputs(self) -> SyncTaskInputs:
+        """Files that are sent before the tasks that read them."""
+        from remotegpu._sync.resources.task_inputs import SyncTaskInputs
+
+        return SyncTaskInputs(self._transport)
 
     @cached_property
     def task_schedules(self) -> SyncTaskSchedules:

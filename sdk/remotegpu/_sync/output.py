@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import base64
 import codecs
+import hashlib
 import json
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
 from remotegpu import _progress
 from remotegpu._partial import Partial
 from remotegpu._protocol import Reconnects, segment
 from remotegpu._sync.stream import SILENCE_S, TRANSIENT, messages
 from remotegpu._sync.transport import SyncTransport
-from remotegpu.errors import RemoteGPUError
-from remotegpu.types.tasks import Artifact, ArtifactDownload
+from remotegpu.errors import RemoteGPUError, StateConflict
+from remotegpu.types.tasks import Artifact, ArtifactDownload, TaskInput
+
+_PIECE_BYTES = 2**20
 
 
 def followed(
@@ -82,6 +86,51 @@ def download(
         return partial.finish()
     finally:
         partial.close()
+
+
+def upload(
+    send: Callable[..., TaskInput],
+    file: BinaryIO,
+    *,
+    progress: _progress.Choice[TaskInput],
+    give_up_after_s: float,
+) -> TaskInput:
+    """All of a file, in pieces, from where an earlier try stopped."""
+    sha256, size_bytes = _content_of(file)
+    reconnects = Reconnects(give_up_after_s=give_up_after_s)
+    offset: int | None = None
+    wrong = False
+    with _progress.display(progress) as show:
+        while True:
+            failure: RemoteGPUError | None = None
+            data = b""
+            if offset is not None:
+                file.seek(offset)
+                data = file.read(_PIECE_BYTES)
+            try:
+                sent = send(sha256, size_bytes=size_bytes, offset=offset or 0, data=data)
+            except TRANSIENT as error:
+                failure, offset = error, None
+            except StateConflict:
+                if wrong:
+                    raise
+                wrong, offset = True, 0
+            else:
+                reconnects.received()
+                show(sent)
+                if sent.complete:
+                    return sent
+                offset = sent.received_bytes
+            if failure is not None:
+                time.sleep(reconnects.pause_s(failure))
+
+
+def _content_of(file: BinaryIO) -> tuple[str, int]:
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(_PIECE_BYTES):
+        digest.update(block)
+    return digest.hexdigest(), file.tell()
 
 
 def _blocks(transport: SyncTransport, artifact: Artifact, partial: Partial) -> Generator[bytes, None, None]:

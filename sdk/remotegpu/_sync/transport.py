@@ -51,10 +51,17 @@ class SyncTransport:
         self._http.close()
 
     def call(
-        self, kind: type[WireT], method: str, path: str, *, body: object = None, params: Params | None = None
+        self,
+        kind: type[WireT],
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        params: Params | None = None,
+        headers: dict[str, str] | None = None,
     ) -> WireT:
         """Send a request whose answer is a `kind`."""
-        return _protocol.decode(kind, self.send(method, path, body=body, params=params))
+        return _protocol.decode(kind, self.send(method, path, body=body, params=params, headers=headers))
 
     def create(self, kind: type[WireT], path: str, *, body: object, idempotency_key: str | None) -> WireT:
         """POST under an idempotency key: however often it is sent, it happens once."""

@@ -326,6 +326,13 @@ class TaskClaim(Wire):
     """Held so long while there is nothing."""
 
 
+class AttemptInput(Wire):
+    """A file that an attempt reads."""
+
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Bytes
+
+
 class ClaimedAttempt(Wire):
     """One attempt, complete: the agent needs nothing else to run it."""
 
@@ -354,6 +361,8 @@ class ClaimedAttempt(Wire):
     """Output above this is dropped, with a mark; the writer is not disturbed."""
     artifacts_max_bytes: Bytes
     """What is kept of ``/output``, all files together: one that is larger need not be read."""
+    input: AttemptInput | None = None
+    """Fetch it before the start, and name its place in ``REMOTEGPU_INPUT``."""
 
 
 class ClaimedAttempts(Wire):

@@ -16,6 +16,7 @@ from remotegpu.types.wire import Bytes, Labels, Name, UtcTime, Wire, WireEnum
 
 GIB = 2**30
 Argument = Annotated[str, StringConstraints(max_length=131_072, pattern=r"^[^\x00]*$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Script = Annotated[str, StringConstraints(min_length=1, max_length=262_144, pattern=r"^[^\x00]*$")]
 
 
@@ -144,6 +145,9 @@ class TaskCreate(TaskSpec):
 
     depends_on: Annotated[list[Dependency], Field(max_length=100)] = []
     array: TaskArray | None = None
+    input_sha256: Sha256 | None = None
+    """A file that was sent before (``PUT /v1/task-inputs``). The task may read it at the path in
+    ``REMOTEGPU_INPUT``."""
 
 
 class AttemptHost(Wire):
@@ -214,6 +218,9 @@ class Task(Wire):
     """Number of the present or last attempt; 0 before the first."""
     image: str
     command: list[str] | None
+    input_sha256: str | None
+    """Of the file that was sent for it to read."""
+    input_size_bytes: Bytes | None
     script: str | None
     """It may be large, so lists and the answer to a submit leave it out: ``null``, as ``command`` is. ``get``
     has it."""
@@ -322,6 +329,27 @@ class Artifact(Wire):
     size_bytes: Bytes
     sha256: str
     created_at: UtcTime
+
+
+class TaskInput(Wire):
+    """A file that is sent for tasks to read, and how far that is."""
+
+    sha256: str
+    size_bytes: Bytes
+    received_bytes: Bytes
+    """Send on from there."""
+    complete: bool
+    """All of it is there, and its checksum fits: tasks may name it."""
+
+
+class TaskInputRoom(Wire):
+    """What may be sent for tasks to read."""
+
+    max_bytes: Bytes
+    """Of one file."""
+    total_max_bytes: Bytes
+    """Of all files of one user; those that no task needs give way to new ones."""
+    total_used_bytes: Bytes
 
 
 class ArtifactDownload(Wire):

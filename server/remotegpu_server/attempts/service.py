@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import AttemptFinal, AttemptMismatch, LeaseExpired
 from remotegpu.types.agent import (
+    AttemptInput,
     AttemptLease,
     AttemptOutcome,
     AttemptProgress,
@@ -62,6 +63,7 @@ _CLAIM = text("""
 """)
 _COMPLETE = text("""
     SELECT a.id, a.task_id, a.number, a.rank, a.secret_env, t.name, t.command, t.script, t.working_dir, t.env,
+        t.input_sha256, t.input_size_bytes,
         t.array_index, t.max_lifetime_s, t.stop_grace_s, u.username, i.reference, i.digest, i.local,
         p.cpus, p.memory_bytes, p.volume_id, v.shared_home IS NOT NULL AS shared,
         ARRAY(SELECT g.uuid FROM allocations l JOIN gpus g ON g.id = l.gpu_id
@@ -127,6 +129,9 @@ async def _complete(db: AsyncSession, *, ids: list[str], launch: Launch) -> list
             stop_grace_s=row.stop_grace_s,
             log_cap_bytes=cap,
             artifacts_max_bytes=artifacts,
+            input=None
+            if row.input_sha256 is None
+            else AttemptInput(sha256=row.input_sha256, size_bytes=row.input_size_bytes),
         )
         for row in await db.execute(_COMPLETE, {"ids": ids})
     ]

@@ -1,22 +1,20 @@
 """Files that attempts leave in ``/output``: stored in pieces, checked, listed, handed out.
 
-A piece goes to the place where the row says that the last one ended, then one UPDATE counts it, as for
-output. Readers see the file once its SHA-256 was found right. Its path is data: none of ours is made of it.
+Readers see a file once its SHA-256 was found right. Its path is data: none of ours is made of it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import AsyncIterator
 
-from sqlalchemy import delete, func, insert, select, tuple_, update
+from sqlalchemy import delete, func, insert, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from remotegpu.errors import Invalid, NotFound, PayloadTooLarge, StateConflict
 from remotegpu.types.agent import ArtifactReply
 from remotegpu.types.tasks import Artifact
 from remotegpu.types.wire import Page
+from remotegpu_server import uploads
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.blobs import Blobs
 from remotegpu_server.db import tables
@@ -26,8 +24,6 @@ from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import TASK_ARTIFACTS_MAX_BYTES
 from remotegpu_server.tasks.service import read
 
-PIECE_BYTES = 2**20
-READ_BYTES = 2**20
 MAX_FILES = 10_000
 """Of one attempt."""
 _PATH = re.compile(r"[^\x00-\x1f\x7f\\]{1,1024}")
@@ -53,31 +49,24 @@ async def store(
     data: bytes,
 ) -> ArtifactReply:
     """Store the next piece of a file. Any other piece is not stored; the answer says where to go on."""
-    _check(path, size_bytes=size_bytes, offset=offset, data=data)
+    _check_path(path)
+    uploads.check_piece(data, offset=offset, size_bytes=size_bytes)
     async with sessions() as db:
         (await queries.writable(db, actor=actor, attempt_id=attempt_id, epoch=epoch)).refuse()
         row = await _declared(db, attempt_id=attempt_id, path=path, size_bytes=size_bytes, sha256=sha256)
         await db.commit()
-    if row.completed_at is not None or offset != row.received_bytes:
-        return ArtifactReply(received_bytes=row.received_bytes, complete=row.completed_at is not None)
-    if data:
-        await blobs.write(blob_of(row), offset=offset, data=data)
-        fault_points.reach("after_blob")
-        if not await _count(sessions, row, epoch=epoch, to=offset + len(data)):
-            return await _now(sessions, row)
-    if offset + len(data) < size_bytes:
-        return ArtifactReply(received_bytes=offset + len(data), complete=False)
-    return await _finish(sessions, blobs, row)
+    attempt = tables.Attempt
+    still = select(attempt.id).where(attempt.id == attempt_id, queries.same_session(epoch)).exists()
+    received = await uploads.take(
+        sessions, blobs, fault_points, row=row, blob=blob_of(row), offset=offset, data=data, still=still
+    )
+    return ArtifactReply(received_bytes=received.size_bytes, complete=received.complete)
 
 
-def _check(path: str, *, size_bytes: int, offset: int, data: bytes) -> None:
+def _check_path(path: str) -> None:
     parts = path.split("/")
     if not _PATH.fullmatch(path) or any(part in ("", ".", "..") for part in parts):
         raise Invalid("This is no path below /output.", hint="No leading /, no .., no control characters.")
-    if len(data) > PIECE_BYTES:
-        raise PayloadTooLarge(f"A piece of a file has at most {PIECE_BYTES} bytes.")
-    if offset + len(data) > size_bytes:
-        raise Invalid("This piece ends behind the end of the file.")
 
 
 async def _declared(
@@ -120,66 +109,6 @@ async def _require_room(db: AsyncSession, *, attempt_id: str, more: int) -> None
             f"An attempt may leave {limit} bytes in {MAX_FILES} files; there are {used} in {files}.",
             hint="Leave less in /output, or ask an admin for a higher tasks.artifacts_max_bytes.",
         )
-
-
-async def _count(
-    sessions: async_sessionmaker[AsyncSession], row: tables.Artifact, *, epoch: int, to: int
-) -> bool:
-    """False: an equal piece was faster, or nothing may be added any more."""
-    table, attempt = tables.Artifact, tables.Attempt
-    allowed = select(attempt.id).where(attempt.id == row.attempt_id, queries.same_session(epoch))
-    async with sessions() as db:
-        counted = await db.scalar(
-            update(table)
-            .where(table.id == row.id, table.received_bytes == row.received_bytes, allowed.exists())
-            .values(received_bytes=to)
-            .returning(table.id)
-            .execution_options(synchronize_session=False)
-        )
-        await db.commit()
-    return counted is not None
-
-
-async def _now(sessions: async_sessionmaker[AsyncSession], row: tables.Artifact) -> ArtifactReply:
-    table = tables.Artifact
-    async with sessions() as db:
-        found = await db.scalar(select(table).where(table.id == row.id))
-    if found is None:
-        raise StateConflict("The file was begun anew.", hint="Send it from the start.")
-    return ArtifactReply(received_bytes=found.received_bytes, complete=found.completed_at is not None)
-
-
-async def _finish(
-    sessions: async_sessionmaker[AsyncSession], blobs: Blobs, row: tables.Artifact
-) -> ArtifactReply:
-    """All bytes are there: check them, and show the file or begin anew."""
-    digest = hashlib.sha256()
-    async for block in content(blobs, row, start=0, end=row.size_bytes):
-        digest.update(block)
-    right = digest.hexdigest() == row.sha256
-    table = tables.Artifact
-    values = {"completed_at": func.now()} if right else {"received_bytes": 0}
-    async with sessions() as db:
-        await db.execute(
-            update(table)
-            .where(table.id == row.id, table.completed_at.is_(None))
-            .values(**values)
-            .execution_options(synchronize_session=False)
-        )
-        await db.commit()
-    if not right:
-        raise StateConflict("The checksum does not fit what arrived.", hint="Send the file from the start.")
-    return ArtifactReply(received_bytes=row.size_bytes, complete=True)
-
-
-async def content(blobs: Blobs, row: tables.Artifact, *, start: int, end: int) -> AsyncIterator[bytes]:
-    """Its bytes from ``start`` to before ``end``, in blocks."""
-    while start < end:
-        block = await blobs.read(blob_of(row), offset=start, size=min(READ_BYTES, end - start))
-        if not block:
-            raise OSError(f"blob {blob_of(row)} is shorter than its row says")
-        start += len(block)
-        yield block
 
 
 async def list_artifacts(

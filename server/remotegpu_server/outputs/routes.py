@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from remotegpu.types.agent import ArtifactReply, AttemptLogs, AttemptLogsReply
 from remotegpu.types.tasks import Artifact, TaskLogs
 from remotegpu.types.wire import Page
+from remotegpu_server import uploads
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.deps import (
     BlobsDep,
@@ -150,7 +151,7 @@ async def download_task_artifact(
     if part:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{row.size_bytes}"
     return StreamingResponse(
-        artifacts.content(blobs, row, start=start, end=end),
+        uploads.content(blobs, artifacts.blob_of(row), start=start, end=end),
         status_code=206 if part else 200,
         media_type=_BYTES,
         headers=headers,

@@ -398,6 +398,39 @@ TASK_OUTPUTS_KEEP_S = _declare(
     )
 )
 
+TASK_INPUT_MAX_BYTES = _declare(
+    Setting(
+        key="tasks.input_max_bytes",
+        default=256 * 2**20,
+        minimum=2**20,
+        maximum=2**34,
+        public=True,
+        doc="Largest file that is sent for a task to read, such as the arguments of a function.",
+    )
+)
+
+TASK_INPUTS_MAX_BYTES = _declare(
+    Setting(
+        key="tasks.inputs_max_bytes",
+        default=4 * 2**30,
+        minimum=2**20,
+        maximum=2**44,
+        public=True,
+        doc="Inputs of one user's tasks, all together; those that no task needs give way to new ones.",
+    )
+)
+
+TASK_INPUTS_KEEP_S = _declare(
+    Setting(
+        key="tasks.inputs_keep_s",
+        default=86400.0,
+        minimum=3600.0,
+        maximum=366 * 86400.0,
+        public=True,
+        doc="An input goes so long after the last task with it has ended; until then that can be retried.",
+    )
+)
+
 TASK_WAITING_MAX = _declare(
     Setting(
         key="tasks.waiting_max",

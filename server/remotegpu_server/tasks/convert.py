@@ -42,6 +42,8 @@ def to_wire(bundle: Bundle) -> Task:
         attempt=row.generation - 1 if row.status == "pending" else row.generation,
         image=bundle.image.name,
         command=row.command,
+        input_sha256=row.input_sha256,
+        input_size_bytes=row.input_size_bytes,
         script=bundle.script,
         working_dir=row.working_dir,
         env=row.env,

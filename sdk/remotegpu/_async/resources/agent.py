@@ -118,6 +118,16 @@ class AsyncAgent(AsyncResource):
         )
         return decode(AttemptLogsReply, response)
 
+    async def read_attempt_input(self, attempt_id: str, *, epoch: int, offset: int) -> bytes:
+        """What follows at `offset` of the file that an attempt reads, at most 4 MiB; nothing at the end."""
+        response = await self._transport.send(
+            "GET",
+            self._attempt(attempt_id, "input"),
+            params={"epoch": epoch, "offset": offset},
+            headers={"Accept": "application/octet-stream"},
+        )
+        return response.content
+
     async def upload_artifact(
         self,
         attempt_id: str,

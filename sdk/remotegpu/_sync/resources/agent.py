@@ -113,6 +113,16 @@ class SyncAgent(SyncResource):
         response = self._transport.send("POST", self._attempt(attempt_id, "logs"), body=body, repeatable=True)
         return decode(AttemptLogsReply, response)
 
+    def read_attempt_input(self, attempt_id: str, *, epoch: int, offset: int) -> bytes:
+        """What follows at `offset` of the file that an attempt reads, at most 4 MiB; nothing at the end."""
+        response = self._transport.send(
+            "GET",
+            self._attempt(attempt_id, "input"),
+            params={"epoch": epoch, "offset": offset},
+            headers={"Accept": "application/octet-stream"},
+        )
+        return response.content
+
     def upload_artifact(
         self,
         attempt_id: str,

@@ -38,6 +38,7 @@ class SyncTasks(SyncResource):
         image: str,
         command: Sequence[str] | None = None,
         script: str | None = None,
+        input_sha256: str | None = None,
         name: str | None = None,
         working_dir: str | None = None,
         env: Mapping[str, str] | None = None,
@@ -68,12 +69,13 @@ class SyncTasks(SyncResource):
         idempotency_key: str | None = None,
     ) -> TaskSubmitted:
         """Submit a task with a `command` or a `script`, or an `array` of them. It waits in the queue until
-        there is room for it.
+        there is room for it. `input_sha256` names a file that `task_inputs.upload` has sent.
         """
         body = given(
             image=image,
             command=None if command is None else list(command),
             script=script,
+            input_sha256=input_sha256,
             name=name,
             working_dir=working_dir,
             env=None if env is None else dict(env),

@@ -51,6 +51,7 @@ from remotegpu_server.db.tables.tasks import (
     Task,
     TaskArray,
     TaskDependency,
+    TaskInput,
     TaskSchedule,
 )
 from remotegpu_server.db.tables.volumes import Volume, VolumeRemoval
@@ -95,6 +96,7 @@ __all__ = [
     "Task",
     "TaskArray",
     "TaskDependency",
+    "TaskInput",
     "TaskSchedule",
     "Token",
     "User",

@@ -91,6 +91,7 @@ class Task(Base):
         CheckConstraint(f"({_ENDED}) = (finished_at IS NOT NULL)", name="finished"),
         CheckConstraint("(array_id IS NULL) = (array_index IS NULL)", name="numbered_in_array"),
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress_part"),
+        CheckConstraint("(input_sha256 IS NULL) = (input_size_bytes IS NULL)", name="input_whole"),
         Index("uq_tasks_array_index", "array_id", "array_index", unique=True),
         Index("ix_tasks_pending", "queued_at", postgresql_where=text("status = 'pending'")),
         Index("ix_tasks_owner", "owner_id", "created_at"),
@@ -100,6 +101,12 @@ class Task(Base):
         Index("ix_tasks_schedule", "schedule_id", postgresql_where=text("schedule_id IS NOT NULL")),
         Index("ix_tasks_reservation", "reservation_id", postgresql_where=text("reservation_id IS NOT NULL")),
         Index("ix_tasks_labels", "labels", postgresql_using="gin"),
+        Index(
+            "ix_tasks_input",
+            "owner_id",
+            "input_sha256",
+            postgresql_where=text("input_sha256 IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -110,6 +117,9 @@ class Task(Base):
     image_id: Mapped[str] = mapped_column(ForeignKey("images.id", ondelete="RESTRICT"))
     command: Mapped[list[str] | None]
     script: Mapped[str | None]
+    input_sha256: Mapped[str | None]
+    """Content of a :class:`TaskInput` of its owner, which may be gone once the task has ended."""
+    input_size_bytes: Mapped[int | None] = mapped_column(BigInteger)
     working_dir: Mapped[str] = mapped_column(server_default="")
     env: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
@@ -275,4 +285,35 @@ class Artifact(Base):
     received_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
     completed_at: Mapped[datetime | None]
     """Its checksum was found right."""
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
+
+
+class TaskInput(Base):
+    """A file that somebody sent before the tasks that read it; its bytes are the blob ``inputs/<id>``."""
+
+    __tablename__ = "task_inputs"
+    __table_args__ = (
+        CheckConstraint("size_bytes > 0 AND received_bytes BETWEEN 0 AND size_bytes", name="sizes"),
+        CheckConstraint("completed_at IS NULL OR received_bytes = size_bytes", name="complete"),
+        CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256_known"),
+        Index(
+            "uq_task_inputs_owner_sha256",
+            "owner_id",
+            "sha256",
+            unique=True,
+            postgresql_where=text("removing_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"))
+    sha256: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    received_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    completed_at: Mapped[datetime | None]
+    """Its checksum was found right."""
+    used_at: Mapped[datetime] = mapped_column(server_default=now)
+    """When a piece of it came, or a task took it."""
+    removing_at: Mapped[datetime | None]
+    """Its bytes are being removed, and the row goes after them."""
     created_at: Mapped[datetime] = mapped_column(server_default=now)

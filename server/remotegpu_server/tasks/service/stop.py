@@ -15,6 +15,7 @@ from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
 from remotegpu_server.images import service as images
 from remotegpu_server.notifications import service as notifications
+from remotegpu_server.task_inputs import service as task_inputs
 from remotegpu_server.tasks import convert, lifecycle, queries
 from remotegpu_server.tasks.service import read
 from remotegpu_server.tokens import service as tokens
@@ -156,6 +157,8 @@ async def retry_task(db: AsyncSession, *, actor: Actor, task_id: str) -> Task:
     assert workspace is not None, "tasks keep their workspace"
     workspaces.require_active(workspace)
     await images.allowed(db, image=seen.image_id, workspace=workspace)
+    if seen.input_sha256 is not None:
+        await task_inputs.hold(db, owner_id=seen.owner_id, sha256=seen.input_sha256)
     task = await queries.lock(db, task_id=task_id)
     assert task is not None, "it was just there"
     if task.status not in ("failed", "cancelled", "timed_out"):

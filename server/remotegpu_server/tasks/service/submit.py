@@ -22,6 +22,7 @@ from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import TASK_ARRAY_MAX, TASK_WAITING_MAX
 from remotegpu_server.queue import snapshot as snapshots
 from remotegpu_server.reservations import enforcement as reservations
+from remotegpu_server.task_inputs import service as task_inputs
 from remotegpu_server.tasks import convert, lifecycle, queries
 from remotegpu_server.tasks.service import turns
 from remotegpu_server.tokens import service as tokens
@@ -102,6 +103,7 @@ async def _insert(
         "image_id": image.id,
         "command": body.command,
         "script": body.script,
+        **await _input(db, actor=actor, sha256=body.input_sha256),
         "working_dir": body.working_dir,
         "env": body.env,
         "labels": body.labels,
@@ -130,6 +132,14 @@ async def _insert(
     await db.execute(insert(cast("Table", tables.Task.__table__)).values(**values), rows)
     await _record(db, actor=actor, body=body, ids=[row["id"] for row in rows], workspace=workspace)
     return [row["id"] for row in rows]
+
+
+async def _input(db: AsyncSession, *, actor: Actor, sha256: str | None) -> dict[str, Any]:
+    if sha256 is None:
+        return {}
+    assert actor.user_id is not None, "only people and their workloads submit"
+    size_bytes = await task_inputs.hold(db, owner_id=actor.user_id, sha256=sha256)
+    return {"input_sha256": sha256, "input_size_bytes": size_bytes}
 
 
 async def _require_room(db: AsyncSession, *, actor: Actor, more: int) -> None:

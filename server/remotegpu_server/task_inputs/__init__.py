@@ -1,0 +1,1 @@
+"""Files that people send before the tasks that read them."""
