@@ -85,15 +85,22 @@ def _run(shell: InteractiveShell, line: str, cell: str) -> None:
     )  # here: httpx and cloudpickle, and `%load_ext` stays quick
     from remotegpu._remote.futures import RemoteFuture
 
-    script = packing.pack_cell(cell, variables, sorted(assigns), python=options.pop("python"))
+    python = options.pop("python")
+    packed = packing.pack_cell(
+        cell, variables, sorted(assigns), python=python, client=functions.default_client
+    )
     client = functions.default_client()
     image = options.pop("image") or functions.own_image(client)
     if (memory_gib := options.pop("memory_gib")) is not None:
         options["memory_bytes"] = int(memory_gib * 2**30)
-    task = client.tasks.submit(image=image, script=script, name="cell", **options).tasks[0]
+    with packed:
+        sent = packed.sent_by(client)
+        (task,) = client.tasks.submit(
+            image=image, script=packed.script, input_sha256=sent, name="cell", **options
+        ).tasks
     print(f"Task {task.id} is {task.status}. {task.message}".rstrip())
     print(f"It goes on when this notebook is closed: %remotegpu attach {task.id}", flush=True)
-    _follow(shell, RemoteFuture(client, task.id, packing.nonce_of(script)))
+    _follow(shell, RemoteFuture(client, task.id, packing.nonce_of(packed.script)))
 
 
 def _command(shell: InteractiveShell, line: str) -> None:

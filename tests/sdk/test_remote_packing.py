@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import pickle
+import random
 import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import remotegpu
 from remotegpu._remote.answers import Output
-from remotegpu._remote.entry import MARK
-from remotegpu._remote.packing import MOST_SCRIPT, SIGN, nonce_of, pack_calls, pack_cell
+from remotegpu._remote.entry import MARK, RESULT
+from remotegpu._remote.packing import MOST_SCRIPT, SIGN, Packed, nonce_of, pack_calls, pack_cell
+from remotegpu.types.tasks import TaskInputRoom
+
+ROOM = 12 * 2**20
+"""What the server takes of a task here."""
+
+
+class _Room:
+    """The part of a client that packing asks."""
+
+    task_inputs: _Room
+
+    def __init__(self) -> None:
+        self.task_inputs = self
+
+    def room(self) -> TaskInputRoom:
+        return TaskInputRoom(max_bytes=ROOM, total_max_bytes=ROOM, total_used_bytes=0)
+
+
+def nobody() -> Any:
+    raise AssertionError("nothing is asked about what fits into the script")
 
 
 def carried_out(script: str, tmp_path: Path, **environ: str) -> tuple[str, Output]:
@@ -39,7 +63,32 @@ def carried_out(script: str, tmp_path: Path, **environ: str) -> tuple[str, Outpu
 
 
 def call(function: Callable[..., object], *arguments: object) -> str:
-    return pack_calls(function, [(arguments, {})], python="python3")
+    return calls(function, [(arguments, {})]).script
+
+
+def calls(
+    function: Callable[..., object],
+    given: Sequence[tuple[tuple[object, ...], dict[str, object]]],
+    *,
+    python: str = "python3",
+    client: Callable[[], Any] = nobody,
+) -> Packed:
+    return pack_calls(function, given, python=python, client=client)
+
+
+def cell(
+    source: str,
+    variables: Mapping[str, object],
+    brings: Sequence[str] = (),
+    *,
+    client: Callable[[], Any] = nobody,
+) -> Packed:
+    return pack_cell(source, variables, brings, python="python3", client=client)
+
+
+def noise(size: int) -> bytes:
+    """Hard to compress."""
+    return random.Random(7).randbytes(size)  # noqa: S311  nothing secret
 
 
 def test_script_says_what_it_is_and_fits() -> None:
@@ -51,7 +100,7 @@ def test_script_says_what_it_is_and_fits() -> None:
     assert nonce_of(None) == nonce_of(f"echo\n{SIGN} x\n") == nonce_of(f"#!/bin/sh\n\n{SIGN} {nonce}\n") == ""
     assert len(script) < 10_000
     assert call(len, "abc").startswith("#!/")
-    assert pack_calls(len, [(("abc",), {})], python="/opt/python").startswith("#!/opt/python\n")
+    assert calls(len, [(("abc",), {})], python="/opt/python").script.startswith("#!/opt/python\n")
 
 
 def test_result_comes_back_whatever_stands_before_it(tmp_path: Path) -> None:
@@ -113,19 +162,34 @@ def forged_result(folder: Path) -> tuple[str, Path]:
     return base64.b64encode(zlib.compress(pickle.dumps(Forged()))).decode(), folder / "loaded"
 
 
-def test_result_that_is_too_large_stays_there_and_says_where(tmp_path: Path) -> None:
+def test_large_result_is_a_file_whose_checksum_the_output_tells(tmp_path: Path) -> None:
     def large() -> bytes:
         import os
 
         return os.urandom(5 * 2**20)
 
-    _, output = carried_out(call(large), tmp_path, REMOTEGPU_TASK_ID="tsk-1")
+    _, output = carried_out(call(large), tmp_path)
     answer = output.answer()
     assert answer is not None
-    assert not answer.returned
-    with pytest.raises(remotegpu.ResultTooLarge, match=r"`remotegpu task cp tsk-1:result\.pkl`"):
-        raise answer.error() or AssertionError
-    assert (tmp_path / "result.pkl").stat().st_size > 5 * 2**20
+    assert answer.returned
+    assert answer.error() is None
+    kept = (tmp_path / RESULT).read_bytes()
+    assert answer.file == (hashlib.sha256(kept).hexdigest(), len(kept))
+    assert len(pickle.loads(kept)) == 5 * 2**20  # noqa: S301  ours
+
+
+def test_large_result_that_cannot_travel_leaves_no_half_of_itself(tmp_path: Path) -> None:
+    def large() -> list[object]:
+        import os
+        import threading
+
+        return [os.urandom(5 * 2**20), threading.Lock()]
+
+    _, output = carried_out(call(large), tmp_path)
+    answer = output.answer()
+    assert answer is not None
+    assert isinstance(answer.error(), TypeError)
+    assert not (tmp_path / RESULT).exists()
 
 
 def test_exception_that_is_too_large_comes_back_as_its_text(tmp_path: Path) -> None:
@@ -174,25 +238,38 @@ def test_variable_that_cannot_travel_is_named() -> None:
         call(holds, 1)
     assert caught.value.variable == "lock"
     with pytest.raises(remotegpu.NotTransferable, match=r"^handle \(lock\)"):
-        pack_cell("handle", {"fine": 1, "handle": lock}, [], python="python3")
+        cell("handle", {"fine": 1, "handle": lock})
     with pytest.raises(remotegpu.NotTransferable, match=r"^number "):
         call(lambda number: number, lock)
 
 
-@pytest.mark.parametrize(
-    ("size", "said"), [(300_000, "KiB"), (12 * 2**20, r"12\.0 MiB; 10\.0 MiB can travel")]
-)
-def test_variable_that_is_too_large_is_named_with_its_size(size: int, said: str) -> None:
-    import random
-
-    noise = random.Random(7).randbytes(size)  # noqa: S311  only has to be hard to compress
+def test_variable_that_is_too_large_is_named_with_its_size() -> None:
+    variables = {"small": 1, "weights": noise(13 * 2**20)}
+    said = r"^weights \(bytes\) has 13\.0 MiB; 12\.0 MiB can travel with a task\. .*volume"
     with pytest.raises(remotegpu.NotTransferable, match=said) as caught:
-        pack_cell("len(noise)", {"small": 1, "noise": noise}, [], python="python3")
-    assert caught.value.variable == "noise"
+        cell("len(weights)", variables, client=_Room)
+    assert caught.value.variable == "weights"
+    together = [((noise(7 * 2**20),), {}), ((noise(7 * 2**20),), {})]
+    with pytest.raises(remotegpu.NotTransferable, match=r"7\.0 MiB; 12\.0 MiB can travel"):
+        calls(len, together, client=_Room)
+
+
+@pytest.mark.parametrize("size", [300_000, 6 * 2**20])
+def test_what_is_too_large_for_the_script_is_a_file_beside_it(size: int, tmp_path: Path) -> None:
+    variables = {"weights": noise(size), "turned": np.asfortranarray(np.eye(800))}
+    with cell("n, trace = len(weights), turned.trace()", variables, ["n", "trace"], client=_Room) as packed:
+        assert len(packed.script) < 20_000
+        assert packed.file is not None
+        packed.file.seek(0)
+        (tmp_path / "input").write_bytes(packed.file.read())
+    _, output = carried_out(packed.script, tmp_path, REMOTEGPU_INPUT=str(tmp_path / "input"))
+    answer = output.answer()
+    assert answer is not None
+    assert answer.value() == {"n": size, "trace": 800.0}
 
 
 def test_many_calls_travel_in_one_script_and_each_takes_its_own(tmp_path: Path) -> None:
-    script = pack_calls(lambda one: one + 1, [((number,), {}) for number in range(300)], python="python3")
+    script = calls(lambda one: one + 1, [((number,), {}) for number in range(300)]).script
     assert len(script) < MOST_SCRIPT
     _, output = carried_out(script, tmp_path, REMOTEGPU_ARRAY_INDEX="299")
     answer = output.answer()
@@ -202,9 +279,8 @@ def test_many_calls_travel_in_one_script_and_each_takes_its_own(tmp_path: Path) 
 
 def test_cell_brings_back_its_names_and_says_which_stay(tmp_path: Path) -> None:
     source = "import threading\ntotal = sum(data)\nlock = threading.Lock()\ntotal * 2\n"
-    shown, output = carried_out(
-        pack_cell(source, {"data": [1, 2]}, ["total", "lock", "unset"], python="python3"), tmp_path
-    )
+    script = cell(source, {"data": [1, 2]}, ["total", "lock", "unset"]).script
+    shown, output = carried_out(script, tmp_path)
     assert shown == "6\n"
     answer = output.answer()
     assert answer is not None
@@ -213,7 +289,7 @@ def test_cell_brings_back_its_names_and_says_which_stay(tmp_path: Path) -> None:
 
 
 def test_traceback_of_a_cell_shows_its_line(tmp_path: Path) -> None:
-    _, output = carried_out(pack_cell("a = 1\na / 0\n", {}, [], python="python3"), tmp_path)
+    _, output = carried_out(cell("a = 1\na / 0\n", {}).script, tmp_path)
     answer = output.answer()
     assert answer is not None
     assert isinstance(answer.error(), ZeroDivisionError)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from remotegpu._remote.entry import MARK
-from remotegpu.errors import RemoteFailed, RemoteMismatch, ResultTooLarge
+from remotegpu.errors import RemoteFailed, RemoteMismatch
 
 
 class Output:
@@ -95,15 +95,18 @@ class Answer:
     @property
     def returned(self) -> bool:
         """The call came to its end."""
-        return bool(self.said["kind"] == "value")
+        return self.said["kind"] in ("value", "file")
+
+    @property
+    def file(self) -> tuple[str, int] | None:
+        """Checksum and size of the file in which the value is; ``None``: it is here."""
+        return (self.said["sha256"], self.said["size_bytes"]) if self.said["kind"] == "file" else None
 
     def error(self) -> Exception | None:
         """The exception of the other side, with its traceback as the cause."""
         kind = self.said["kind"]
         if kind == "mismatch":
             return RemoteMismatch(self.said["text"])
-        if kind == "too_large":
-            return ResultTooLarge(self.said["text"])
         if kind != "error":
             return None
         text = str(self.said["traceback"])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import base64
+import gzip
+import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import linecache
 import os
 import pickle
@@ -21,7 +24,9 @@ print it, so a line without the nonce is no result.
 CHUNK = 3000
 """Characters of a line: short enough for a pipe to take it whole, whatever else writes."""
 MOST = 4 * 2**20
-"""Bytes of a result that travel in the output."""
+"""Bytes of a result that travel in the output; a larger one is a file."""
+RESULT = ".remotegpu/result.pkl"
+"""That file, below ``/output``. The output tells its checksum, so that no other file is taken for it."""
 RAISED = 1
 """Exit code of a call that did not go well. With any other but 0, it was not this program that ended it."""
 
@@ -32,10 +37,21 @@ def main(header: dict[str, Any], payload: str) -> None:
     if different:
         finish({"kind": "mismatch", "text": "\n".join(different)}, nonce, exit_code=RAISED)
     try:
-        done = _carried_out(pickle.loads(zlib.decompress(base64.b85decode(payload))))
+        done = _carried_out(_parcel(payload))
         finish(done, nonce, exit_code=0)
     except Exception as error:  # noqa: BLE001  it is raised again where it was called from
         _fail(error, nonce)
+
+
+def _parcel(payload: str) -> dict[str, Any]:
+    """What was sent: in the script, or in a file where it is too large for that."""
+    found: dict[str, Any]
+    if payload:
+        found = pickle.loads(zlib.decompress(base64.b85decode(payload)))
+    else:
+        with gzip.open(os.environ["REMOTEGPU_INPUT"]) as file:
+            found = pickle.load(file)
+    return found
 
 
 def refusals(header: dict[str, Any]) -> list[str]:
@@ -65,8 +81,6 @@ def _note(package: str, wanted: str) -> None:
 
 
 def _carried_out(parcel: dict[str, Any]) -> dict[str, Any]:
-    import cloudpickle
-
     if parcel["kind"] == "cell":
         value, left = _run_cell(parcel)
     else:
@@ -74,7 +88,7 @@ def _carried_out(parcel: dict[str, Any]) -> dict[str, Any]:
         function = pickle.loads(parcel["function"])
         arguments, named = pickle.loads(parcel["calls"][index])
         value, left = function(*arguments, **named), {}
-    return {"kind": "value", "value": cloudpickle.dumps(value), "left": left}
+    return _value(value) | {"left": left}
 
 
 def _run_cell(parcel: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -94,7 +108,7 @@ def _run_cell(parcel: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         if name not in names:
             continue
         try:
-            cloudpickle.dumps(names[name])
+            cloudpickle.dump(names[name], _Counted())
             brought[name] = names[name]
         except Exception as error:  # noqa: BLE001  pickling raises whatever an object's own code does
             left[name] = str(error)
@@ -118,24 +132,72 @@ def _fail(error: Exception, nonce: str) -> None:
     finish({"kind": "error", "exception": exception, "traceback": text}, nonce, exit_code=RAISED)
 
 
-def _kept(value: bytes, size: int) -> dict[str, Any]:
-    """Leaves a pickled value where it is fetched as an artifact."""
-    with open(os.path.join(os.environ.get("REMOTEGPU_OUTPUT") or "/output", "result.pkl"), "wb") as file:
-        file.write(value)
-    task_id = os.environ.get("REMOTEGPU_TASK_ID") or "ID"
-    fetch = f"`remotegpu task cp {task_id}:result.pkl` fetches it, pickled"
-    return {
-        "kind": "too_large",
-        "text": f"The result has {size:,} bytes; {MOST:,} can come back. {fetch}. Or return less.",
-    }
+class _Counted:
+    """A file that keeps nothing, and knows how much it was given."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self.size += size
+        return size
+
+
+class _Kept(_Counted):
+    """A file in memory, until it is too large for the output: then one in ``/output``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = io.BytesIO()
+        self.sha256 = hashlib.sha256()
+        self._file: Any = None
+
+    def write(self, data: Any) -> int:
+        raw = pickle.PickleBuffer(data).raw()
+        self.sha256.update(raw)
+        size = super().write(raw)
+        if self._file is None and self.size > MOST:
+            self._file = open(result_path(), "wb")  # noqa: SIM115  it is closed below
+            self._file.write(self.memory.getbuffer())
+            self.memory = io.BytesIO()
+        (self._file or self.memory).write(raw)
+        return size
+
+    def close(self) -> bool:
+        """True: it is in ``/output``."""
+        if self._file is not None:
+            self._file.close()
+        return self._file is not None
+
+
+def result_path() -> str:
+    """Where a result lies that is too large for the output; its folder is made."""
+    path = os.path.join(os.environ.get("REMOTEGPU_OUTPUT") or "/output", RESULT)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    return path
+
+
+def _value(value: Any) -> dict[str, Any]:
+    """It, pickled; or the checksum of the file that it is in."""
+    import cloudpickle
+
+    kept = _Kept()
+    try:
+        cloudpickle.dump(value, kept)
+        in_file = kept.close()
+    except BaseException:
+        if kept.close():
+            os.unlink(result_path())  # half of it is nothing, and the disk may be full
+        raise
+    if in_file:
+        return {"kind": "file", "size_bytes": kept.size, "sha256": kept.sha256.hexdigest()}
+    return {"kind": "value", "value": kept.memory.getvalue()}
 
 
 def finish(answer: dict[str, Any], nonce: str, *, exit_code: int) -> None:
     """Write the answer behind all output, and end."""
     packed = zlib.compress(pickle.dumps(answer))
-    if len(packed) > MOST:
-        packed = zlib.compress(pickle.dumps(_kept(answer["value"], len(packed))))
-        exit_code = RAISED
     text = base64.b64encode(packed).decode()
     chunks = [text[start : start + CHUNK] for start in range(0, len(text), CHUNK)]
     sys.stdout.flush()

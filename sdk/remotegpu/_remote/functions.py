@@ -110,20 +110,30 @@ class RemoteFunction(Generic[P, RETURNED]):
             return iter(())
         array = TaskArray(size=len(calls), max_parallel=max_parallel)
         futures, array_id = self._submitted(calls, array)
-        return _results(futures, self._given_client or default_client(), array_id)
+        return _results(futures, self._client(), array_id)
+
+    def _client(self) -> Client:
+        return self._given_client or default_client()
 
     def _submitted(
         self, calls: Sequence[tuple[tuple[object, ...], dict[str, object]]], array: TaskArray | None
     ) -> tuple[list[RemoteFuture[RETURNED]], str | None]:
-        script = pack_calls(self._wrapped, calls, python=self._python)
-        client = self._given_client or default_client()
+        packed = pack_calls(self._wrapped, calls, python=self._python, client=self._client)
+        client = self._client()
         name = task_name(getattr(self._wrapped, "__name__", "function"))
-        image = self._image or own_image(client)
-        made = client.tasks.submit(image=image, script=script, name=name, array=array, **self._needs)
+        with packed:
+            made = client.tasks.submit(
+                image=self._image or own_image(client),
+                script=packed.script,
+                input_sha256=packed.sent_by(client),
+                name=name,
+                array=array,
+                **self._needs,
+            )
         tasks = made.tasks
         if made.count > len(tasks):
             tasks = sorted(client.tasks.list(array=made.array_id), key=lambda task: task.array_index or 0)
-        return [RemoteFuture(client, task.id, nonce_of(script)) for task in tasks], made.array_id
+        return [RemoteFuture(client, task.id, nonce_of(packed.script)) for task in tasks], made.array_id
 
 
 def _results(

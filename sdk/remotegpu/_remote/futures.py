@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -11,9 +13,9 @@ from contextlib import closing
 from typing import Any, Generic, TypeVar
 
 from remotegpu._remote.answers import Answer, Output
-from remotegpu._remote.entry import MOST, RAISED
+from remotegpu._remote.entry import MOST, RAISED, RESULT
 from remotegpu._sync.client import Client
-from remotegpu.errors import WaitFailed, WaitTimeout
+from remotegpu.errors import ResultTooLarge, WaitFailed, WaitTimeout
 from remotegpu.types.tasks import Task, TaskStatus
 
 RETURNED = TypeVar("RETURNED")
@@ -35,6 +37,7 @@ class RemoteFuture(Generic[RETURNED]):
         self._answer: Answer | None = None
         self._ended: Task | None = None
         self._watcher: threading.Thread | None = None
+        self._loaded: tuple[Any] | None = None
         self._callbacks: list[Callable[[RemoteFuture[RETURNED]], object]] = []
 
     def __repr__(self) -> str:
@@ -68,12 +71,13 @@ class RemoteFuture(Generic[RETURNED]):
 
         :raises WaitTimeout: it goes on. :raises concurrent.futures.CancelledError: it was stopped.
         :raises WaitFailed: it ended without a result: lost, out of memory, timed out; says so.
+        :raises ResultTooLarge: it was larger than what is kept of a task's files, or these are gone.
         """
         error = self.exception(timeout)
         if error is not None:
             raise error
         assert self._answer is not None
-        value: RETURNED = self._answer.value()
+        value: RETURNED = self._answer.value() if self._answer.file is None else self._from_file()
         return value
 
     def exception(self, timeout: float | None = None) -> Exception | None:
@@ -149,6 +153,29 @@ class RemoteFuture(Generic[RETURNED]):
             if found is not None and found.returned == succeeded:  # else: of an earlier attempt
                 self._answer = found
         return self._answer
+
+    def _from_file(self) -> RETURNED:
+        """The value that was too large for the output. Only the file is loaded whose checksum the output told
+        in a line with the nonce: that is the one which our own program has written.
+        """
+        assert self._answer is not None
+        assert self._answer.file is not None
+        assert self._ended is not None
+        if self._loaded is None:
+            sha256, size = self._answer.file
+            found = self._client.tasks.artifacts(self.task_id, attempt=self._ended.attempt, path=RESULT)
+            artifact = next((one for one in found if one.sha256 == sha256), None)
+            if artifact is None:
+                raise ResultTooLarge(
+                    f"The result has {size:,} bytes and was not kept, or is gone: a task's files have limits "
+                    "(tasks.artifacts_max_bytes, tasks.outputs_keep_s). Return less, or write it to a volume."
+                )
+            with tempfile.TemporaryDirectory(prefix="remotegpu-") as folder:
+                path = self._client.tasks.download_artifact(artifact, folder)
+                with path.open("rb") as file:
+                    self._loaded = (pickle.load(file),)
+        value: RETURNED = self._loaded[0]
+        return value
 
     def _read_again(self, task: Task) -> Output:
         output = Output(self._nonce)

@@ -1,27 +1,38 @@
-"""What travels: a function with its arguments, or a cell with its variables, as the script of a task."""
+"""What travels: a function with its arguments, or a cell with its variables, as the script of a task.
+
+What is too large for the script is a file that is sent before (``client.task_inputs``).
+"""
 
 from __future__ import annotations
 
 import base64
+import gzip
 import inspect
 import json
 import pickle
 import re
 import secrets
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata, resources
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from remotegpu.errors import MissingExtra, NotTransferable
+from remotegpu.errors import MissingExtra, NotTransferable, PayloadTooLarge, RemoteGPUError
 
-MOST_BYTES = 10 * 2**20
-"""Of pickled objects, before they are compressed."""
+if TYPE_CHECKING:
+    from remotegpu._sync.client import Client
+
+INLINE_BYTES = 4 * 2**20
+"""Pickled objects up to here may fit into the script once they are compressed."""
 MOST_SCRIPT = 262_144
-"""Characters of a task's script, in which everything travels for now."""
+"""Characters of a task's script."""
+PROTOCOL = 5
+"""Of the parcel: every Python from 3.8 on reads it."""
 SIGN = "# remotegpu-function 2"
 """Begins the second line of each script that we make; its nonce follows."""
 
@@ -29,41 +40,83 @@ SIGN = "# remotegpu-function 2"
 class _Pickled:
     """A file that counts what it no longer keeps, so that a refusal knows the size and memory stays small."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: Callable[[int], int]) -> None:
+        """`most` answers how many bytes are kept, of at least so many."""
         self.size = 0
-        self._kept: list[bytes] = []
+        self.data = bytearray()
+        self._most = most
 
     def write(self, data: Any) -> int:
-        size = memoryview(data).nbytes
-        self.size += size
-        if self.size <= MOST_BYTES:
-            self._kept.append(bytes(data))
-        return size
+        raw = pickle.PickleBuffer(data).raw()
+        self.size += raw.nbytes
+        if self.size <= self._most(self.size):
+            self.data += raw
+        else:
+            self.data = bytearray()
+        return raw.nbytes
 
-    @property
-    def data(self) -> bytes:
-        return b"".join(self._kept)
+
+@dataclass(frozen=True)
+class Packed:
+    """A script, and the file that it reads if it has one; to be closed."""
+
+    script: str
+    file: BinaryIO | None
+    variables: Mapping[str, object] = field(repr=False)
+    packer: Packer = field(repr=False)
+
+    def __enter__(self) -> Packed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def sent_by(self, client: Client) -> str | None:
+        """Checksum of the file, once the server has it. :raises NotTransferable: it is too large."""
+        if self.file is None:
+            return None
+        try:
+            return client.task_inputs.upload(self.file).sha256
+        except PayloadTooLarge as error:
+            raise self.packer.too_large(self.variables, most=int(str(error.data["limit"]))) from error
 
 
 class Packer:
     """Pickles, and remembers which modules the other side needs for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, client: Callable[[], Client]) -> None:
+        """`client` is asked what may be sent, once something is large."""
         self._cloudpickle = _cloudpickle()
         self._modules: set[str] = set()
+        self._client = client
+        self._room: int | None = None
+        self._packed = 0
 
-    def pickled(self, value: object, variables: Mapping[str, object]) -> bytes:
-        """`value` in bytes. :raises NotTransferable: names the one of `variables` that is the cause."""
+    def pickled(self, value: object, variables: Mapping[str, object]) -> bytearray:
+        """`value` in bytes. :raises NotTransferable: names the one of `variables` that is the cause, or says
+        how large all together is.
+        """
         try:
-            packed = self._dump(value)
+            packed = self._dump(value, self._most)
+        except RemoteGPUError:  # of the server that was asked
+            raise
         except Exception as error:  # pickling raises whatever an object's own code does
             raise self._cause(variables, error) from error
-        if packed.size > MOST_BYTES:
-            raise self._too_large(variables, packed.size)
+        self._packed += packed.size
+        if self._packed > self._most(self._packed):
+            raise self.too_large(variables, most=self._most(self._packed))
         return packed.data
 
-    def _dump(self, value: object) -> _Pickled:
-        file, modules = _Pickled(), self._modules
+    def _most(self, size: int) -> int:
+        if size <= INLINE_BYTES:
+            return INLINE_BYTES
+        if self._room is None:
+            self._room = self._client().task_inputs.room().max_bytes
+        return self._room
+
+    def _dump(self, value: object, most: Callable[[int], int]) -> _Pickled:
+        file, modules = _Pickled(most), self._modules
 
         class Pickler(self._cloudpickle.Pickler):  # type: ignore[misc, name-defined]
             def reducer_override(self, thing: Any) -> Any:
@@ -78,7 +131,7 @@ class Packer:
     def _cause(self, variables: Mapping[str, object], error: Exception) -> NotTransferable:
         for name, value in variables.items():
             try:
-                self._dump(value)
+                self._dump(value, _nothing)
             except Exception as own:  # noqa: BLE001  as above
                 return NotTransferable(
                     f"{name} ({type(value).__qualname__}) cannot travel: {own}. Make it over there, or send "
@@ -87,21 +140,17 @@ class Packer:
                 )
         return NotTransferable(f"This cannot travel: {error}", variable=None)
 
-    def too_large(self, variables: Mapping[str, object], *, room: int) -> NotTransferable:
-        """The refusal of what is larger than a script, once it is compressed."""
-        return self._too_large(variables, None, room=room)
-
-    def _too_large(
-        self, variables: Mapping[str, object], size: int | None, *, room: int = MOST_BYTES
-    ) -> NotTransferable:
-        sizes = {name: self._dump(value).size for name, value in variables.items()}
+    def too_large(self, variables: Mapping[str, object], *, most: int) -> NotTransferable:
+        """The refusal of what may not be sent: which variable it is, and how large."""
+        sizes = {name: self._dump(value, _nothing).size for name, value in variables.items()}
         name = max(sizes, key=lambda one: sizes[one], default=None)
-        worst = (
-            f"{name} ({type(variables[name]).__qualname__}) has {_amount(sizes[name])}" if name else "It has"
-        )
-        limit = f"{_amount(room)} can travel" + (" together, compressed" if size is None else "")
+        if name is None:
+            what = f"It has {_amount(self._packed)}"
+        else:
+            what = f"{name} ({type(variables[name]).__qualname__}) has {_amount(sizes[name])}"
         return NotTransferable(
-            f"{worst}; {limit}. Make it there, or read it there from a file.",
+            f"{what}; {_amount(most)} can travel with a task. Make it there, or put it on a volume or into a "
+            "dataset and read it there.",
             variable=name,
         )
 
@@ -121,9 +170,10 @@ def pack_calls(
     calls: Sequence[tuple[tuple[object, ...], dict[str, object]]],
     *,
     python: str,
-) -> str:
-    """The script of a task that calls `function`; of an array, whose tasks take one of `calls` each."""
-    packer = Packer()
+    client: Callable[[], Client],
+) -> Packed:
+    """The task that calls `function`; of an array, whose tasks take one of `calls` each."""
+    packer = Packer(client)
     with _by_value(function):
         known = _captured(function)
         parcel = {
@@ -136,33 +186,60 @@ def pack_calls(
             for number, call in enumerate(calls[:100])
             for name, value in _named(function, *call).items()
         }
-        return _script(packer, parcel, variables, python)
+        return _packed(packer, parcel, variables, python)
 
 
-def pack_cell(source: str, variables: Mapping[str, object], brings: Sequence[str], *, python: str) -> str:
-    """The script of a task that runs `source` with `variables` and brings back the names `brings`."""
-    packer = Packer()
+def pack_cell(
+    source: str,
+    variables: Mapping[str, object],
+    brings: Sequence[str],
+    *,
+    python: str,
+    client: Callable[[], Client],
+) -> Packed:
+    """The task that runs `source` with `variables` and brings back the names `brings`."""
+    packer = Packer(client)
     parcel = {
         "kind": "cell",
         "source": source,
         "variables": packer.pickled(dict(variables), variables),
         "brings": list(brings),
     }
-    return _script(packer, parcel, variables, python)
+    return _packed(packer, parcel, variables, python)
 
 
-def _script(packer: Packer, parcel: dict[str, Any], variables: Mapping[str, object], python: str) -> str:
-    payload = base64.b85encode(zlib.compress(pickle.dumps(parcel), 6)).decode()
+def _packed(packer: Packer, parcel: dict[str, Any], variables: Mapping[str, object], python: str) -> Packed:
     program = resources.files("remotegpu._remote").joinpath("entry.py").read_text(encoding="utf-8")
     start = f"#!{python}" if python.startswith("/") else f"#!/usr/bin/env {python}"
     nonce = secrets.token_hex(16)
     header = json.dumps(json.dumps(packer.header() | {"nonce": nonce}))
     head = f"{start}\n{SIGN} {nonce}\n{program}\n\nimport json\nHEADER = {header}\nPAYLOAD = '"
     tail = "'\nmain(json.loads(HEADER), PAYLOAD)\n"  # by name, so that no traceback prints them
-    room = MOST_SCRIPT - len(head) - len(tail)
-    if len(payload) > room:
-        raise packer.too_large(variables, room=room * 4 // 5)
-    return head + payload + tail
+    payload, file = _inline(parcel, room=MOST_SCRIPT - len(head) - len(tail)), None
+    if payload is None:
+        payload, file = "", _in_file(parcel)
+    return Packed(head + payload + tail, file, variables, packer)
+
+
+def _inline(parcel: dict[str, Any], *, room: int) -> str | None:
+    """``None``: it is too large for the script."""
+    size = sum(len(one) for one in (*parcel.get("calls", ()), *parcel.values()) if isinstance(one, bytearray))
+    if size > INLINE_BYTES:
+        return None
+    payload = base64.b85encode(zlib.compress(pickle.dumps(parcel, PROTOCOL), 6)).decode()
+    return payload if len(payload) <= room else None
+
+
+def _in_file(parcel: dict[str, Any]) -> BinaryIO:
+    """A temporary file. The same parcel makes the same bytes, so that it is sent once."""
+    file = tempfile.TemporaryFile(prefix="remotegpu-")  # noqa: SIM115  `Packed` closes it
+    try:
+        with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=1, mtime=0) as zipped:
+            pickle.dump(parcel, zipped, PROTOCOL)
+    except BaseException:
+        file.close()
+        raise
+    return cast("BinaryIO", file)
 
 
 def nonce_of(script: str | None) -> str:
@@ -226,5 +303,12 @@ def _cloudpickle() -> Any:
     return cloudpickle
 
 
+def _nothing(size: int) -> int:
+    """For a file that only counts."""
+    return 0
+
+
 def _amount(size: int) -> str:
+    if size >= 2**30:
+        return f"{size / 2**30:.1f} GiB"
     return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
