@@ -219,6 +219,11 @@ def _refused_about_attempts(
             data=b"lie",
         ),
     )
+    refused(
+        "GET /v1/agent/attempts/{attempt_id}/input",
+        AttemptMismatch,
+        lambda: as_a.read_attempt_input(attempt.id, epoch=a.epoch, offset=0),
+    )
     own = wire.AttemptWrite(epoch=b.epoch)
     as_b.accept_attempt(attempt.id, own)
     as_b.start_attempt(attempt.id, own)
@@ -301,6 +306,7 @@ def test_c7c_another_customers_things_cannot_be_read_named_or_changed(site: Site
 EVERYBODYS = {
     "GET /v1/images/{image}": "the platform's; a customer's own are in tests/server/test_images.py",
     "GET /v1/settings/{key}": "platform settings that everybody may read",
+    "PUT /v1/task-inputs/{sha256}": "content of one's own: nobody's names anybody else's",
 }
 
 

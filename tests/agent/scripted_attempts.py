@@ -67,6 +67,8 @@ class ScriptedAttempts:
         self.claims: list[TaskClaim] = []
         self.lease_s, self.renew_in_s, self.fence_s, self.fence_grace_s = 9.0, 2.0, 30.0, 1.0
         self.next_in_s = 0.0
+        self.input = b""
+        """What every attempt reads that has an input."""
         self.lose: dict[str, int] = {}
         """Verb -> how many of its answers are lost after they took effect."""
         self.wrong: list[str] = []
@@ -123,6 +125,14 @@ class ScriptedAttempts:
             return _error(*told.refused)
         answer: tuple[int, Any] = getattr(self, f"_{match[2]}")(told, body)
         return answer
+
+    def input_part(self, path: str, offset: int) -> tuple[int, Any]:
+        """A few bytes of what it reads; refused and lost as any other call about it."""
+        status, answer = self.answer(path, b"")
+        return (200, self.input[offset : offset + 5]) if status == 200 else (status, answer)
+
+    def _input(self, told: Told, body: bytes) -> tuple[int, Any]:
+        return 200, None
 
     def _claim(self, claim: TaskClaim) -> tuple[int, Any]:
         self.claims.append(claim)

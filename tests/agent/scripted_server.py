@@ -177,9 +177,12 @@ class ScriptedServer:
             self.save_reports.append((match[1], ImageSaveReport.model_validate_json(body)))
             return 204, None
         if path.startswith(("/v1/agent/tasks/", "/v1/agent/attempts/")):
-            epoch = int(query["epoch"]) if path.endswith("/artifacts") else json.loads(body)["epoch"]
+            of_file = path.endswith(("/artifacts", "/input"))
+            epoch = int(query["epoch"]) if of_file else json.loads(body)["epoch"]
             if epoch != self.epoch:
                 return _stale()
+            if path.endswith("/input"):
+                return self.attempts.input_part(path, int(query["offset"]))
             return self.attempts.answer(path, body)
         return 404, {"error": "not_found", "detail": path, "hint": None, "request_id": "r", "data": {}}
 
@@ -216,6 +219,8 @@ class ScriptedServer:
                 status, answer = server.answer(self.command, path, pairs, body)
                 if answer is None:
                     text = b""
+                elif isinstance(answer, bytes):
+                    text = answer
                 elif isinstance(answer, dict):
                     text = json.dumps(answer).encode()
                 else:

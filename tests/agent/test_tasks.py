@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from scripted_attempts import Told
 from scripted_server import ScriptedServer
 from task_specs import attempt, current, shell
 
-from remotegpu.types.agent import ClaimedAttempt
+from remotegpu.types.agent import AttemptInput, ClaimedAttempt
 
 
 def finish(server: ScriptedServer, attempt_id: str | None = None, *, timeout_s: float = 30) -> Told:
@@ -83,6 +84,23 @@ def test_task_finds_its_variables_and_keeps_secrets_out_of_the_disk(
     finish(calm_server)
     folder = calm_agent.state_dir / "attempts" / current()
     calm_server.until("its folder is gone", lambda: not folder.exists())
+
+
+def test_input_is_there_before_the_start_and_cannot_be_changed(
+    calm_agent: AgentProcess, calm_server: ScriptedServer
+) -> None:
+    calm_server.attempts.input = b"what it reads"
+    wanted = AttemptInput(sha256=hashlib.sha256(b"what it reads").hexdigest(), size_bytes=13)
+    script = "cat $REMOTEGPU_INPUT; ls -l $REMOTEGPU_INPUT | cut -c 1-10"
+    told = run(calm_server, shell(script, input=wanted))
+    assert told.output == b"what it reads-r--r--r--\n"
+    wrong = attempt(
+        "true", attempt_id=f"{current()}-wrong", input=wanted.model_copy(update={"size_bytes": 9})
+    )
+    told = run(calm_server, wrong)
+    assert (told.started, ending(told)) == (0, ("failed", "start_failed", None))
+    assert told.result is not None
+    assert "wrong checksum" in told.result.message
 
 
 @pytest.mark.parametrize("first", ["", "#!/bin/sh\n"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import tempfile
 
 from recording import World
@@ -19,7 +20,16 @@ async def drive(world: World) -> None:
     user, agent = world.user, world.agent
     assert agent is not None
     host = agent.client.agent
-    first = (await user.tasks.submit(image="base", command=["train"], labels={"run": "1"})).tasks[0]
+    assert (await user.task_inputs.room()).total_used_bytes == 0
+    sent = await user.task_inputs.send(_SHA256, size_bytes=2, offset=0, data=b"h")
+    assert (sent.received_bytes, sent.complete) == (1, False)
+    sent = await user.task_inputs.upload(io.BytesIO(b"hi"), progress=False)
+    assert sent.complete
+    first = (
+        await user.tasks.submit(
+            image="base", command=["train"], labels={"run": "1"}, input_sha256=sent.sha256
+        )
+    ).tasks[0]
     after = await user.tasks.submit(
         image="base",
         script="echo",
@@ -34,6 +44,8 @@ async def drive(world: World) -> None:
     (attempt,) = (await host.claim_tasks(claim)).attempts
     write = wire.AttemptWrite(epoch=agent.epoch)
     assert not (await host.accept_attempt(attempt.id, write)).stop
+    assert attempt.input == wire.AttemptInput(sha256=_SHA256, size_bytes=2)
+    assert await host.read_attempt_input(attempt.id, epoch=agent.epoch, offset=1) == b"i"
     await host.start_attempt(attempt.id, write)
     await host.report_progress(
         attempt.id, wire.AttemptProgress(epoch=agent.epoch, progress=0.5, message="half")

@@ -343,6 +343,14 @@ def test_upgrade_0016_begins_without_artifacts(upgraded: sa.Engine) -> None:
     assert _rows(upgraded, "SELECT count(*) FROM artifacts") == [(0,)]
 
 
+def test_upgrade_0017_begins_without_inputs(upgraded: sa.Engine) -> None:
+    assert _rows(upgraded, "SELECT count(*) FROM task_inputs") == [(0,)]
+    assert _rows(upgraded, "SELECT DISTINCT input_sha256, input_size_bytes FROM tasks") in (
+        [],
+        [(None, None)],
+    )
+
+
 def test_every_revision_is_asserted_here() -> None:
     asserted = {name.split("_")[2] for name in globals() if name.startswith("test_upgrade_0")}
     folder = Path(remotegpu_migrations.__file__).parent / "versions"

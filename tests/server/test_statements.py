@@ -29,6 +29,7 @@ BUDGET = 25
 NOT_WALKED = {
     "/v1/tasks/{task_id}/logs:follow": "a stream, a few statements a look",
     "/v1/environments/{environment_id}/logs": "waits for the agent to answer",
+    "/v1/agent/attempts/{attempt_id}/input": "bytes of one attempt, a few statements",
     "/metrics": "for machines; no rows",
     "/v1/audit/records:export": "streams everything, a statement a batch",
 }

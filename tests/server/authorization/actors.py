@@ -190,6 +190,7 @@ async def build(app: FastAPI, actors: Actors) -> World:
         "array_id": array,
         "schedule_id": schedule,
         "attempt_id": "att-none",
+        "sha256": "0" * 64,
         "token_id": token_id or "",
         "subject": "user",
         "subject_id": own.id,
