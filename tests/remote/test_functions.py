@@ -51,6 +51,20 @@ def fails_or_waits(number: int, file: str) -> None:
     raise Odd(f"no {number}")
 
 
+class Tells:
+    """Whoever unpickles it makes a folder."""
+
+    def __init__(self, made: Path, data: bytes) -> None:
+        self.made, self.data = made, data
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _make, (str(self.made), self.data)
+
+
+def _make(folder: str, data: bytes) -> None:
+    os.mkdir(folder)
+
+
 @pytest.fixture(autouse=True)
 def _on_the_site(client: remotegpu.Client) -> Iterator[None]:
     yield
@@ -219,7 +233,63 @@ def test_result_that_somebody_forged_is_not_loaded(
         assert not loaded.exists()
 
 
-def test_another_python_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_large_arguments_and_results_travel_as_files(client: remotegpu.Client) -> None:
+    @remotegpu.function(image="base")
+    def turned(data: bytes) -> bytes:
+        return data[::-1]
+
+    data = os.urandom(5 * 2**20)
+    first = turned.submit(data)
+    assert first.result(60) == data[::-1] == remotegpu.attach(first.task_id).result(60)
+    size = client.tasks.get(first.task_id).input_size_bytes
+    assert size is not None
+    assert size > len(data)
+    assert [one.path for one in client.tasks.artifacts(first.task_id)] == [".remotegpu/result.pkl"]
+    used = client.task_inputs.room().total_used_bytes
+    assert turned.submit(data).result(60) == data[::-1]
+    assert client.task_inputs.room().total_used_bytes == used, "the same is sent once"
+    assert list(turned.map([data, b"abc"])) == [data[::-1], b"cba"]
+
+
+def test_large_result_that_somebody_replaced_is_not_loaded(tmp_path: Path) -> None:
+    loaded = tmp_path / "loaded"
+
+    @remotegpu.function(image="base")
+    def replaces(made: str) -> bytes:
+        import atexit
+        import pickle
+        from pathlib import Path
+
+        class Forged:
+            def __reduce__(self) -> tuple[object, ...]:
+                return os.mkdir, (made,)
+
+        file = Path(os.environ["REMOTEGPU_OUTPUT"], ".remotegpu", "result.pkl")
+        atexit.register(lambda: file.write_bytes(pickle.dumps(Forged())))
+        return os.urandom(5 * 2**20)
+
+    with pytest.raises(remotegpu.ResultTooLarge, match="was not kept"):
+        replaces.submit(str(loaded)).result(60)
+    assert not loaded.exists()
+
+
+def test_argument_above_the_limit_of_the_site_is_refused_with_its_size(client: remotegpu.Client) -> None:
+    client.settings.set("tasks.input_max_bytes", 2**20 * 5)
+    before = len(list(client.tasks.list()))
+    said = r"number \(bytes\) has 6\.0 MiB; 5\.0 MiB can travel"
+    try:
+        with pytest.raises(remotegpu.NotTransferable, match=said) as caught:
+            times.submit(bytes(6 * 2**20))  # type: ignore[arg-type]
+    finally:
+        client.settings.reset("tasks.input_max_bytes")
+    assert caught.value.variable == "number"
+    assert len(list(client.tasks.list())) == before
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_another_python_is_said_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, large: bool
+) -> None:
     from remotegpu._remote.packing import Packer
 
     header = Packer.header
@@ -228,8 +298,10 @@ def test_another_python_is_said_before_anything_runs(monkeypatch: pytest.MonkeyP
         return header(packer) | {"python": [3, 8]}
 
     monkeypatch.setattr(Packer, "header", older)
+    never = Tells(tmp_path / "loaded", os.urandom(5 * 2**20 if large else 1))
     with pytest.raises(remotegpu.RemoteMismatch, match=r"Python 3\.8 here"):
-        waits.submit(str(tmp_path / "never")).result(60)
+        waits.submit(never).result(60)  # type: ignore[arg-type]
+    assert not never.made.exists(), "not even unpickled"
 
 
 def test_missing_package_is_said_before_anything_runs(

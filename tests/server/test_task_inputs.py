@@ -1,4 +1,4 @@
-"""Files that are sent before the tasks that read them: in pieces, bounded, kept as long as they are needed."""
+"""Files that are sent before the tasks that read them: in pieces, bounded, kept while they are needed."""
 
 from __future__ import annotations
 
