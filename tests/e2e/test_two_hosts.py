@@ -128,15 +128,20 @@ def test_two_agents_serve_two_users_at_once_with_exclusive_gpus(stack: Stack, se
         assert containers(hosts) == before
 
 
+BEFORE = """\
+%load_ext remotegpu_notebooks
+import os
+table = os.urandom(2**20)  # more than fits into a script: it is sent before
+"""
 CELL = """\
 %%remotegpu --gpus 1
 import os, time
 step = 0
 while not os.path.exists("/tmp/go"):
     step += 1
-    print("step", step, "on", os.environ["NVIDIA_VISIBLE_DEVICES"], flush=True)
+    print("step", step, "on", os.environ["REMOTEGPU_ATTEMPT_ID"], flush=True)
     time.sleep(0.25)
-answer = start + 2
+answer = len(table) // 2**20 + 41
 weights = os.urandom(6 * 2**20)  # more than fits into the output: it comes back as a file
 """
 AFTERWARDS = """\
@@ -160,9 +165,7 @@ def test_cell_runs_on_another_host_and_its_result_waits_for_the_browser_to_come_
             with _cordoned(admin, second_host):
                 user.page.click("#spawn_form input[type=submit], #spawn_form button[type=submit]")
                 user.await_lab()
-            user.write_notebook(
-                "elsewhere.ipynb", "%load_ext remotegpu_notebooks\nstart = 40", CELL, AFTERWARDS
-            )
+            user.write_notebook("elsewhere.ipynb", BEFORE, CELL, AFTERWARDS)
             user.open_notebook("elsewhere.ipynb")
             user.run_cell(0)
             here = next(iter(admin.environments.list(owner=ida))).host_name
@@ -174,7 +177,8 @@ def test_cell_runs_on_another_host_and_its_result_waits_for_the_browser_to_come_
             assert task.status == "running"
             (attempt,) = admin.tasks.attempts(task.id)
             assert attempt.host_name == second_host != here
-            assert task.hosts[0].allocated_gpus[0].uuid in cell.inner_text()
+            assert f"on {attempt.id}" in cell.inner_text()
+            assert len(task.hosts[0].allocated_gpus) == 1
             user.screenshot("notebook-cell-elsewhere")
             user.end_kernels()
         container = _container_of(task)
