@@ -62,6 +62,8 @@ JOURNEYS = (
 
 WORDS = {"from": "begin", "to": "end", "label": "labels", "csv": "text"}
 """Arguments that Python calls otherwise."""
+WORKS_OUT = {"task_inputs.upload": {"size_bytes", "offset"}}
+"""Arguments of an endpoint that a method for whole files finds by itself."""
 STREAMS = {"environments.follow", "environments.watch", "events.watch", "hosts.watch", "tasks.watch"}
 
 
@@ -92,7 +94,7 @@ async def test_every_method_works_and_every_endpoint_has_one(app: FastAPI, actor
         f"{method}({WORDS.get(name, name)})"
         for method, routes in recorder.asked.items()
         for route in routes
-        for name in inputs_of(app, *route)
+        for name in inputs_of(app, *route) - WORKS_OUT.get(method, set())
         if WORDS.get(name, name) not in arguments_of(method)
     }
     assert not left_out, "the API takes these, and the methods do not"
