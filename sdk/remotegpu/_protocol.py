@@ -6,7 +6,7 @@ import json
 import random
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -58,6 +58,22 @@ def segment(value: str) -> str:
 def given(**fields: object) -> dict[str, object]:
     """The fields that the caller gave: ``None`` means left out, everywhere in this API's requests."""
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def listed(values: Iterable[str] | None, *, what: str) -> list[str] | None:
+    """A list for a request. :raises TypeError: it is one text, which would be taken apart into letters."""
+    if isinstance(values, str):
+        raise TypeError(f"{what} is a list of texts, such as {values.split()!r}, and not one text.")
+    return None if values is None else list(values)
+
+
+def dumped(value: Wire | None, kind: type[Wire], *, what: str) -> dict[str, object] | None:
+    """A wire type in a request. :raises TypeError: it is something else."""
+    if value is None:
+        return None
+    if not isinstance(value, kind):
+        raise TypeError(f"{what} takes {kind.__module__}.{kind.__qualname__}, and not {value!r}.")
+    return value.model_dump()
 
 
 def query(params: Params | None) -> dict[str, str | list[str]]:

@@ -8,10 +8,20 @@ from datetime import UTC, datetime
 from enum import Enum
 
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "Task": ("name", "status", "progress", "image", "gpus", "exit_code", "owner", "message"),
+    "Task": ("id", "name", "status", "progress", "image", "gpus", "exit_code", "owner", "message"),
     "TaskInput": ("sha256", "size_bytes", "received_bytes", "complete"),
     "Artifact": ("path", "size_bytes", "attempt", "sha256", "created_at", "id"),
-    "TaskSchedule": ("name", "cron", "time_zone", "enabled", "next_at", "last_at", "owner", "last_error"),
+    "TaskSchedule": (
+        "id",
+        "name",
+        "cron",
+        "time_zone",
+        "enabled",
+        "next_at",
+        "last_at",
+        "owner",
+        "last_error",
+    ),
     "TaskAttempt": ("number", "status", "host_name", "exit_code", "gpu_seconds", "started_at", "message"),
     "Environment": ("name", "status", "image", "gpus", "host_name", "owner", "message"),
     "Host": (

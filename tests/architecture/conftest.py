@@ -1,57 +1,19 @@
-"""The SDK as somebody else gets it: the wheel, in an environment with nothing but its base dependencies."""
+"""The SDK as somebody else gets it."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
-
-def uv(*words: str | Path) -> None:
-    # Hard links would tie the environment to uv's cache; where they cannot be made, uv warns and copies.
-    done = subprocess.run(
-        [sys.executable, "-m", "uv", *map(str, words)],
-        cwd=ROOT,
-        env={**os.environ, "UV_LINK_MODE": "copy"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+import sdk_wheel
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    # hatchling is a dev dependency: built here, without another environment to fetch.
-    uv(
-        "build",
-        "--quiet",
-        "--wheel",
-        "--no-build-isolation",
-        "--python",
-        sys.executable,
-        "--out-dir",
-        folder,
-        ROOT,
-    )
-    (built,) = folder.glob("*.whl")
-    return built
+    return sdk_wheel.built(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with the wheel and its base dependencies, in the versions that are locked."""
-    folder = tmp_path_factory.mktemp("sdk") / "venv"
-    locked = (ROOT / "requirements" / "dev.txt").read_text().splitlines()
-    pins = folder.parent / "constraints.txt"
-    pins.write_text("".join(f"{line.split()[0]}\n" for line in locked if "==" in line and line[:1].isalnum()))
-    uv("venv", "--quiet", "--python", sys.executable, folder)
-    python = folder / "bin" / "python"
-    uv("pip", "install", "--quiet", "--python", python, "--constraint", pins, wheel)
-    return python
+    """A Python with the wheel and nothing else."""
+    return sdk_wheel.installed(wheel, tmp_path_factory.mktemp("sdk"))

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import doctest
 import inspect
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from page_examples import Example, examples, same
 
 import remotegpu
 
@@ -24,26 +22,6 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = [DOCS / "sdk.md", *sorted(page for page in DOCS.glob("sdk/*.md") if page.name != "reference.md")]
 INTERNAL = {"agent", "health"}
 """Resources that only our own programs use."""
-
-BLOCK = re.compile(
-    r"^```python\n(?P<code>.*?)^```\n(?:```text\n(?P<printed>.*?)^```\n)?", re.DOTALL | re.MULTILINE
-)
-
-
-@dataclass(frozen=True)
-class Example:
-    """One block of code, and what it prints."""
-
-    code: str
-    printed: str
-    line: int
-
-
-def examples(page: Path) -> Iterator[Example]:
-    text = page.read_text()
-    for found in BLOCK.finditer(text):
-        line = text.count("\n", 0, found.start("code"))
-        yield Example(found["code"], found["printed"] or "", line)
 
 
 def run(example: Example, names: dict[str, object], page: Path) -> None:
@@ -70,8 +48,9 @@ def test_examples_of_a_page_run_and_print_what_it_says(
             run(example, names, page)
             printed = capsys.readouterr().out
             if example.printed or printed:
-                same = doctest.OutputChecker().check_output(example.printed, printed, doctest.ELLIPSIS)
-                assert same, f"{page.name}:{example.line}: printed {printed!r}, not {example.printed!r}"
+                assert same(example.printed, printed), (
+                    f"{page.name}:{example.line}: printed {printed!r}, not {example.printed!r}"
+                )
     finally:
         client = names.get("client")
         if isinstance(client, remotegpu.Client):

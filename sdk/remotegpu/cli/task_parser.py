@@ -28,6 +28,7 @@ def add_commands(
     task = group(commands, "task", "tasks: commands that run to their end on a host")
     submit = add(task, "submit", "tasks.submit", "submit a command or a script, or an array of them")
     _spec_options(submit, needs, pair)
+    _input_option(submit)
     submit.add_argument("--script", metavar="FILE", help="instead of a command; - for standard input")
     submit.add_argument("--array", type=int, metavar="N", help="the same N times; each is told its number")
     submit.add_argument("--max-parallel", type=int, metavar="N", help="of an array at a time")
@@ -35,6 +36,7 @@ def add_commands(
 
     run = add(commands, "run", "task_runs.run", "submit a command, follow it, and exit with its code")
     _spec_options(run, needs, pair)
+    _input_option(run)
     run.add_argument("--detach", "-d", action="store_true", help="print the id and leave it running")
     run.add_argument("command", nargs="+", metavar="-- CMD ARGUMENT", help="what to run")
 
@@ -66,6 +68,12 @@ def add_commands(
         add(task, verb, f"tasks.{verb}", what).add_argument("task", metavar="ID")
 
     _schedule_commands(commands, add, group, needs, pair)
+
+
+def _input_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input", metavar="FILE", help="sent before; the command finds it where $REMOTEGPU_INPUT says"
+    )
 
 
 def _schedule_commands(

@@ -12,7 +12,7 @@ from remotegpu._remote.answers import Output
 from remotegpu.cli import output
 from remotegpu.cli.connection import connect
 from remotegpu.cli.failures import INTERRUPTED, REFUSED
-from remotegpu.cli.tasks import find, spec
+from remotegpu.cli.tasks import find, sent, spec
 from remotegpu.types.tasks import Task
 
 PART_BYTES = 2**20
@@ -52,7 +52,8 @@ def _so_far(
 def run(arguments: argparse.Namespace) -> None:
     """Submit, follow, and exit with the code of the command."""
     with connect(arguments) as client:
-        (task,) = client.tasks.submit(**spec(arguments), command=arguments.command).tasks
+        file = sent(client, arguments.input)
+        (task,) = client.tasks.submit(**spec(arguments), command=arguments.command, input_sha256=file).tasks
         if arguments.detach:
             output.show_item(arguments, task, task.id)
             return

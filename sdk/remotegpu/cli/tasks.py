@@ -30,7 +30,9 @@ def submit(arguments: argparse.Namespace) -> None:
         array = TaskArray(size=arguments.array, max_parallel=arguments.max_parallel)
     what = program(arguments)
     with connect(arguments) as client:
-        made = client.tasks.submit(**spec(arguments), **what, array=array)
+        made = client.tasks.submit(
+            **spec(arguments), **what, array=array, input_sha256=sent(client, arguments.input)
+        )
     if made.array_id is not None:
         sentence = f"Array {made.array_id} of {made.count} tasks is submitted."
     else:
@@ -51,6 +53,16 @@ def _script(file: str) -> str:
         return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"Cannot read the script {file}: {error}") from error
+
+
+def sent(client: remotegpu.Client, file: str | None) -> str | None:
+    """Checksum of the file that the task reads, once the server has it."""
+    if file is None:
+        return None
+    try:
+        return client.task_inputs.upload(file).sha256
+    except OSError as error:
+        raise UsageError(f"Cannot read the input {file}: {error.strerror}.") from error
 
 
 def spec(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from remotegpu._async import wait
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
 from remotegpu._async.stream import states
-from remotegpu._protocol import given, segment
+from remotegpu._protocol import dumped, given, listed, segment
 from remotegpu.types.environments import (
     Environment,
     EnvironmentAccess,
@@ -79,7 +79,7 @@ class AsyncEnvironments(AsyncResource):
             name=name,
             image=image,
             gpus=gpus,
-            gpu_models=None if gpu_models is None else list(gpu_models),
+            gpu_models=listed(gpu_models, what="gpu_models"),
             gpu_memory_bytes=gpu_memory_bytes,
             min_gpu_memory_bytes=min_gpu_memory_bytes,
             max_gpu_memory_bytes=max_gpu_memory_bytes,
@@ -93,7 +93,7 @@ class AsyncEnvironments(AsyncResource):
             workspace=workspace,
             stop_at=None if stop_at is None else stop_at.isoformat(),
             max_lifetime_s=max_lifetime_s,
-            idle=None if idle is None else idle.model_dump(),
+            idle=dumped(idle, IdlePolicy, what="idle"),
             priority=priority,
             preemptible=preemptible,
             min_run_s=min_run_s,
@@ -141,7 +141,7 @@ class AsyncEnvironments(AsyncResource):
         body = given(
             image=image,
             gpus=gpus,
-            gpu_models=None if gpu_models is None else list(gpu_models),
+            gpu_models=listed(gpu_models, what="gpu_models"),
             gpu_memory_bytes=gpu_memory_bytes,
             min_gpu_memory_bytes=min_gpu_memory_bytes,
             max_gpu_memory_bytes=max_gpu_memory_bytes,
@@ -153,7 +153,7 @@ class AsyncEnvironments(AsyncResource):
             secret_env=None if secret_env is None else dict(secret_env),
             stop_at=None if stop_at is None else stop_at.isoformat(),
             max_lifetime_s=max_lifetime_s,
-            idle=None if idle is None else idle.model_dump(),
+            idle=dumped(idle, IdlePolicy, what="idle"),
             priority=priority,
             preemptible=preemptible,
             min_run_s=min_run_s,

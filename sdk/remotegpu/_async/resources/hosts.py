@@ -9,7 +9,7 @@ from remotegpu._async import wait
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
 from remotegpu._async.stream import states
-from remotegpu._protocol import given, segment
+from remotegpu._protocol import given, listed, segment
 from remotegpu.types.hosts import (
     Connection,
     EnrollmentToken,
@@ -44,7 +44,7 @@ class AsyncHosts(AsyncResource):
             operational=operational,
             connection=connection,
             health=health,
-            label=[*labels] or None,
+            label=listed(labels, what="labels") or None,
             gpu_model=gpu_model,
             limit=limit,
             cursor=cursor,
@@ -129,7 +129,7 @@ class AsyncHosts(AsyncResource):
         deadline_s: int | None = None,
     ) -> BatchResult:
         """Do a verb to many hosts, each by itself; the answer says which failed, and why."""
-        body = given(verb=verb, hosts=[*hosts], reason=reason, deadline_s=deadline_s)
+        body = given(verb=verb, hosts=listed(hosts, what="hosts"), reason=reason, deadline_s=deadline_s)
         return await self._transport.call(BatchResult, "POST", "/v1/hosts:batch", body=body)
 
     async def import_csv(self, text: str, *, dry_run: bool | None = None) -> BatchResult:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
-from remotegpu._protocol import given, segment
+from remotegpu._protocol import given, listed, segment
 from remotegpu.types.images import Image, WorkspaceImages
 
 
@@ -65,7 +65,7 @@ class AsyncImages(AsyncResource):
             description=description,
             digest=digest,
             runtime=runtime,
-            command=None if command is None else [*command],
+            command=listed(command, what="command"),
             category=category,
             framework=framework,
             framework_version=framework_version,
@@ -130,5 +130,5 @@ class AsyncImages(AsyncResource):
     async def restrict_workspace(self, workspace: str, images: Sequence[str] | None) -> WorkspaceImages:
         """Let a workspace use these images only; ``None``: every one that it sees."""
         path = f"/v1/workspaces/{segment(workspace)}/images"
-        body = {"images": None if images is None else [*images]}
+        body = {"images": listed(images, what="images")}
         return await self._transport.call(WorkspaceImages, "PUT", path, body=body)

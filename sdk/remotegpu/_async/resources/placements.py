@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from remotegpu._async.resource import AsyncResource
-from remotegpu._protocol import decode, given
+from remotegpu._protocol import decode, dumped, given, listed
 from remotegpu.types.environments import IdlePolicy, PlacementExplanation
 
 
@@ -41,7 +41,7 @@ class AsyncPlacements(AsyncResource):
         body = given(
             image=image,
             gpus=gpus,
-            gpu_models=None if gpu_models is None else list(gpu_models),
+            gpu_models=listed(gpu_models, what="gpu_models"),
             gpu_memory_bytes=gpu_memory_bytes,
             min_gpu_memory_bytes=min_gpu_memory_bytes,
             max_gpu_memory_bytes=max_gpu_memory_bytes,
@@ -53,7 +53,7 @@ class AsyncPlacements(AsyncResource):
             workspace=workspace,
             stop_at=None if stop_at is None else stop_at.isoformat(),
             max_lifetime_s=max_lifetime_s,
-            idle=None if idle is None else idle.model_dump(),
+            idle=dumped(idle, IdlePolicy, what="idle"),
             priority=priority,
             preemptible=preemptible,
             min_run_s=min_run_s,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
-from remotegpu._protocol import given, segment
+from remotegpu._protocol import given, listed, segment
 from remotegpu.types.quotas import Quota, QuotaChange, QuotaPolicy, QuotaVerdict
 
 
@@ -36,7 +36,7 @@ class AsyncQuotas(AsyncResource):
         """
         body = given(
             limits=None if limits is None else dict(limits),
-            reset=None if reset is None else [*reset],
+            reset=listed(reset, what="reset"),
             window_s=window_s,
         )
         return await self._transport.call(QuotaChange, "PUT", _path(subject, subject_id), body=body)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
-from remotegpu._protocol import given, segment
+from remotegpu._protocol import given, listed, segment
 from remotegpu.types.identity import Token, TokenCreated
 
 
@@ -26,7 +26,7 @@ class AsyncTokens(AsyncResource):
         idempotency_key: str | None = None,
     ) -> TokenCreated:
         """A new token; its secret is shown this once."""
-        body = given(name=name, scopes=None if scopes is None else [*scopes], expires_in_s=expires_in_s)
+        body = given(name=name, scopes=listed(scopes, what="scopes"), expires_in_s=expires_in_s)
         return await self._transport.create(
             TokenCreated, "/v1/tokens", body=body, idempotency_key=idempotency_key
         )
