@@ -36,8 +36,13 @@ def run(example: Example, names: dict[str, object], page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_examples_of_a_page_run_and_print_what_it_says(
-    page: Path, platform: Platform, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path,
+    platform: Platform,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REMOTEGPU_URL", platform.url)
     monkeypatch.setenv("REMOTEGPU_TOKEN", platform.token)
     names: dict[str, object] = {"__name__": "__main__"}
@@ -48,9 +53,8 @@ def test_examples_of_a_page_run_and_print_what_it_says(
             run(example, names, page)
             printed = capsys.readouterr().out
             if example.printed or printed:
-                assert same(example.printed, printed), (
-                    f"{page.name}:{example.line}: printed {printed!r}, not {example.printed!r}"
-                )
+                said = f"{page.name}:{example.line}: printed {printed!r}, not {example.printed!r}"
+                assert same(example.printed, printed), said
     finally:
         client = names.get("client")
         if isinstance(client, remotegpu.Client):

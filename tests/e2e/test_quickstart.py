@@ -18,9 +18,8 @@ PAGE = ROOT / "docs" / "sdk" / "quickstart.md"
 
 def test_quickstart_runs_with_nothing_but_the_package(stack: Stack, tmp_path: Path) -> None:
     python = sdk_wheel.installed(sdk_wheel.built(tmp_path), tmp_path)
-    clean = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "REMOTEGPU_"))
-    }
+    ours = ("PYTHON", "REMOTEGPU_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environ = clean | {"XDG_CONFIG_HOME": str(tmp_path / "config")}
 
     def run(*words: str, given: str = "") -> str:
@@ -32,10 +31,8 @@ def test_quickstart_runs_with_nothing_but_the_package(stack: Stack, tmp_path: Pa
         assert done.stderr == "", "a pipe sees no progress bars"
         return done.stdout
 
-    signed_in = run(
-        "remotegpu", "login", stack.server_url, "-u", "admin", "--password-stdin", given=stack.admin_password
-    )
-    assert "Signed in" in signed_in
+    who = ("-u", "admin", "--password-stdin")
+    assert "Signed in" in run("remotegpu", "login", stack.server_url, *who, given=stack.admin_password)
     found = list(examples(PAGE))
     (tmp_path / "quickstart.py").write_text("".join(example.code for example in found))
     printed = run("python", "quickstart.py")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 
-from remotegpu._protocol import given, segment
+from remotegpu._protocol import dumped, given, listed, segment
 from remotegpu._sync import wait
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
@@ -80,7 +80,7 @@ class SyncEnvironments(SyncResource):
             name=name,
             image=image,
             gpus=gpus,
-            gpu_models=None if gpu_models is None else list(gpu_models),
+            gpu_models=listed(gpu_models, what="gpu_models"),
             gpu_memory_bytes=gpu_memory_bytes,
             min_gpu_memory_bytes=min_gpu_memory_bytes,
             max_gpu_memory_bytes=max_gpu_memory_bytes,
@@ -94,7 +94,7 @@ class SyncEnvironments(SyncResource):
             workspace=workspace,
             stop_at=None if stop_at is None else stop_at.isoformat(),
             max_lifetime_s=max_lifetime_s,
-            idle=None if idle is None else idle.model_dump(),
+            idle=dumped(idle, IdlePolicy, what="idle"),
             priority=priority,
             preemptible=preemptible,
             min_run_s=min_run_s,
@@ -142,7 +142,7 @@ class SyncEnvironments(SyncResource):
         body = given(
             image=image,
             gpus=gpus,
-            gpu_models=None if gpu_models is None else list(gpu_models),
+            gpu_models=listed(gpu_models, what="gpu_models"),
             gpu_memory_bytes=gpu_memory_bytes,
             min_gpu_memory_bytes=min_gpu_memory_bytes,
             max_gpu_memory_bytes=max_gpu_memory_bytes,
@@ -154,7 +154,7 @@ class SyncEnvironments(SyncResource):
             secret_env=None if secret_env is None else dict(secret_env),
             stop_at=None if stop_at is None else stop_at.isoformat(),
             max_lifetime_s=max_lifetime_s,
-            idle=None if idle is None else idle.model_dump(),
+            idle=dumped(idle, IdlePolicy, what="idle"),
             priority=priority,
             preemptible=preemptible,
             min_run_s=min_run_s,

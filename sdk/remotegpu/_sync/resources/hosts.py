@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 
-from remotegpu._protocol import given, segment
+from remotegpu._protocol import given, listed, segment
 from remotegpu._sync import wait
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
@@ -45,7 +45,7 @@ class SyncHosts(SyncResource):
             operational=operational,
             connection=connection,
             health=health,
-            label=[*labels] or None,
+            label=listed(labels, what="labels") or None,
             gpu_model=gpu_model,
             limit=limit,
             cursor=cursor,
@@ -130,7 +130,7 @@ class SyncHosts(SyncResource):
         deadline_s: int | None = None,
     ) -> BatchResult:
         """Do a verb to many hosts, each by itself; the answer says which failed, and why."""
-        body = given(verb=verb, hosts=[*hosts], reason=reason, deadline_s=deadline_s)
+        body = given(verb=verb, hosts=listed(hosts, what="hosts"), reason=reason, deadline_s=deadline_s)
         return self._transport.call(BatchResult, "POST", "/v1/hosts:batch", body=body)
 
     def import_csv(self, text: str, *, dry_run: bool | None = None) -> BatchResult:

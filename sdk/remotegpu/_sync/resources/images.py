@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from remotegpu._protocol import given, segment
+from remotegpu._protocol import given, listed, segment
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
 from remotegpu.types.images import Image, WorkspaceImages
@@ -66,7 +66,7 @@ class SyncImages(SyncResource):
             description=description,
             digest=digest,
             runtime=runtime,
-            command=None if command is None else [*command],
+            command=listed(command, what="command"),
             category=category,
             framework=framework,
             framework_version=framework_version,
@@ -131,5 +131,5 @@ class SyncImages(SyncResource):
     def restrict_workspace(self, workspace: str, images: Sequence[str] | None) -> WorkspaceImages:
         """Let a workspace use these images only; ``None``: every one that it sees."""
         path = f"/v1/workspaces/{segment(workspace)}/images"
-        body = {"images": None if images is None else [*images]}
+        body = {"images": listed(images, what="images")}
         return self._transport.call(WorkspaceImages, "PUT", path, body=body)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from remotegpu._protocol import decode, given
+from remotegpu._protocol import decode, dumped, given, listed
 from remotegpu._sync.resource import SyncResource
 from remotegpu.types.environments import IdlePolicy, PlacementExplanation
 
@@ -42,7 +42,7 @@ class SyncPlacements(SyncResource):
         body = given(
             image=image,
             gpus=gpus,
-            gpu_models=None if gpu_models is None else list(gpu_models),
+            gpu_models=listed(gpu_models, what="gpu_models"),
             gpu_memory_bytes=gpu_memory_bytes,
             min_gpu_memory_bytes=min_gpu_memory_bytes,
             max_gpu_memory_bytes=max_gpu_memory_bytes,
@@ -54,7 +54,7 @@ class SyncPlacements(SyncResource):
             workspace=workspace,
             stop_at=None if stop_at is None else stop_at.isoformat(),
             max_lifetime_s=max_lifetime_s,
-            idle=None if idle is None else idle.model_dump(),
+            idle=dumped(idle, IdlePolicy, what="idle"),
             priority=priority,
             preemptible=preemptible,
             min_run_s=min_run_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from remotegpu._protocol import given, segment
+from remotegpu._protocol import given, listed, segment
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
 from remotegpu.types.quotas import Quota, QuotaChange, QuotaPolicy, QuotaVerdict
@@ -37,7 +37,7 @@ class SyncQuotas(SyncResource):
         """
         body = given(
             limits=None if limits is None else dict(limits),
-            reset=None if reset is None else [*reset],
+            reset=listed(reset, what="reset"),
             window_s=window_s,
         )
         return self._transport.call(QuotaChange, "PUT", _path(subject, subject_id), body=body)

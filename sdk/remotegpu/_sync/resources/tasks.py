@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from remotegpu._partial import target_of
-from remotegpu._protocol import given, segment
+from remotegpu._protocol import dumped, given, listed, segment
 from remotegpu._sync import output, wait
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
@@ -73,14 +73,14 @@ class SyncTasks(SyncResource):
         """
         body = given(
             image=image,
-            command=None if command is None else list(command),
+            command=listed(command, what="command"),
             script=script,
             input_sha256=input_sha256,
             name=name,
             working_dir=working_dir,
             env=None if env is None else dict(env),
             gpus=gpus,
-            gpu_models=None if gpu_models is None else list(gpu_models),
+            gpu_models=listed(gpu_models, what="gpu_models"),
             gpu_memory_bytes=gpu_memory_bytes,
             min_gpu_memory_bytes=min_gpu_memory_bytes,
             max_gpu_memory_bytes=max_gpu_memory_bytes,
@@ -100,9 +100,11 @@ class SyncTasks(SyncResource):
             stop_grace_s=stop_grace_s,
             max_retries=max_retries,
             retry_delay_s=retry_delay_s,
-            retry_on=None if retry_on is None else list(retry_on),
-            depends_on=None if depends_on is None else [one.model_dump() for one in depends_on],
-            array=None if array is None else array.model_dump(),
+            retry_on=listed(retry_on, what="retry_on"),
+            depends_on=None
+            if depends_on is None
+            else [dumped(one, Dependency, what="depends_on") for one in depends_on],
+            array=dumped(array, TaskArray, what="array"),
         )
         return self._transport.create(TaskSubmitted, "/v1/tasks", body=body, idempotency_key=idempotency_key)
 
@@ -124,7 +126,7 @@ class SyncTasks(SyncResource):
             name=name,
             workspace=workspace,
             array=array,
-            label=[*labels] or None,
+            label=listed(labels, what="labels") or None,
             status=status,
             limit=limit,
             cursor=cursor,

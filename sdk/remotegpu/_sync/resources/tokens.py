@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from remotegpu._protocol import given, segment
+from remotegpu._protocol import given, listed, segment
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
 from remotegpu.types.identity import Token, TokenCreated
@@ -27,7 +27,7 @@ class SyncTokens(SyncResource):
         idempotency_key: str | None = None,
     ) -> TokenCreated:
         """A new token; its secret is shown this once."""
-        body = given(name=name, scopes=None if scopes is None else [*scopes], expires_in_s=expires_in_s)
+        body = given(name=name, scopes=listed(scopes, what="scopes"), expires_in_s=expires_in_s)
         return self._transport.create(TokenCreated, "/v1/tokens", body=body, idempotency_key=idempotency_key)
 
     def delete(self, token_id: str) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from remotegpu._protocol import given
+from remotegpu._protocol import given, listed
 from remotegpu._sync.resource import SyncResource
 from remotegpu.types.usage import UsageReport
 
@@ -55,4 +55,4 @@ def _params(
     group_by: Sequence[str] | None, begin: datetime | None, end: datetime | None
 ) -> dict[str, object]:
     times = {name: when.isoformat() for name, when in (("from", begin), ("to", end)) if when is not None}
-    return given(group_by=None if group_by is None else [*group_by]) | times
+    return given(group_by=listed(group_by, what="group_by")) | times
