@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest_asyncio
+import sqlalchemy as sa
 from fastapi import FastAPI
 from hollow_agent import Fleet
 
@@ -34,6 +35,8 @@ async def work(app: FastAPI) -> Work:
     candidate = leadership.Candidate("loops")
     async with app.state.database.sessions() as db:
         assert await candidate.acquire(db)
+        # Nobody renews it here, and a test on a busy machine outlasts a lease.
+        await db.execute(sa.text("UPDATE leadership SET expires_at = now() + interval '1 hour'"))
         await db.commit()
     return Work(
         database=app.state.database,
