@@ -94,6 +94,10 @@ class Actors:
         return minted.secret
 
 
+_START_S = 90
+"""A server is there in two seconds; a machine full of tests takes its time."""
+
+
 class LiveServer:
     """``remotegpu-server serve`` in a process of its own, on a free loopback port."""
 
@@ -155,9 +159,10 @@ class LiveServer:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + _START_S
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
                 raise AssertionError(f"the server did not start:\n{self.log.read_text()[-4000:]}")
             time.sleep(0.05)
 

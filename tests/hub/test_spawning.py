@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import httpx
 import pytest
 from bs4 import BeautifulSoup
@@ -81,9 +83,11 @@ def test_refusal_reads_the_same_in_rest_form_progress_and_page(hub: Hub, stack: 
     assert "may hold 1 GPU at once" in message
     assert "Ask for" in message
     with hub.signed_in(username) as person:
-        sent = person.send_form("/hub/spawn", image="quick", gpus="2", cpus="1", memory_gib="1")
-        assert message in text_of(sent)
+        person.send_form("/hub/spawn", image="quick", gpus="2", cpus="1", memory_gib="1")
         page = person.http.get(f"/hub/spawn-pending/{username}")
+        while "is starting up" in text_of(page):
+            time.sleep(0.2)
+            page = person.http.get(f"/hub/spawn-pending/{username}")
         assert message in text_of(page)
         answer = person.http.get("/hub/remotegpu/explain", params={"image": "quick", "gpus": "2"}).json()
         assert answer["outcome"] == "refused"
