@@ -20,9 +20,12 @@ from remotegpu_agent.tasks.runtime import End, Life, TaskRuntime
 class Stage:
     """A link to a server that takes everything, and a runtime with one attempt."""
 
-    def __init__(self, life: Life, *, fence_s: float = 99.0) -> None:
+    def __init__(self, life: Life, *, fence_s: float = 99.0, ends_after_s: float | None = None) -> None:
         self.life = life
         self.fence_s = fence_s
+        self.ends_after_s = ends_after_s
+        self.broken: list[str] = []
+        """Calls that fail once each, in a way that nobody expects."""
         self.calls: list[str] = []
         self.result: AttemptResult | None = None
         self.refused = asyncio.Event()
@@ -33,13 +36,25 @@ class Stage:
         if life is Life.ENDED:
             self._ended.set()
 
+    def _break(self, call: str) -> None:
+        if call in self.broken:
+            self.broken.remove(call)
+            raise RuntimeError(f"{call} is broken")
+
     async def lease(self, call: Any) -> tuple[AttemptLease, float]:
+        self._break("lease")
         lease = AttemptLease(
-            lease_s=9, renew_in_s=9, fence_s=self.fence_s, fence_grace_s=1, stop=False, stop_reason=None
+            lease_s=9,
+            renew_in_s=self.fence_s / 9,
+            fence_s=self.fence_s,
+            fence_grace_s=1,
+            stop=False,
+            stop_reason=None,
         )
         return lease, boottime()
 
     async def logs(self, sequence: int, data: str, *, truncated: bool) -> AttemptLogsReply:
+        self._break("logs")
         return AttemptLogsReply(next_sequence=sequence + 1, next_in_s=0)
 
     async def complete(self, result: AttemptResult) -> None:
@@ -54,12 +69,18 @@ class Stage:
     async def start(self, *_: Any) -> None:
         if _:
             self.calls.append("start")
+        else:
+            self._break("start")
 
     async def look(self, folder: Folder) -> Life:
         return self.life
 
     async def wait_end(self, folder: Folder) -> None:
-        await self._ended.wait()
+        try:
+            async with asyncio.timeout(self.ends_after_s):
+                await self._ended.wait()
+        except TimeoutError:
+            self.life = Life.ENDED
 
     async def terminate(self, folder: Folder) -> None:
         self.calls.append("terminate")
@@ -130,3 +151,42 @@ def test_task_that_ended_while_nobody_looked_keeps_its_end_after_its_timeout(tmp
     stage = Stage(Life.ENDED)
     assert run(tmp_path, stage, started_ago_s=100).reason == "succeeded"
     assert stage.calls == ["release"]
+
+
+def test_renewal_that_fails_unexpectedly_is_loud_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(attempt, "PAUSE_S", (0.1, 0.1))
+    stage = Stage(Life.RUNNING, fence_s=1.5, ends_after_s=2.5)
+    stage.broken = ["lease", "lease"]
+    assert run(tmp_path, stage, started_ago_s=0).reason == "succeeded"
+    said = f"attempt {shell('true').id}: its lease was not renewed"
+    assert [record.getMessage() for record in caplog.records] == [said, said]
+
+
+def test_renewal_that_never_works_ends_it_at_the_fence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "PAUSE_S", (0.1, 0.1))
+    stage = Stage(Life.RUNNING)
+    stage.broken = ["lease"] * 100
+    spec, folder = shell("true"), Folder(tmp_path, "att-1")
+    folder.store(spec)
+    folder.put_lease({"fence_at": boottime() + 1, "grace_s": 1})
+    assert run(tmp_path, stage, started_ago_s=0).reason == "lease_lost"
+    assert stage.calls == ["terminate", "release"]
+
+
+@pytest.mark.parametrize("call", ["start", "logs"])
+def test_call_that_fails_unexpectedly_does_not_keep_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    monkeypatch.setattr(attempt, "PAUSE_S", (0.1, 0.1))
+    stage = Stage(Life.RUNNING, ends_after_s=0.5)
+    stage.broken = [call]
+    spec, folder = shell("true"), Folder(tmp_path, "att-1")
+    folder.store(spec)
+    folder.log.write_text("line")
+    assert run(tmp_path, stage, started_ago_s=0).reason == "succeeded"
+    assert stage.broken == []
+    assert any(record.exc_info for record in caplog.records), "it is loud"

@@ -11,6 +11,7 @@ import pytest
 from task_specs import shell
 
 from remotegpu.types.agent import ArtifactReply, AttemptLease, AttemptLogsReply, AttemptOutcome, AttemptResult
+from remotegpu_agent.runtime import StillThere
 from remotegpu_agent.tasks import attempt
 from remotegpu_agent.tasks.folders import Folder, boottime
 from remotegpu_agent.tasks.link import Link
@@ -20,8 +21,10 @@ from remotegpu_agent.tasks.runtime import TaskRuntime
 class Deaf:
     """A link and a runtime. The server never answers to what is in ``silent``."""
 
-    def __init__(self, *silent: str, stop: bool = False) -> None:
+    def __init__(self, *silent: str, stop: bool = False, stays: bool = False) -> None:
         self.silent = silent
+        self.stays = stays
+        """What is left of it does not go away before its end was told."""
         self.stop = stop
         self.refused = asyncio.Event()
         self.api = self
@@ -58,6 +61,8 @@ class Deaf:
 
     async def remove(self, folder: Folder) -> None:
         """Nothing runs."""
+        if self.stays and "complete" not in self.said:
+            raise StillThere("a process survives SIGKILL")
 
     def guard_facts(self, folder: Folder) -> dict[str, Any]:
         return {}
@@ -120,3 +125,10 @@ def test_stop_that_is_asked_meanwhile_shortens_the_time(
 ) -> None:
     monkeypatch.setattr(attempt, "STOPPED_S", 0.2)
     assert end(tmp_path, Deaf("artifact", stop=True)) == ["logs", "complete", "release"]
+
+
+def test_what_does_not_go_away_holds_up_its_release_and_not_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "PAUSE_S", (0.05, 0.05))
+    assert end(tmp_path, Deaf(stays=True)) == ["logs", "artifact", "complete", "release"]

@@ -69,6 +69,7 @@ class Attempt:
         self._stop_now = False
         self._wake = asyncio.Event()
         self._told_start: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
         self._kept: AttemptResult | None = None
         if self.started is not None:
             self._ask_now.set()
@@ -106,20 +107,19 @@ class Attempt:
                 await asyncio.sleep(pause)
                 pause = min(PAUSE_S[1], pause * 2)
         finally:
-            await _cancel(*sides, self._told_start)
+            await _cancel(*sides, self._told_start, self._telling)
 
     async def _once(self, sides: list[asyncio.Task[None]]) -> None:
         result = self._kept or self._folder.result()
         if result is None:
             result = await self._to_its_end()
-        telling = asyncio.create_task(self._tell(result), name=f"result-{self.spec.id}")
-        try:
-            await self._runtime.remove(self._folder)
-            self.removed = True
-            self._on_removed()
-            await telling
-        finally:
-            await _cancel(telling)
+        if self._telling is None:  # what does not go away holds its place, not the word of how it ended
+            self._telling = asyncio.create_task(self._tell(result), name=f"result-{self.spec.id}")
+        await self._runtime.remove(self._folder)
+        self.removed = True
+        self._on_removed()
+        telling, self._telling = self._telling, None
+        await telling
         await _cancel(*sides, self._told_start)
         fault_points.hit(fault_points.TASK_COMPLETED)
         await self._link.release()
@@ -223,6 +223,10 @@ class Attempt:
             await asyncio.gather(self._shipper.run(), follow_progress(self._folder, self._link))
         except Refused:
             self._wake.set()
+        except (Superseded, HostRefused):
+            raise
+        except Exception:  # the task runs on; its end sends what is left
+            log.exception("attempt %s: its output is not sent any more while it runs", self.spec.id)
 
     async def _end(self, stop: Stop, ended: asyncio.Task[None]) -> None:
         """TERM, grace, KILL. A refusal or the fence meanwhile shortens the grace."""
@@ -279,8 +283,9 @@ class Attempt:
         if result is None:
             return
         try:
-            if self._told_start is not None:
-                await asyncio.shield(self._told_start)
+            told_start, self._told_start = self._told_start, None
+            if told_start is not None:
+                await told_start
             await self._in_time("output", self._rest_of_output(), OUTPUT_S)
             files = artifacts.upload(self._folder.output, self._link, max_bytes=self.spec.artifacts_max_bytes)
             await self._in_time("files", files, FILES_S)  # whoever sees its end finds its files
@@ -319,7 +324,10 @@ class Attempt:
             log.warning("progress of %s: %s", self.spec.id, error)
 
     async def _renew(self) -> None:
-        """Keep the lease from its acceptance to its result, and whenever there is a doubt."""
+        """Keep the lease from its acceptance to its result, and whenever there is a doubt.
+
+        Whatever goes wrong here is tried again; the fence ends the attempt when it stays wrong.
+        """
         while True:
             pause = max(0.05, self._renew_at - boottime()) if self._renew_at else LOOK_EVERY_S
             try:
@@ -336,6 +344,11 @@ class Attempt:
                 return
             except errors.ApiError as error:
                 log.warning("renewal of %s: %s", self.spec.id, error)
+                self._renew_at = boottime() + PAUSE_S[1]
+            except (Superseded, HostRefused):
+                raise
+            except Exception:  # one that ended here in silence would cost a healthy task its life
+                log.exception("attempt %s: its lease was not renewed", self.spec.id)
                 self._renew_at = boottime() + PAUSE_S[1]
 
     def _take(self, lease: AttemptLease, sent_at: float) -> None:
