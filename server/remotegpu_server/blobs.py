@@ -31,7 +31,10 @@ class Blobs(Protocol):
         """At most ``size`` bytes; less at the end, none of what is not there."""
 
     async def remove(self, name: str) -> None:
-        """The blob, or all whose names begin with ``name/``; nothing when there is none."""
+        """The blob, or all whose names begin with ``name/``; nothing when there is none.
+
+        Raises ``OSError``.
+        """
 
 
 class FileBlobs:
@@ -97,8 +100,8 @@ def _read(path: Path, offset: int, size: int) -> bytes:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-        return
     with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -105,7 +105,7 @@ async def take(
     *,
     ask: Ask,
     image: tables.Image,
-    ahead: Sequence[placement.Request],
+    ahead: Sequence[placement.Ahead],
     holder: Holder,
 ) -> placement.Choice | placement.Refusal:
     """Hold a place for what asks, or say why there is none.
@@ -155,7 +155,7 @@ async def _take(
     *,
     ask: Ask,
     image: tables.Image,
-    ahead: Sequence[placement.Request],
+    ahead: Sequence[placement.Ahead],
     holder: Holder,
 ) -> placement.Choice | placement.Refusal:
     """Lock quotas, choose, lock the host, look again, insert. Lock order: quotas, promises, host, GPUs."""
@@ -201,7 +201,7 @@ async def _take_on(
     request: placement.Request,
     host_id: str,
     note: str | None,
-    ahead: Sequence[placement.Request],
+    ahead: Sequence[placement.Ahead],
     mix: placement.Mix,
     kept: frozenset[PoolGpu],
     most: float,

@@ -114,13 +114,11 @@ class Place:
         return await self.fleet.act(self.hub_headers, self.id, "start", gpus=1)
 
 
-async def kept(
-    fleet: Fleet, actors: Actors, *, who: str, name: str = "default", models: tuple[str, ...] = ()
-) -> dict[str, Any]:
+async def kept(fleet: Fleet, actors: Actors, *, who: str, name: str = "default") -> dict[str, Any]:
     """The environment of a waiting hub server whose place is kept."""
     await actors.user(who)
     headers = {"Authorization": f"Bearer {await actors.hub()}", "X-RemoteGPU-On-Behalf-Of": who}
-    made = (await fleet.create(headers, name, gpus=1, gpu_models=list(models))).json()
+    made = (await fleet.create(headers, name, gpus=1)).json()
     assert made["status"] == "pending"
     body = {"hub_user": who, "hub_server": "" if name == "default" else name}
     path = f"/v1/environments/{made['id']}:keep-place"
@@ -302,16 +300,12 @@ async def test_hub_that_hangs_is_asked_for_all_at_once_and_costs_nobody_an_attem
 ) -> None:
     monkeypatch.setattr(loop, "ANSWER_S", 4)
     holder = await actors.user("holder")
-    held = []
-    for number in range(6):  # a host each: who waits for the same host is called one after the other
-        model = f"M{number}"
-        agent = await fleet.host(f"h{number}", model=model)
-        made = await fleet.create(holder.headers, f"e{number}", gpus=1, gpu_models=[model])
-        held.append((agent, made.json()["id"]))
-        await kept(fleet, actors, who=f"user{number}", name="second", models=(model,))
-    for agent, environment_id in held:
-        await fleet.act(holder.headers, environment_id, "stop")
-        await agent.obey()
+    agent = await fleet.host("h1", gpus=6)
+    held = (await fleet.create(holder.headers, gpus=6)).json()["id"]
+    for number in range(6):
+        await kept(fleet, actors, who=f"user{number}", name="second")
+    await fleet.act(holder.headers, held, "stop")
+    await agent.obey()
     await turns.place_pending(work)
     hub.answers = [None]
     one_pass = asyncio.create_task(loop.start_due(work))
@@ -320,3 +314,27 @@ async def test_hub_that_hangs_is_asked_for_all_at_once_and_costs_nobody_an_attem
             await asyncio.sleep(0.02)
     await one_pass
     assert sorted(hub.asked) == [f"/hub/api/users/user{number}/servers/second" for number in range(6)]
+
+
+async def test_place_that_waits_for_the_hub_keeps_one_gpu_and_no_more(
+    hub: ScriptedHub, work: Work, fleet: Fleet, actors: Actors
+) -> None:
+    agent, holder = await fleet.host("h1", gpus=3), await actors.user("holder")
+    held = (await fleet.create(holder.headers, gpus=3)).json()["id"]
+    called = [await kept(fleet, actors, who=who) for who in ("ada", "bob")]
+    eve, dan = await actors.user("eve"), await actors.user("dan")
+    behind = (await fleet.create(eve.headers, gpus=1)).json()["id"]
+    await fleet.act(holder.headers, held, "stop")
+    await agent.obey()
+    for _ in range(2):
+        await turns.place_pending(work)
+    seen = [await fleet.get(fleet.admin, one["id"]) for one in called]
+    assert [one["reason"] for one in seen] == ["hub_start", "hub_start"]
+    assert (await fleet.get(eve.headers, behind))["status"] == "starting"
+    late = (await fleet.create(dan.headers, gpus=1)).json()
+    assert (late["status"], "2 requests ahead" in late["message"]) == ("pending", True), late["message"]
+    for one in called:
+        started = await fleet.act(one["headers"], one["id"], "start", gpus=1)
+        assert started.json()["status"] == "starting"
+    await turns.place_pending(work)
+    assert (await fleet.get(dan.headers, late["id"]))["status"] == "pending"

@@ -58,13 +58,14 @@ async def take_back_unclaimed(work: Work) -> None:
         )
         unclaimed = found.all()
     for attempt_id, task_id, host_id in unclaimed:
-        async with work.session() as db:
-            await holds.lock_host(db, host_id=host_id)
-            task = await task_queries.lock(db, task_id=task_id)
-            assert task is not None, "attempts keep their task"
-            for one in await task_queries.live_attempts(db, task_id=task_id):
-                if one.id == attempt_id and one.status == AttemptStatus.ASSIGNED:
-                    await service.take_back(db, task=task, attempt=one, actor=SYSTEM)
+        with by_itself("attempts-unclaimed", attempt_id):
+            async with work.session() as db:
+                await holds.lock_host(db, host_id=host_id)
+                task = await task_queries.lock(db, task_id=task_id)
+                assert task is not None, "attempts keep their task"
+                for one in await task_queries.live_attempts(db, task_id=task_id):
+                    if one.id == attempt_id and one.status == AttemptStatus.ASSIGNED:
+                        await service.take_back(db, task=task, attempt=one, actor=SYSTEM)
 
 
 async def enforce_timeouts(work: Work) -> None:
@@ -84,12 +85,13 @@ async def enforce_timeouts(work: Work) -> None:
         )
         overdue = found.all()
     for task_id, attempt_id, host_id in overdue:
-        async with work.session() as db:
-            await holds.lock_host(db, host_id=host_id)
-            await task_queries.lock(db, task_id=task_id)
-            for one in await task_queries.live_attempts(db, task_id=task_id):
-                if one.id == attempt_id:
-                    await lifecycle.stop(db, attempt=one, reason=Reason.TIMEOUT, message="Timed out.")
+        with by_itself("attempts-timeouts", task_id):
+            async with work.session() as db:
+                await holds.lock_host(db, host_id=host_id)
+                await task_queries.lock(db, task_id=task_id)
+                for one in await task_queries.live_attempts(db, task_id=task_id):
+                    if one.id == attempt_id:
+                        await lifecycle.stop(db, attempt=one, reason=Reason.TIMEOUT, message="Timed out.")
 
 
 async def end_with_reservation(work: Work) -> None:

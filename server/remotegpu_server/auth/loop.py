@@ -10,7 +10,7 @@ from sqlalchemy import func, select, update
 
 from remotegpu_server.auth import mail, resets
 from remotegpu_server.db import tables
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 
 _BATCH = 20
 _log = structlog.get_logger(__name__)
@@ -33,11 +33,12 @@ async def send_mail(work: Work) -> None:
     for reset_id, sealed, address in waiting:
         assert sealed is not None
         assert address is not None
-        secret = work.vault.open(sealed)
-        if secret is not None and not await _send(work, to=address, secret=secret.decode()):
-            continue
-        async with work.session() as db:
-            await db.execute(update(reset).where(reset.id == reset_id).values(mail=None))
+        with by_itself("password-mail", reset_id):
+            secret = work.vault.open(sealed)
+            if secret is not None and not await _send(work, to=address, secret=secret.decode()):
+                continue
+            async with work.session() as db:
+                await db.execute(update(reset).where(reset.id == reset_id).values(mail=None))
 
 
 async def _send(work: Work, *, to: str, secret: str) -> bool:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from remotegpu_server.authz import SYSTEM
 from remotegpu_server.db import tables
 from remotegpu_server.dedications import cleanup, lifecycle, service
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import DEDICATION_GRACE_S, DEDICATION_STEP_LIMIT_S
 
@@ -34,14 +34,15 @@ async def follow(work: Work) -> None:
             )
         ).all()
     for dedication_id, status in due:
-        async with work.session() as db:
-            if status == "scheduled":
-                await service.activate(db, dedication_id=dedication_id)
-            elif status == "cleaning":
-                await cleanup.advance(db, dedication_id=dedication_id, step_limit_s=step_limit_s)
-            else:
-                await service.remind(db, dedication_id=dedication_id)
-                await _end_in_time(db, dedication_id=dedication_id, grace_s=grace_s)
+        with by_itself("dedications", dedication_id):
+            async with work.session() as db:
+                if status == "scheduled":
+                    await service.activate(db, dedication_id=dedication_id)
+                elif status == "cleaning":
+                    await cleanup.advance(db, dedication_id=dedication_id, step_limit_s=step_limit_s)
+                else:
+                    await service.remind(db, dedication_id=dedication_id)
+                    await _end_in_time(db, dedication_id=dedication_id, grace_s=grace_s)
 
 
 async def _end_in_time(db: AsyncSession, *, dedication_id: str, grace_s: float) -> None:

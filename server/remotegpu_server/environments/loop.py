@@ -11,7 +11,7 @@ from remotegpu_server.authz import SYSTEM
 from remotegpu_server.db import tables
 from remotegpu_server.environments import queries
 from remotegpu_server.environments.service import observe
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import ENVIRONMENT_START_SILENCE_S
 
@@ -39,19 +39,20 @@ async def fail_silent_starts(work: Work) -> None:
         )
         found = overdue.all()
     for environment_id, host_id in found:
-        async with work.session() as db:
-            environment = await queries.lock(db, environment_id=environment_id)
-            if environment is None or environment.status != "starting":
-                continue
-            minutes = int(silence.total_seconds() // 60)
-            await observe.fail(
-                db,
-                environment=environment,
-                host_id=host_id,
-                reason=Reason.START_TIMEOUT,
-                message=f"Its host said nothing about this start for {minutes} minutes.",
-                actor=SYSTEM,
-            )
+        with by_itself("silent-starts", environment_id):
+            async with work.session() as db:
+                environment = await queries.lock(db, environment_id=environment_id)
+                if environment is None or environment.status != "starting":
+                    continue
+                minutes = int(silence.total_seconds() // 60)
+                await observe.fail(
+                    db,
+                    environment=environment,
+                    host_id=host_id,
+                    reason=Reason.START_TIMEOUT,
+                    message=f"Its host said nothing about this start for {minutes} minutes.",
+                    actor=SYSTEM,
+                )
 
 
 STARTS = Loop(name="silent-starts", every_s=30.0, run=fail_silent_starts)

@@ -12,7 +12,7 @@ from remotegpu_server.authz import SYSTEM
 from remotegpu_server.db import tables
 from remotegpu_server.environments import queries
 from remotegpu_server.environments.service import idle, stop, stop_times
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import (
     ENVIRONMENT_FIRST_WARNING_S,
@@ -36,19 +36,20 @@ async def follow_deadlines(work: Work) -> None:
         )
         due = found.all()
     for environment_id, over in due:
-        async with work.session() as db:
-            environment = await queries.lock(db, environment_id=environment_id)
-            if environment is None or environment.desired != "running" or environment.deadline_at is None:
-                continue
-            if not over:
-                await stop_times.warn(db, environment=environment, actor=SYSTEM)
-            elif environment.deadline_at <= await queries.now(db):
-                await stop.end_by_itself(
-                    db,
-                    environment=environment,
-                    reason=stop_times.reason(environment),
-                    message=f"{environment.name} was stopped: its time was over. Its files are kept.",
-                )
+        with by_itself("stop-times", environment_id):
+            async with work.session() as db:
+                environment = await queries.lock(db, environment_id=environment_id)
+                if environment is None or environment.desired != "running" or environment.deadline_at is None:
+                    continue
+                if not over:
+                    await stop_times.warn(db, environment=environment, actor=SYSTEM)
+                elif environment.deadline_at <= await queries.now(db):
+                    await stop.end_by_itself(
+                        db,
+                        environment=environment,
+                        reason=stop_times.reason(environment),
+                        message=f"{environment.name} was stopped: its time was over. Its files are kept.",
+                    )
 
 
 async def find_unused(work: Work) -> None:
@@ -59,11 +60,12 @@ async def find_unused(work: Work) -> None:
         step = idle.next_step(seen)
         if step is None:
             continue
-        try:
-            async with work.session() as db:
-                await idle.take_step(db, seen=seen, step=step)
-        except StateConflict:
-            _log.info("idle_step_overtaken", environment=seen.environment_id, step=step)
+        with by_itself("idle", seen.environment_id):
+            try:
+                async with work.session() as db:
+                    await idle.take_step(db, seen=seen, step=step)
+            except StateConflict:
+                _log.info("idle_step_overtaken", environment=seen.environment_id, step=step)
 
 
 DEADLINES = Loop(name="stop-times", every_s=5.0, run=follow_deadlines)

@@ -54,8 +54,9 @@ async def judge_silence(work: Work) -> None:
     for host in silent:
         to, silent_s = _verdict(work.settings, host.silent, lost_after_s)
         if _ORDER.index(to) > _ORDER.index(host.connection):
-            async with work.session() as db:
-                await _silent(db, host_id=host.id, to=to, silent_s=silent_s)
+            with by_itself("host-liveness", host.id):
+                async with work.session() as db:
+                    await _silent(db, host_id=host.id, to=to, silent_s=silent_s)
 
 
 def _verdict(settings: Settings, silent_s: float, lost_after_s: float) -> tuple[str, float]:

@@ -17,7 +17,7 @@ from remotegpu_server.db import tables
 from remotegpu_server.environments import queries
 from remotegpu_server.environments.service import stop
 from remotegpu_server.hub_starts.service import WAKE
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.notifications import service as notifications
 from remotegpu_server.settings import Settings
 
@@ -50,7 +50,8 @@ async def start_due(work: Work) -> None:
     await asyncio.gather(*(_attempt(work, one) for one in due if one.attempts <= ATTEMPTS))
     for one in due:
         if one.attempts > ATTEMPTS:
-            await _give_up(work, one)
+            with by_itself("hub-starts", one.environment_id):
+                await _give_up(work, one)
 
 
 async def _claim(work: Work) -> list[_Due]:
@@ -89,9 +90,10 @@ async def _claim(work: Work) -> list[_Due]:
 
 
 async def _attempt(work: Work, one: _Due) -> None:
-    error = await ask(work.settings, hub_user=one.hub_user, hub_server=one.hub_server)
-    if error is not None:
-        await _later(work, one, error)
+    with by_itself("hub-starts", one.environment_id):
+        error = await ask(work.settings, hub_user=one.hub_user, hub_server=one.hub_server)
+        if error is not None:
+            await _later(work, one, error)
 
 
 async def ask(settings: Settings, *, hub_user: str, hub_server: str) -> str | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import structlog
 from sqlalchemy import delete, func, select, update
 
+from remotegpu.errors import Unavailable
+from remotegpu_server import observability
 from remotegpu_server.blobs import FileBlobs
 from remotegpu_server.db import tables
 from remotegpu_server.loops import Loop, Work
@@ -14,6 +17,7 @@ from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import TASK_OUTPUTS_KEEP_S
 
 BATCH = 200
+_log = structlog.get_logger(__name__)
 
 
 async def remove_old(work: Work) -> None:
@@ -31,14 +35,21 @@ async def remove_old(work: Work) -> None:
             .limit(BATCH)
         )
         old = list(found.all())
+    gone: list[str] = []
     for attempt_id in old:
-        await blobs.remove(logs.blob_of(attempt_id))
-        await blobs.remove(f"artifacts/{attempt_id}")
+        try:
+            await blobs.remove(logs.blob_of(attempt_id))
+            await blobs.remove(f"artifacts/{attempt_id}")
+        except (OSError, Unavailable) as error:  # its rows still tell of it, so the next pass tries again
+            _log.error("output_not_removed", attempt=attempt_id, error=str(error))
+            observability.LOOP_ITEM_FAILURES.labels("task-outputs").inc()
+        else:
+            gone.append(attempt_id)
     async with work.session() as db:
-        await db.execute(delete(kept).where(kept.attempt_id.in_(old)))
+        await db.execute(delete(kept).where(kept.attempt_id.in_(gone)))
         await db.execute(
             update(row)
-            .where(row.id.in_(old))
+            .where(row.id.in_(gone))
             .values(output_removed_at=func.now())
             .execution_options(synchronize_session=False)
         )

@@ -5,7 +5,7 @@ that are shown the same fleet propose the same GPU, and one of them loses at the
 """
 
 from remotegpu_server.placement.changes import Change, smallest_changes
-from remotegpu_server.placement.choosing import Choice, choose, choose_many
+from remotegpu_server.placement.choosing import Ahead, Choice, choose, choose_many
 from remotegpu_server.placement.fleet import Fleet
 from remotegpu_server.placement.inventory import GpuInventory, Hold, HostInventory
 from remotegpu_server.placement.mix import Kind, Mix
@@ -14,6 +14,7 @@ from remotegpu_server.placement.request import Home, Request
 from remotegpu_server.placement.words import gib
 
 __all__ = [
+    "Ahead",
     "Change",
     "Choice",
     "Fleet",

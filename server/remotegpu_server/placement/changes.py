@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from remotegpu_server.placement import rules, words
-from remotegpu_server.placement.choosing import Choice, choose
+from remotegpu_server.placement.choosing import Ahead, Choice, choose
 from remotegpu_server.placement.fleet import Fleet, Mask
 from remotegpu_server.placement.inventory import HostInventory
 from remotegpu_server.placement.request import Request
@@ -48,7 +48,7 @@ class _Step:
 
 
 def smallest_changes(
-    request: Request, fleet: Fleet, *, ahead: Iterable[Request] = (), most: int = MOST
+    request: Request, fleet: Fleet, *, ahead: Iterable[Ahead] = (), most: int = MOST
 ) -> list[Change]:
     """Up to ``most`` changes, each enough by itself to start the request now, the smallest first.
 
@@ -63,7 +63,7 @@ def smallest_changes(
     return sorted(found, key=lambda change: change.size)[:most]
 
 
-def _proven(step: _Step, fleet: Fleet, ahead: Sequence[Request]) -> Iterator[Change]:
+def _proven(step: _Step, fleet: Fleet, ahead: Sequence[Ahead]) -> Iterator[Change]:
     choice = choose(step.request, fleet, ahead=ahead)
     if isinstance(choice, Choice):
         message = f"With {step.says} it starts now on {choice.host.name}."

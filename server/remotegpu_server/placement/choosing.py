@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -30,14 +31,22 @@ class Choice:
     """What it takes of the host, for :meth:`Fleet.take`."""
 
 
-def choose(request: Request, fleet: Fleet, *, ahead: Iterable[Request] = ()) -> Choice | Refusal:
-    """The best host and GPUs for ``request``, leaving alone what a request in ``ahead`` waits for."""
+Ahead: TypeAlias = Request | Hold
+"""What comes first: a request that waits for it knows not what yet, or the place that one was given."""
+
+
+def choose(request: Request, fleet: Fleet, *, ahead: Iterable[Ahead] = ()) -> Choice | Refusal:
+    """The best host and GPUs for ``request``, leaving alone what ``ahead`` waits for or was given."""
+    first = list(ahead)
+    everything, fleet = fleet, _left(fleet, [one for one in first if isinstance(one, Hold)])
+    waiting = [one for one in first if isinstance(one, Request)]
     cost, slot = scoring.costs(request.bare(lent=fleet.lent), fleet)
-    waiting = list(ahead)
     open_ = np.where(_kept(waiting, request, fleet), np.inf, cost) if waiting else cost
-    if not len(open_) or not np.isfinite(open_.min()):
-        fits = len(cost) and np.isfinite(cost.min())
-        return refusals.behind(request, len(waiting)) if fits else refusals.refuse(request, fleet)
+    if not _any(open_):
+        fits = _any(cost) or (
+            fleet is not everything and _any(scoring.costs(request.bare(lent=fleet.lent), everything)[0])
+        )
+        return refusals.behind(request, len(first)) if fits else refusals.refuse(request, everything)
     price = scoring.prices(fleet) if request.gpus else None
     if price is not None:
         open_ = open_ + price * scoring.milli(request, fleet)
@@ -45,7 +54,7 @@ def choose(request: Request, fleet: Fleet, *, ahead: Iterable[Request] = ()) -> 
 
 
 def choose_many(
-    parts: Sequence[Request], fleet: Fleet, *, ahead: Iterable[Request] = (), one_per_host: bool = False
+    parts: Sequence[Request], fleet: Fleet, *, ahead: Iterable[Ahead] = (), one_per_host: bool = False
 ) -> tuple[Choice, ...] | Refusal:
     """Places for all parts at once, or the refusal of the first that finds none. The fleet stays as it is.
 
@@ -62,6 +71,21 @@ def choose_many(
         if one_per_host:
             trial.close(found.host.id)
     return tuple(placed)
+
+
+def _any(cost: Floats) -> bool:
+    return bool(len(cost)) and bool(np.isfinite(cost.min()))
+
+
+def _left(fleet: Fleet, given: Sequence[Hold]) -> Fleet:
+    """Without the places that others were given."""
+    if not given:
+        return fleet
+    trial = fleet.copy()
+    for one in given:
+        if trial.host(one.host_id) is not None:
+            trial.take(one)
+    return trial
 
 
 def _kept(waiting: Iterable[Request], request: Request, fleet: Fleet) -> Mask:

@@ -76,9 +76,7 @@ def _note(one: Waiting, likely: dict[str, tuple[float, float]]) -> str:
     return NOTHING_KNOWN if one.ask.id in likely else TOO_FAR_BACK
 
 
-def counter_offers(
-    one: Waiting, snapshot: Snapshot, ahead: Sequence[placement.Request]
-) -> list[CounterOffer]:
+def counter_offers(one: Waiting, snapshot: Snapshot, ahead: Sequence[placement.Ahead]) -> list[CounterOffer]:
     """Up to three changes, each enough to start now, among those that a request can ask for."""
     changes = placement.smallest_changes(one.request, snapshot.open_to(one, snapshot.fleet), ahead=ahead)
     offers = [CounterOffer(fields=change.fields, message=change.message) for change in changes]

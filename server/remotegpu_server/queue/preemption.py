@@ -24,7 +24,7 @@ from remotegpu_server.environments import lifecycle, queries
 from remotegpu_server.environments.service import stop
 from remotegpu_server.events import service as events
 from remotegpu_server.hub_starts import service as hub_starts
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.notifications import service as notifications
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import QUEUE_PREEMPTION_NOTICE_S
@@ -98,12 +98,13 @@ async def preempt(work: Work) -> None:
         notice_s = await platform_settings.value(db, QUEUE_PREEMPTION_NOTICE_S)
     needed = _needed(snapshot, victims)
     for victim in victims:
-        if victim.id in needed and not victim.announced:
-            await _announce(work, victim, notice_s=notice_s)
-        elif victim.announced and victim.id not in needed:
-            await _take_back(work, victim)
-        elif victim.due:
-            await _stop(work, victim, host_id=snapshot.fleet.hosts[victim.host].id)
+        with by_itself("queue-preemption", victim.id):
+            if victim.id in needed and not victim.announced:
+                await _announce(work, victim, notice_s=notice_s)
+            elif victim.announced and victim.id not in needed:
+                await _take_back(work, victim)
+            elif victim.due:
+                await _stop(work, victim, host_id=snapshot.fleet.hosts[victim.host].id)
     await _queue_again(work)
 
 
@@ -277,32 +278,33 @@ async def _queue_again(work: Work) -> None:
     async with work.session() as db:
         found = (await db.scalars(select(row.id).where(*stopped))).all()
     for environment_id in found:
-        async with work.session() as db:
-            environment = await db.scalar(
-                select(row)
-                .where(row.id == environment_id, *stopped)
-                .with_for_update(key_share=True)
-                .execution_options(populate_existing=True)
-            )
-            if environment is None:
-                continue
-            await lifecycle.move(
-                db,
-                environment=environment,
-                to=EnvironmentStatus.PENDING,
-                reason=Reason.PREEMPTED,
-                message="Stopped for a request with a better priority; waits to go on.",
-                actor=SYSTEM,
-                desired="running",
-                observed="absent",
-                generation=environment.generation + 1,
-                preempt_at=None,
-                outlook=None,
-                started_at=None,
-                stopped_at=None,
-            )
-            if environment.hub_managed:  # its secrets are gone: only the hub can start it again
-                await hub_starts.keep_again(db, environment=environment)
+        with by_itself("queue-preemption", environment_id):
+            async with work.session() as db:
+                environment = await db.scalar(
+                    select(row)
+                    .where(row.id == environment_id, *stopped)
+                    .with_for_update(key_share=True)
+                    .execution_options(populate_existing=True)
+                )
+                if environment is None:
+                    continue
+                await lifecycle.move(
+                    db,
+                    environment=environment,
+                    to=EnvironmentStatus.PENDING,
+                    reason=Reason.PREEMPTED,
+                    message="Stopped for a request with a better priority; waits to go on.",
+                    actor=SYSTEM,
+                    desired="running",
+                    observed="absent",
+                    generation=environment.generation + 1,
+                    preempt_at=None,
+                    outlook=None,
+                    started_at=None,
+                    stopped_at=None,
+                )
+                if environment.hub_managed:  # its secrets are gone: only the hub can start it again
+                    await hub_starts.keep_again(db, environment=environment)
 
 
 async def _say(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -46,6 +46,8 @@ class Waiting:
     request: placement.Request
     runs_for_s: float | None
     """From now until its GPUs would be free again, when it starts now; ``None``: nobody knows."""
+    place: placement.Hold | None = None
+    """What is free and kept for a hub server whose turn has come, until the hub has brought it."""
 
     @property
     def holds_up(self) -> bool:
@@ -103,15 +105,16 @@ def _wanted(one: Waiting, places: dict[int, tuple[simulation.Kind, ...]]) -> sim
     )
 
 
-def blockers(one: Waiting, ahead: Iterable[Waiting], certain_s: dict[str, float]) -> list[placement.Request]:
-    """What those ahead wait for, where a start of ``one`` could delay them.
+def blockers(one: Waiting, ahead: Iterable[Waiting], certain_s: dict[str, float]) -> list[placement.Ahead]:
+    """What those ahead wait for or were given, where a start of ``one`` could delay them.
 
     ``certain_s`` says by when each surely starts. Work that is surely gone by then is in nobody's way.
     """
     return [
-        other.request
+        other.place or other.request
         for other in ahead
-        if other.holds_up and (one.runs_for_s is None or one.runs_for_s > certain_s.get(other.ask.id, 0.0))
+        if other.place is not None
+        or (other.holds_up and (one.runs_for_s is None or one.runs_for_s > certain_s.get(other.ask.id, 0.0)))
     ]
 
 
@@ -131,16 +134,33 @@ async def take(db: AsyncSession) -> Snapshot:
     waiting = await _waiting(db, ids=await order.waiting_ids(db), now=moment)
     hosts = await capacity.inventory(db)
     holders = await _holders(db)
+    fleet, promises = placement.Fleet(hosts), await enforcement.look(db)
     return Snapshot(
         now=moment,
-        waiting=tuple(waiting),
-        fleet=placement.Fleet(hosts),
-        promises=await enforcement.look(db),
+        waiting=tuple(_with_places(waiting, fleet, promises)),
+        fleet=fleet,
+        promises=promises,
         machines=tuple(_machine(host, holders.get(host.id, ())) for host in hosts),
     )
 
 
-async def ahead_of(db: AsyncSession, *, ask_id: str) -> list[placement.Request]:
+def _with_places(
+    waiting: Sequence[Waiting], fleet: placement.Fleet, promises: enforcement.Promises
+) -> Iterator[Waiting]:
+    """Those whose turn has come each with a place that none of the others has; one that finds none waits."""
+    given: list[placement.Ahead] = []
+    for one in waiting:
+        if one.kept == "due":
+            open_to_it = enforcement.without(fleet, promises.withheld_from(one.ask))
+            found = placement.choose(one.request, open_to_it, ahead=given)
+            if isinstance(found, placement.Choice):
+                given.append(found.hold)
+                yield replace(one, place=found.hold)
+                continue
+        yield one
+
+
+async def ahead_of(db: AsyncSession, *, ask_id: str) -> list[placement.Ahead]:
     """What must be left to those ahead of a request that was just made."""
     ids = await order.waiting_ids(db)
     if ask_id not in ids or ids[0] == ask_id:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import structlog
@@ -36,12 +37,14 @@ async def place_pending(work: Work) -> None:
     ahead: list[snapshots.Waiting] = []
     for one in snapshot.waiting:
         with by_itself("queue", one.ask.id):
-            if not await turn.decide(one, ahead):
-                ahead.append(one)  # one that raises keeps nothing free for itself
+            still = await turn.decide(one, ahead)
+            if still is not None:
+                ahead.append(still)  # one that raises keeps nothing free for itself
         await asyncio.sleep(0)  # a long queue holds up no request to this process
     for (reason, message), task_ids in turn.news.items():
-        async with work.session() as db:
-            await tasks.wait(db, task_ids=task_ids, reason=reason, message=message)
+        with by_itself("queue", str(reason)):
+            async with work.session() as db:
+                await tasks.wait(db, task_ids=task_ids, reason=reason, message=message)
     if turn.messages:
         async with work.session() as db:
             await waits.store_messages(db, messages=turn.messages)
@@ -66,25 +69,29 @@ class _Pass:
     def _certain_s(self) -> dict[str, float]:
         return snapshots.certain_starts_s(self._snapshot)
 
-    async def decide(self, one: snapshots.Waiting, before: Sequence[snapshots.Waiting]) -> bool:
-        """Start it, or renew the reason why it waits. True: it waits no more, so it is in nobody's way."""
+    async def decide(
+        self, one: snapshots.Waiting, before: Sequence[snapshots.Waiting]
+    ) -> snapshots.Waiting | None:
+        """Start it, or renew the reason why it waits. ``None``: it waits no more and is in nobody's way."""
         if one.kept == "due":
-            return False  # the hub was asked; those behind leave alone what it waits for
+            return one  # the hub was asked; those behind leave alone the place that it has, or waits for
         kind = (one.request, one.runs_for_s)
         refusal = self._refused.get(kind) if one.active else None
         if refusal is None:
             ahead = snapshots.blockers(one, before, {} if one.runs_for_s is None else self._certain_s)
             found = self._choose(one, ahead)
+            if one.kept is not None and one.active and isinstance(found, placement.Choice):
+                return await self._call_the_hub(one, found)
             if not one.active or isinstance(found, placement.Choice):
-                return await self._act(one, ahead)
+                return None if await self._act(one, ahead) else one
             refusal = found
             if refusal.reason is not Reason.RESERVED:
                 self._refused[kind] = refusal
         await self._waits(one, refusal)
-        return False
+        return one
 
     def _choose(
-        self, one: snapshots.Waiting, ahead: Sequence[placement.Request]
+        self, one: snapshots.Waiting, ahead: Sequence[placement.Ahead]
     ) -> placement.Choice | placement.Refusal:
         found = placement.choose(one.request, self._fleet, ahead=ahead)
         kept = self._snapshot.promises.withheld_from(one.ask)
@@ -93,12 +100,18 @@ class _Pass:
         allowed = placement.choose(one.request, reservations.without(self._fleet, kept), ahead=ahead)
         return allowed if isinstance(allowed, placement.Choice) else reservations.refusal(kept)
 
-    async def _act(self, one: snapshots.Waiting, ahead: Sequence[placement.Request]) -> bool:
+    async def _call_the_hub(self, one: snapshots.Waiting, found: placement.Choice) -> snapshots.Waiting:
         try:
             async with self._work.session() as db:
-                if one.kept is not None and one.active:
-                    await environments.call_the_hub(db, environment_id=one.ask.id)
-                    return False
+                await environments.call_the_hub(db, environment_id=one.ask.id)
+        except StateConflict:
+            _log.info("queue_item_moved", ask=one.ask.id)
+            return one
+        return replace(one, place=found.hold)
+
+    async def _act(self, one: snapshots.Waiting, ahead: Sequence[placement.Ahead]) -> bool:
+        try:
+            async with self._work.session() as db:
                 if isinstance(one.ask, tables.Task):
                     gone = await tasks.start(db, task_id=one.ask.id, ahead=ahead, launch=self._launch)
                 else:

@@ -17,7 +17,7 @@ from remotegpu_server.db import tables
 from remotegpu_server.environments import queries as environments
 from remotegpu_server.environments.service import stop
 from remotegpu_server.events import service as events
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.notifications import service as notifications
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import (
@@ -51,14 +51,21 @@ async def enforce_gpu_hours(work: Work) -> None:
     async with work.session() as db:
         ids = [quota_id for kind in _kinds() for quota_id in await db.scalars(_watched(kind))]
     for quota_id in ids:
-        async with work.session() as db:
-            over = await _judge(db, quota_id=quota_id)
-        for kind, holder_id in over:
+        over: list[tuple[str, str]] = []
+        with by_itself("gpu-hours", str(quota_id)):
             async with work.session() as db:
-                if kind == "environment":
-                    await _stop(db, environment_id=holder_id)
-                else:
-                    await tasks.end_by_itself(db, task_id=holder_id, reason=Reason.QUOTA, message=_USED_UP)
+                over = await _judge(db, quota_id=quota_id)
+        for kind, holder_id in over:
+            with by_itself("gpu-hours", holder_id):
+                async with work.session() as db:
+                    await _end(db, kind=kind, holder_id=holder_id)
+
+
+async def _end(db: AsyncSession, *, kind: str, holder_id: str) -> None:
+    if kind == "environment":
+        await _stop(db, environment_id=holder_id)
+    else:
+        await tasks.end_by_itself(db, task_id=holder_id, reason=Reason.QUOTA, message=_USED_UP)
 
 
 def _kinds() -> tuple[QuotaSubject, ...]:

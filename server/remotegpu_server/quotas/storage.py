@@ -16,7 +16,7 @@ from remotegpu.types.quotas import QuotaResource, QuotaSubject
 from remotegpu_server.authz import SYSTEM
 from remotegpu_server.db import tables
 from remotegpu_server.events import service as events
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.notifications import service as notifications
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import QUOTA_STORAGE_WARN_PERCENT
@@ -46,8 +46,9 @@ async def tell_of_storage(work: Work) -> None:
         warn = await platform_settings.value(db, QUOTA_STORAGE_WARN_PERCENT)
         ids = [quota_id for kind in _KINDS for quota_id in await db.scalars(_watched(kind, warn))]
     for quota_id in ids:
-        async with work.session() as db:
-            await _judge(db, quota_id=quota_id, warn=warn)
+        with by_itself("storage-limits", str(quota_id)):
+            async with work.session() as db:
+                await _judge(db, quota_id=quota_id, warn=warn)
 
 
 _KINDS = (QuotaSubject.USER, QuotaSubject.WORKSPACE, QuotaSubject.CUSTOMER)

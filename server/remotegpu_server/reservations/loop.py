@@ -9,7 +9,7 @@ from sqlalchemy import func, or_, select, update
 from remotegpu_server.authz import SYSTEM
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import RESERVATION_GRACE_S
 from remotegpu_server.reservations import service
@@ -41,9 +41,10 @@ async def turn(work: Work) -> None:
         )
         found = over.all()
     for reservation_id, at_end in found:
-        async with work.session() as db:
-            state = "ended" if at_end else "unused"
-            await service.end(db, reservation_id=reservation_id, state=state, actor=SYSTEM)
+        with by_itself("reservations", reservation_id):
+            async with work.session() as db:
+                state = "ended" if at_end else "unused"
+                await service.end(db, reservation_id=reservation_id, state=state, actor=SYSTEM)
 
 
 LOOP = Loop(name="reservations", every_s=5.0, run=turn)

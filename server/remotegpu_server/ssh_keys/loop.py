@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from remotegpu_server import holds
 from remotegpu_server.db import tables
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.ssh_keys import service
 
 
@@ -38,16 +38,17 @@ async def send_changed_keys(work: Work) -> None:
     async with work.session() as db:
         host_ids = (await db.scalars(changed)).all()
     for host_id in host_ids:
-        async with work.session() as db:
-            await holds.lock_host(db, host_id=host_id)
-            digest = await db.scalar(select(now.c.digest).where(now.c.host_id == host_id))
-            await db.execute(
-                update(host)
-                .where(host.id == host_id)
-                .values(keys_digest=digest)
-                .execution_options(synchronize_session=False)
-            )
-            await holds.bump_revision(db, host_id=host_id)
+        with by_itself("ssh-keys", host_id):
+            async with work.session() as db:
+                await holds.lock_host(db, host_id=host_id)
+                digest = await db.scalar(select(now.c.digest).where(now.c.host_id == host_id))
+                await db.execute(
+                    update(host)
+                    .where(host.id == host_id)
+                    .values(keys_digest=digest)
+                    .execution_options(synchronize_session=False)
+                )
+                await holds.bump_revision(db, host_id=host_id)
 
 
 LOOP = Loop(name="ssh-keys", every_s=5.0, run=send_changed_keys, wake=service.CHANGED)

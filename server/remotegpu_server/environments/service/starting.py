@@ -23,7 +23,7 @@ async def place(
     *,
     environment: tables.Environment,
     image: tables.Image,
-    ahead: Sequence[placement.Request],
+    ahead: Sequence[placement.Ahead],
     launch: Launch,
     actor: Actor,
 ) -> placement.Refusal | None:

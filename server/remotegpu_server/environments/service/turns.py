@@ -39,7 +39,7 @@ async def call_the_hub(db: AsyncSession, *, environment_id: str) -> None:
 
 
 async def start(
-    db: AsyncSession, *, environment_id: str, ahead: Sequence[placement.Request], launch: Launch
+    db: AsyncSession, *, environment_id: str, ahead: Sequence[placement.Ahead], launch: Launch
 ) -> bool:
     """Start one pending environment, or renew the reason why it waits: False. A suspended account starts
     nothing.

@@ -24,9 +24,7 @@ CLAIMABLE = "claimable:{host_id}"
 """Hint that an attempt waits to be claimed by a host."""
 
 
-async def start(
-    db: AsyncSession, *, task_id: str, ahead: Sequence[placement.Request], launch: Launch
-) -> bool:
+async def start(db: AsyncSession, *, task_id: str, ahead: Sequence[placement.Ahead], launch: Launch) -> bool:
     """Place one pending task, or renew the reason why it waits: False. A suspended account starts nothing."""
     row, user, customer = tables.Task, tables.User, tables.Customer
     found = (
@@ -97,7 +95,7 @@ async def place(
     *,
     task: tables.Task,
     image: tables.Image,
-    ahead: Sequence[placement.Request],
+    ahead: Sequence[placement.Ahead],
     launch: Launch,
     actor: Actor,
 ) -> placement.Refusal | None:
