@@ -162,3 +162,23 @@ async def test_start_runs_in_the_reservation_that_it_names_and_stops_with_it(
     found = started.json()
     assert (found["reservation_id"], found["status"]) == (made["id"], "pending")
     assert (found["start_at"], found["stop_at"]) == (made["starts_at"], made["ends_at"])
+
+
+async def test_new_start_asks_for_a_reservation_by_what_it_asks_for_now(
+    fleet: Fleet, actors: Actors, client: httpx.AsyncClient, app: FastAPI, work: Work
+) -> None:
+    agent = await fleet.host("h1", gpus=2)
+    ada = await actors.user("ada")
+    made = (await reserve(client, ada.headers, 1, hours=(2, 4))).json()
+    async with app.state.database.sessions() as db:
+        await db.execute(text("UPDATE reservations SET starts_at = now() - interval '1 minute'"))
+        await db.commit()
+    await reservations_loop.turn(work)
+    share = 16 * 2**30
+    env = (await fleet.create(ada.headers, gpus=1, gpu_memory_bytes=share)).json()
+    assert env["reservation_id"] is None, "a reservation is of whole GPUs"
+    for asked, expected in ((0, made["id"]), (share, None)):
+        await fleet.act(ada.headers, env["id"], "stop")
+        await agent.obey()
+        again = await fleet.act(ada.headers, env["id"], "start", gpu_memory_bytes=asked)
+        assert again.json()["reservation_id"] == expected, again.text

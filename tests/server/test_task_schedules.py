@@ -237,6 +237,21 @@ async def test_suspended_owner_submits_nothing(
     assert "suspended" in seen.json()["last_error"]
 
 
+async def test_schedule_of_a_deleted_account_ends_at_once_and_once(
+    fleet: Fleet, actors: Actors, app: FastAPI, work: Work
+) -> None:
+    ada = await actors.user("ada")
+    made = await make(fleet, ada.headers)
+    assert (await fleet.client.delete("/v1/users/ada", headers=fleet.admin)).status_code == 204
+    for _ in range(2):
+        await loop.submit_due(work)
+    seen = (await fleet.client.get(f"/v1/task-schedules/{made['id']}", headers=fleet.admin)).json()
+    assert (seen["enabled"], seen["next_at"]) == (False, None)
+    assert "deleted" in seen["last_error"]
+    said = await sql(app, "SELECT kind FROM events WHERE subject_type = 'task_schedule' ORDER BY id")
+    assert [row.kind for row in said] == ["task_schedule.created", "task_schedule.ended"]
+
+
 async def test_paused_and_deleted_schedules_submit_nothing_and_their_tasks_stay(
     fleet: Fleet, actors: Actors, app: FastAPI, work: Work
 ) -> None:

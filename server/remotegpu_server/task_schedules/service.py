@@ -207,9 +207,14 @@ async def _record(db: AsyncSession, row: tables.TaskSchedule, actor: Actor, what
 
 
 async def due(db: AsyncSession, *, limit: int) -> list[str]:
-    """Those whose time has come, the latest first."""
+    """Those whose time has come, the latest first, and those whose owner is no more."""
+    user = tables.User
     found = (
-        select(_Row.id).where(_Row.enabled, _Row.next_at <= func.now()).order_by(_Row.next_at).limit(limit)
+        select(_Row.id)
+        .join(user, user.id == _Row.owner_id)
+        .where(_Row.enabled, (_Row.next_at <= func.now()) | (user.status == "deleted"))
+        .order_by(_Row.next_at)
+        .limit(limit)
     )
     return list(await db.scalars(found))
 
@@ -218,13 +223,25 @@ async def follow(db: AsyncSession, *, schedule_id: str, launch: Launch) -> None:
     """Submit once for all times that have passed. The next time is written in the same transaction, so none
     comes twice whatever dies.
     """
-    row = await db.scalar(
-        select(_Row)
-        .where(_Row.id == schedule_id, _Row.enabled, _Row.next_at <= func.now())
-        .with_for_update(skip_locked=True)
-        .execution_options(populate_existing=True)
-    )
-    if row is None:
+    user = tables.User
+    found = (
+        await db.execute(
+            select(_Row, user.status, _Row.next_at <= func.now())
+            .join(user, user.id == _Row.owner_id)
+            .where(_Row.id == schedule_id, _Row.enabled)
+            .with_for_update(skip_locked=True, of=_Row)
+            .execution_options(populate_existing=True)
+        )
+    ).one_or_none()
+    if found is None:
+        return
+    row, owner_is, due_now = found
+    if owner_is == "deleted":
+        why = "The account of its owner was deleted."
+        await _store(db, row, enabled=False, next_at=None, last_error=why)
+        await _record(db, row, SYSTEM, "ended", f"The schedule {row.name} was ended. {why}")
+        return
+    if not due_now:
         return
     row = await _store(db, row, next_at=await _next(db, row.cron, row.time_zone))
     if row.overlap == Overlap.SKIP and await _runs(db, row):

@@ -259,7 +259,9 @@ async def _reserved_again(
         image=environment.image_id,
         gpus=environment.gpus if body.gpus is None else body.gpus,
         gpu_models=environment.gpu_models if body.gpu_models is None else body.gpu_models,
-        gpu_memory_bytes=environment.gpu_memory_bytes,
+        gpu_memory_bytes=(
+            environment.gpu_memory_bytes if body.gpu_memory_bytes is None else body.gpu_memory_bytes or None
+        ),
         stop_at=body.stop_at,
         start_at=body.start_at,
         reservation=body.reservation,
