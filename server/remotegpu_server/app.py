@@ -10,6 +10,8 @@ from fastapi import APIRouter, FastAPI
 from remotegpu_server import error_answers, health, invariants, openapi, retention
 from remotegpu_server.agents import routes as agents_routes
 from remotegpu_server.agents.loop import Rechecks
+from remotegpu_server.alerts import loop as alerts_loop
+from remotegpu_server.alerts import routes as alerts_routes
 from remotegpu_server.attempts import loop as attempts_loop
 from remotegpu_server.attempts import routes as attempts_routes
 from remotegpu_server.audit import loop as audit_loop
@@ -39,7 +41,9 @@ from remotegpu_server.image_saves import routes as image_saves_routes
 from remotegpu_server.images import routes as images_routes
 from remotegpu_server.loops import Loop, LoopRunner
 from remotegpu_server.middleware import RequestEnvelope
+from remotegpu_server.notifications import loop as notifications_loop
 from remotegpu_server.notifications import routes as notifications_routes
+from remotegpu_server.outbox import mail_loop as outbox_mail_loop
 from remotegpu_server.outputs import loop as outputs_loop
 from remotegpu_server.outputs import routes as outputs_routes
 from remotegpu_server.platform_settings import routes as settings_routes
@@ -98,6 +102,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     agents_routes.router,
     events_routes.router,
     notifications_routes.router,
+    alerts_routes.router,
     audit_routes.router,
 )
 """Every router of the server; a slice adds its line here."""
@@ -112,6 +117,9 @@ LOOPS: tuple[Loop, ...] = (
     attempts_loop.DEPENDENCIES,
     outputs_loop.LOOP,
     task_inputs_loop.LOOP,
+    outbox_mail_loop.LOOP,
+    notifications_loop.DIGESTS,
+    notifications_loop.SWEEP,
     task_schedules_loop.LOOP,
     audit_loop.LOOP,
     auth_loop.LOOP,
@@ -125,6 +133,8 @@ LOOPS: tuple[Loop, ...] = (
     reservations_loop.LOOP,
     hub_starts_loop.LOOP,
     hosts_loop.LIVENESS,
+    alerts_loop.LOOP,
+    alerts_loop.SELDOM,
     hosts_loop.DRAINS,
     quotas_loop.GPU_HOURS,
     quotas_storage.LOOP,

@@ -152,6 +152,11 @@ class Action(StrEnum):
     EVENTS_READ = "events:read"
     NOTIFICATION_READ = "notification:read"
     NOTIFICATION_WRITE = "notification:write"
+    ALERT_READ = "alert:read"
+    """What is listed is what the caller may see."""
+    ALERT_WRITE = "alert:write"
+    ALERT_RULE_READ = "alert_rule:read"
+    ALERT_RULE_WRITE = "alert_rule:write"
     AUDIT_READ = "audit:read"
     AUDIT_VERIFY = "audit:verify:read"
     METRICS_READ = "metrics:read"
@@ -278,6 +283,10 @@ _RULES: dict[Action, _Who] = {
     Action.EVENTS_READ: _Who.PERSON_OR_WORKLOAD,
     Action.NOTIFICATION_READ: _Who.PERSON,
     Action.NOTIFICATION_WRITE: _Who.PERSON,
+    Action.ALERT_READ: _Who.PERSON,
+    Action.ALERT_WRITE: _Who.ADMIN,
+    Action.ALERT_RULE_READ: _Who.ADMIN,
+    Action.ALERT_RULE_WRITE: _Who.ADMIN,
     Action.AUDIT_READ: _Who.CUSTOMER_OWNER,
     Action.AUDIT_VERIFY: _Who.ADMIN,
     Action.METRICS_READ: _Who.METRICS,

@@ -52,6 +52,10 @@ EXAMPLES: dict[str, Any] = {
     },
     "LogAnswer": {"epoch": 7, "text": "Serving notebooks\n", "truncated": False},
     "Credentials": {"username": "ada", "password": "correct horse battery"},
+    "AlertRuleCreate": {"name": "hot", "signal": "gpu_temperature_c", "threshold": 80, "duration_s": 120},
+    "AlertRuleUpdate": {"threshold": 82},
+    "AlertSilenceCreate": {"rule": "gpu-idle", "until": "2030-01-01T00:00:00Z", "reason": "course"},
+    "NotificationPreferenceUpdate": {"mail": "now"},
     "CustomerCreate": {"name": "physics", "display_name": "Department of Physics"},
     "CustomerUpdate": {"display_name": "Physics"},
     "EnvironmentCreate": {

@@ -16,6 +16,10 @@ HOST_SAMPLES_S = 2 * 3600
 LOG_REQUESTS_S = 60
 CAPACITY_CHANGES_S = 1800
 """Longer than any process keeps a fleet without loading it anew."""
+SILENCES_S = 7 * 86400
+"""Ended ones."""
+OUTBOX_S = 8 * 86400
+"""Longer than any of them may wait (``notifications.give_up_s``)."""
 EXPIRED_TOKENS_S = 7 * 86400
 """Kept for a week after their end, so that "expired" and "revoked" can be told apart from "unknown"."""
 _BATCH = 5000
@@ -37,6 +41,9 @@ def _rules(settings: Settings) -> list[tuple[type[tables.Base], ColumnElement[bo
         (tables.CapacityChange, older(tables.CapacityChange.at, CAPACITY_CHANGES_S)),
         (tables.HostSample, older(tables.HostSample.at, HOST_SAMPLES_S)),
         (token, older(func.least(token.expires_at, token.revoked_at), EXPIRED_TOKENS_S)),
+        (tables.OutboxMessage, older(tables.OutboxMessage.created_at, OUTBOX_S)),
+        (tables.Alert, older(tables.Alert.resolved_at, settings.event_retention_s)),
+        (tables.AlertSilence, older(tables.AlertSilence.until, SILENCES_S)),
         (tables.Event, older(tables.Event.at, settings.event_retention_s)),
     ]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 
 from remotegpu.types.identity import Scope, TokenKind
 from remotegpu_server.auth import passwords
@@ -85,6 +85,31 @@ class Actors:
     async def admin(self, username: str = "root") -> Person:
         """A platform admin with a token."""
         return await self.user(username, role="admin")
+
+    async def alert(self, host: str = "none") -> str:
+        """One that fires of a seeded rule, about a host of this name that there need not be."""
+        alert_id = tables.new_id("alt")
+        async with self._database.sessions() as db:
+            rule = await db.scalar(select(tables.AlertRule).where(tables.AlertRule.name == "agent-offline"))
+            assert rule is not None
+            await db.execute(
+                insert(tables.Alert).values(
+                    id=alert_id,
+                    rule_id=rule.id,
+                    rule_name=rule.name,
+                    severity=rule.severity,
+                    status="firing",
+                    object_type="host",
+                    object_id=host,
+                    object_name=host,
+                    value=301.0,
+                    unit="s",
+                    message="Silent.",
+                    fired_at=func.now(),
+                )
+            )
+            await db.commit()
+        return alert_id
 
     async def hub(self, *, scopes: tuple[Scope, ...] = (Scope.ACT_AS,)) -> str:
         """The secret of a service token."""

@@ -305,6 +305,7 @@ def test_c7c_another_customers_things_cannot_be_read_named_or_changed(site: Site
 
 EVERYBODYS = {
     "GET /v1/images/{image}": "the platform's; a customer's own are in tests/server/test_images.py",
+    "PUT /v1/notification-preferences/{kind}": "the caller's own",
     "GET /v1/settings/{key}": "platform settings that everybody may read",
     "PUT /v1/task-inputs/{sha256}": "content of one's own: nobody's names anybody else's",
 }
@@ -360,6 +361,10 @@ def _things_of(site: Site, ada: Person) -> dict[str, str]:
         "volume_id": ada.client.volumes.list().items[0].id,
         "key": "system.name",
         "notification_id": "ntf-000000000000",
+        "kind": "environment",
+        "alert_id": "alt-000000000000",
+        "rule": "agent-offline",
+        "silence_id": "sil-000000000000",
         "request_id": "log-000000000000",
         "check_id": "chk-000000000000",
         "removal_id": "rmv-000000000000",

@@ -13,3 +13,8 @@ async def drive(world: World) -> None:
     assert unread >= len(told.items) == 1
     assert (await user.notifications.read(told.items[0].id)).read_at is not None
     assert (await user.notifications.read_all()).unread == 0
+    await user.notifications.set_preference("workspace", mail="off")
+    await user.notifications.set_preference("*", in_app=True, mail="digest")
+    kinds = [one.kind for one in (await user.notifications.preferences()).preferences]
+    assert kinds == ["*", "workspace"]
+    await user.notifications.delete_preference("workspace")

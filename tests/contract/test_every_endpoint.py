@@ -9,6 +9,7 @@ import inspect
 import sys
 from typing import Any, get_type_hints
 
+import journey_alerts
 import journey_audit
 import journey_customers
 import journey_environments
@@ -42,6 +43,7 @@ JOURNEYS = (
     journey_tokens.drive,
     journey_workspaces.drive,
     journey_notifications.drive,
+    journey_alerts.drive,
     journey_images.drive,
     journey_hosts.drive,
     journey_quotas.drive,
@@ -64,7 +66,14 @@ WORDS = {"from": "begin", "to": "end", "label": "labels", "csv": "text"}
 """Arguments that Python calls otherwise."""
 WORKS_OUT = {"task_inputs.upload": {"size_bytes", "offset"}}
 """Arguments of an endpoint that a method for whole files finds by itself."""
-STREAMS = {"environments.follow", "environments.watch", "events.watch", "hosts.watch", "tasks.watch"}
+STREAMS = {
+    "environments.follow",
+    "environments.watch",
+    "events.watch",
+    "hosts.watch",
+    "notifications.watch",
+    "tasks.watch",
+}
 
 
 async def test_every_method_works_and_every_endpoint_has_one(app: FastAPI, actors: Actors) -> None:

@@ -348,6 +348,27 @@ def test_upgrade_0017_begins_without_inputs(upgraded: sa.Engine) -> None:
     assert _rows(upgraded, "SELECT count(input_sha256), count(input_size_bytes) FROM tasks") == [(0, 0)]
 
 
+def test_upgrade_0018_keeps_what_people_were_told_in_their_inbox(empty_database_url: str) -> None:
+    engine, url = _upgrade(empty_database_url), empty_database_url
+    command.downgrade(_config(url), "0017")
+    with engine.begin() as db:
+        db.exec_driver_sql(
+            "INSERT INTO notifications (id, user_id, kind, level, message, subject_type, subject_id)"
+            " SELECT 'ntf-' || n, 'usr-ada', 'test.told', 'info', 'Told.', 'host', 'host-1'"
+            " FROM generate_series(1, 3) n"
+        )
+    assert schema.migrate(url)
+    told = "SELECT in_app, digest, count(DISTINCT position) FROM notifications GROUP BY in_app, digest"
+    assert _rows(engine, told) == [(True, False, 3)]
+
+
+def test_upgrade_0019_seeds_rules_that_nothing_has_fired(upgraded: sa.Engine) -> None:
+    assert _rows(upgraded, "SELECT count(*) > 20, bool_and(built_in AND enabled) FROM alert_rules") == [
+        (True, True)
+    ]
+    assert _rows(upgraded, "SELECT count(*) FROM alerts") == [(0,)]
+
+
 def test_every_revision_is_asserted_here() -> None:
     asserted = {name.split("_")[2] for name in globals() if name.startswith("test_upgrade_0")}
     folder = Path(remotegpu_migrations.__file__).parent / "versions"

@@ -12,10 +12,11 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 
 from remotegpu.types.identity import Scope, TokenKind
+from remotegpu_server import streams
 from remotegpu_server.authz import SYSTEM
 from remotegpu_server.db.engine import Database
 from remotegpu_server.events import service, stream
-from remotegpu_server.events.stream import BEGINNING, Filter
+from remotegpu_server.events.stream import Filter
 from remotegpu_server.testing import Actors
 from remotegpu_server.tokens import service as tokens
 
@@ -118,14 +119,15 @@ async def test_who_sees_what(client: httpx.AsyncClient, app: FastAPI, actors: Ac
 
 
 async def _follow(
-    app: FastAPI, secret: str, *, after: stream.Position | None, wanted: Filter | None = None
+    app: FastAPI, secret: str, *, after: streams.Position | None, wanted: Filter | None = None
 ) -> AsyncIterator[str]:
     """Subjects of a stream's events; httpx's ASGI transport cannot stream, so the generator is asked."""
     database: Database = app.state.database
-    frames = stream.follow(
+    frames = streams.follow(
         database.sessions,
         database.signals,
-        wanted or Filter(),
+        key=service.STREAM_KEY,
+        read=stream.frames(wanted or Filter()),
         after=after,
         identify=lambda db: tokens.authenticate(db, secret),
     )
@@ -140,7 +142,7 @@ async def test_stream_resumes_across_a_late_commit_without_loss(app: FastAPI, ac
     admin = await actors.admin()
     database: Database = app.state.database
     await _record(database, "first")
-    events = _follow(app, admin.secret, after=BEGINNING)
+    events = _follow(app, admin.secret, after=streams.BEGINNING)
     assert await anext(events) == "first"
     async with database.sessions() as slow:
         await service.record(
@@ -169,10 +171,11 @@ async def test_stream_without_position_starts_now(app: FastAPI, actors: Actors) 
 async def test_stream_cut_before_its_first_event_resumes_without_loss(app: FastAPI, actors: Actors) -> None:
     admin = await actors.admin()
     database: Database = app.state.database
-    frames = stream.follow(
+    frames = streams.follow(
         database.sessions,
         database.signals,
-        Filter(),
+        key=service.STREAM_KEY,
+        read=stream.frames(Filter()),
         after=None,
         identify=lambda db: tokens.authenticate(db, admin.secret),
     )
@@ -180,7 +183,7 @@ async def test_stream_cut_before_its_first_event_resumes_without_loss(app: FastA
         given = (await anext(frames)).decode()
     await frames.aclose()  # type: ignore[attr-defined]
     await _record(database, "meanwhile")
-    position = stream.parse_position(given.removeprefix("id: ").strip())
+    position = streams.parse_position(given.removeprefix("id: ").strip())
     async with asyncio.timeout(5):
         assert await anext(_follow(app, admin.secret, after=position)) == "meanwhile"
 
@@ -212,13 +215,14 @@ async def test_shutdown_ends_the_stream(app: FastAPI, actors: Actors) -> None:
 async def test_quiet_stream_sends_keep_alive(
     app: FastAPI, actors: Actors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr(streams, "KEEP_ALIVE_S", 0.05)
     ada = await actors.user("ada")
     database: Database = app.state.database
-    frames = stream.follow(
+    frames = streams.follow(
         database.sessions,
         database.signals,
-        Filter(),
+        key=service.STREAM_KEY,
+        read=stream.frames(Filter()),
         after=None,
         identify=lambda db: tokens.authenticate(db, ada.secret),
     )

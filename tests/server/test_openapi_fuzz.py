@@ -138,6 +138,8 @@ class Target:
             "image": ["base"],
             "subject": ["user", "customer"],
             "subject_id": ["ada", "default"],
+            "rule": ["gpu-xid"],
+            "alert_id": [await actors.alert()],
         }
 
     async def send(self, case: Case, caller: str) -> httpx.Response:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 from hollow_agent import Fleet, HollowAgent
@@ -90,6 +91,13 @@ class _Rows:
             what = {"kind": "test.told", "level": "info", "message": f"News {number}."}
             await notifications.tell(db, user_ids=[me], subject_type="user", subject_id=me, **what)
             await db.commit()
+        rule = {"name": f"rule-{number}", "signal": "gpu_temperature_c", "threshold": 80}
+        await self._post("/v1/alert-rules", rule, self.admin.headers)
+        await self._post("/v1/alert-silences", {"until": _in_hours(1 + number)}, self.admin.headers)
+        self.named |= {"rule": "rule-0", "alert_id": await self.actors.alert(f"host-{number}")}
+        preference = f"/v1/notification-preferences/test.kind{number}"
+        answer = await self.client.put(preference, json={"mail": "off"}, headers=self.admin.headers)
+        assert answer.status_code == 200, answer.text
         key = await self._post(
             "/v1/ssh-keys",
             {"name": "key", "public_key": f"ssh-ed25519 {_public_key(number)}"},
@@ -221,6 +229,7 @@ async def _walk(app: FastAPI, rows: _Rows, *, listed: int) -> dict[str, int]:
     return counts
 
 
+@pytest.mark.timeout(300)
 async def test_every_get_takes_as_many_statements_for_many_rows_as_for_few(
     app: FastAPI, client: httpx.AsyncClient, fleet: Fleet, actors: Actors
 ) -> None:

@@ -48,6 +48,7 @@ MACHINES = [
     Machine("hosts", "operational", transitions.HOST_OPERATIONAL, "hosts.md"),
     Machine("dedications", "status", transitions.DEDICATION_STATUS, "dedications.md"),
     Machine("image_saves", "status", transitions.IMAGE_SAVE_STATUS, "images.md"),
+    Machine("alerts", "status", transitions.ALERT_STATUS, "alerts.md"),
     Machine("tasks", "status", transitions.TASK_STATUS, "tasks.md"),
     Machine("attempts", "status", transitions.ATTEMPT_STATUS, "tasks.md"),
 ]

@@ -12,6 +12,9 @@ from remotegpu._async.transport import AsyncTransport
 
 if TYPE_CHECKING:
     from remotegpu._async.resources.agent import AsyncAgent
+    from remotegpu._async.resources.alert_rules import AsyncAlertRules
+    from remotegpu._async.resources.alert_silences import AsyncAlertSilences
+    from remotegpu._async.resources.alerts import AsyncAlerts
     from remotegpu._async.resources.audit import AsyncAudit
     from remotegpu._async.resources.auth import AsyncAuth
     from remotegpu._async.resources.capacity import AsyncCapacity
@@ -294,6 +297,27 @@ class AsyncClient:
         from remotegpu._async.resources.notifications import AsyncNotifications
 
         return AsyncNotifications(self._transport)
+
+    @cached_property
+    def alerts(self) -> AsyncAlerts:
+        """What the rules say of hosts, GPUs and work."""
+        from remotegpu._async.resources.alerts import AsyncAlerts
+
+        return AsyncAlerts(self._transport)
+
+    @cached_property
+    def alert_rules(self) -> AsyncAlertRules:
+        """What admins want to hear of."""
+        from remotegpu._async.resources.alert_rules import AsyncAlertRules
+
+        return AsyncAlertRules(self._transport)
+
+    @cached_property
+    def alert_silences(self) -> AsyncAlertSilences:
+        """Nobody is told for a while."""
+        from remotegpu._async.resources.alert_silences import AsyncAlertSilences
+
+        return AsyncAlertSilences(self._transport)
 
     @cached_property
     def audit(self) -> AsyncAudit:

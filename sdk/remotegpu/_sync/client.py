@@ -13,6 +13,9 @@ from remotegpu._sync.transport import SyncTransport
 
 if TYPE_CHECKING:
     from remotegpu._sync.resources.agent import SyncAgent
+    from remotegpu._sync.resources.alert_rules import SyncAlertRules
+    from remotegpu._sync.resources.alert_silences import SyncAlertSilences
+    from remotegpu._sync.resources.alerts import SyncAlerts
     from remotegpu._sync.resources.audit import SyncAudit
     from remotegpu._sync.resources.auth import SyncAuth
     from remotegpu._sync.resources.capacity import SyncCapacity
@@ -295,6 +298,27 @@ class Client:
         from remotegpu._sync.resources.notifications import SyncNotifications
 
         return SyncNotifications(self._transport)
+
+    @cached_property
+    def alerts(self) -> SyncAlerts:
+        """What the rules say of hosts, GPUs and work."""
+        from remotegpu._sync.resources.alerts import SyncAlerts
+
+        return SyncAlerts(self._transport)
+
+    @cached_property
+    def alert_rules(self) -> SyncAlertRules:
+        """What admins want to hear of."""
+        from remotegpu._sync.resources.alert_rules import SyncAlertRules
+
+        return SyncAlertRules(self._transport)
+
+    @cached_property
+    def alert_silences(self) -> SyncAlertSilences:
+        """Nobody is told for a while."""
+        from remotegpu._sync.resources.alert_silences import SyncAlertSilences
+
+        return SyncAlertSilences(self._transport)
 
     @cached_property
     def audit(self) -> SyncAudit:

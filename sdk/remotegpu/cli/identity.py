@@ -240,6 +240,31 @@ def read_notifications(arguments: argparse.Namespace) -> None:
         output.show_item(arguments, left, "Nothing is left to read.")
 
 
+def watch_notifications(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        for one in client.notifications.watch(after=arguments.after):
+            output.show_item(arguments, one, f"{one.created_at:%Y-%m-%d %H:%M} {one.level}: {one.message}")
+
+
+def list_preferences(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        output.show_list(arguments, "NotificationPreference", client.notifications.preferences().preferences)
+
+
+def set_preference(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        one = client.notifications.set_preference(
+            arguments.kind, in_app=not arguments.not_in_app, mail=arguments.mail
+        )
+        output.show_item(arguments, one, f"{one.kind}: mail {one.mail}, in the inbox: {one.in_app}.")
+
+
+def delete_preference(arguments: argparse.Namespace) -> None:
+    with connect(arguments) as client:
+        client.notifications.delete_preference(arguments.kind)
+    output.say(arguments, f"The preference {arguments.kind} is forgotten.", kind=arguments.kind)
+
+
 def list_audit(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         found = client.audit.list(

@@ -1,4 +1,4 @@
-"""Commands of accounts, workspaces, notifications and the audit trail, and their options."""
+"""Commands of accounts, workspaces, notifications, alerts and the audit trail, and their options."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     Add = Callable[[Commands[argparse.ArgumentParser], str, str, str], argparse.ArgumentParser]
     Group = Callable[[Commands[argparse.ArgumentParser], str, str], Commands[argparse.ArgumentParser]]
 
+_SEVERITIES = ("info", "warning", "critical")
 _RUNNING = ("keep", "stop", "stop_after_grace")
 
 
@@ -21,6 +22,9 @@ def add_commands(commands: Commands[argparse.ArgumentParser], add: Add, group: G
     _customers(group(commands, "customer", "customers: the tenants (admins)"), add)
     _workspaces(group(commands, "workspace", "workspaces: where teams work together"), add)
     _notifications(group(commands, "notifications", "what you are told"), add)
+    _alerts(group(commands, "alert", "what the alert rules say"), add)
+    _alert_rules(group(commands, "alert-rule", "rules of alerts (admins)"), add)
+    _alert_silences(group(commands, "alert-silence", "keep quiet about alerts (admins)"), add)
     _audit(group(commands, "audit", "who did what (admins, owners)"), add)
 
 
@@ -106,6 +110,54 @@ def _notifications(notifications: Commands[argparse.ArgumentParser], add: Add) -
     listed.add_argument("--unread", action="store_true")
     read = add(notifications, "read", "identity.read_notifications", "mark one as read, or all")
     read.add_argument("notification", nargs="?", help="id; left out: all")
+    watch = add(
+        notifications, "watch", "identity.watch_notifications", "print what you are told, as it comes"
+    )
+    watch.add_argument("--after", help="position to go on from; 0: all that is kept")
+    add(notifications, "preferences", "identity.list_preferences", "how you are told of what")
+    prefer = add(notifications, "prefer", "identity.set_preference", "set how you are told of a kind")
+    prefer.add_argument("kind", help="environment.stops_soon, environment, or '*'")
+    prefer.add_argument("--mail", choices=["now", "digest", "off"])
+    prefer.add_argument("--not-in-app", action="store_true", help="not in the inbox and the notebook")
+    forget = add(notifications, "forget", "identity.delete_preference", "forget a preference")
+    forget.add_argument("kind")
+
+
+def _alerts(alert: Commands[argparse.ArgumentParser], add: Add) -> None:
+    listed = add(alert, "list", "alerts.list_", "list what fires, newest first")
+    listed.add_argument("--all", action="store_true", help="also what is pending or resolved")
+    listed.add_argument("--severity", choices=_SEVERITIES)
+    listed.add_argument("--rule", help="name or id")
+    add(alert, "show", "alerts.show", "what it is, since when, and what to do").add_argument("alert")
+    add(alert, "acknowledge", "alerts.acknowledge", "say that you look after it").add_argument("alert")
+
+
+def _alert_rules(rule: Commands[argparse.ArgumentParser], add: Add) -> None:
+    add(rule, "list", "alerts.list_rules", "list rules by name")
+    add(rule, "signals", "alerts.list_signals", "what rules can be about")
+    create = add(rule, "create", "alerts.create_rule", "make a rule")
+    create.add_argument("name")
+    create.add_argument("--signal", required=True, help="see `alert-rule signals`")
+    change = add(rule, "set", "alerts.set_rule", "change a rule")
+    change.add_argument("rule")
+    for command in (create, change):
+        command.add_argument("--threshold", type=float, required=command is create)
+        command.add_argument("--operator", choices=[">", ">=", "<", "<=", "=="])
+        command.add_argument("--duration", type=float, metavar="SECONDS")
+        command.add_argument("--severity", choices=_SEVERITIES)
+    add(rule, "enable", "alerts.enable_rule", "judge it").add_argument("rule")
+    add(rule, "disable", "alerts.disable_rule", "switch it off").add_argument("rule")
+    add(rule, "delete", "alerts.delete_rule", "delete it").add_argument("rule")
+
+
+def _alert_silences(silence: Commands[argparse.ArgumentParser], add: Add) -> None:
+    add(silence, "list", "alerts.list_silences", "list silences that hold")
+    create = add(silence, "create", "alerts.create_silence", "tell nobody for a while")
+    create.add_argument("--rule", help="name or id; left out: every rule")
+    create.add_argument("--object", help="id or name; left out: every object")
+    create.add_argument("--hours", type=float, default=1.0)
+    create.add_argument("--reason")
+    add(silence, "delete", "alerts.delete_silence", "end one now").add_argument("silence")
 
 
 def _audit(audit: Commands[argparse.ArgumentParser], add: Add) -> None:

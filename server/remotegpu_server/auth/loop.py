@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import smtplib
 
 import structlog
 from sqlalchemy import func, select, update
 
-from remotegpu_server.auth import mail, resets
+from remotegpu_server.auth import resets
 from remotegpu_server.db import tables
 from remotegpu_server.loops import Loop, Work, by_itself
+from remotegpu_server.outbox import smtp
 
 _BATCH = 20
 _log = structlog.get_logger(__name__)
@@ -35,13 +35,15 @@ async def send_mail(work: Work) -> None:
         assert address is not None
         with by_itself("password-mail", reset_id):
             secret = work.vault.open(sealed)
-            if secret is not None and not await _send(work, to=address, secret=secret.decode()):
+            if secret is not None and not await _send(
+                work, reset_id=reset_id, to=address, secret=secret.decode()
+            ):
                 continue
             async with work.session() as db:
                 await db.execute(update(reset).where(reset.id == reset_id).values(mail=None))
 
 
-async def _send(work: Work, *, to: str, secret: str) -> bool:
+async def _send(work: Work, *, reset_id: str, to: str, secret: str) -> bool:
     settings = work.settings
     where = resets.link(settings, secret) or f"remotegpu reset-password, with this secret: {secret}"
     text = (
@@ -50,12 +52,12 @@ async def _send(work: Work, *, to: str, secret: str) -> bool:
         "If it was not you, do nothing: your password stays as it is.\n"
     )
     assert settings.smtp_url is not None
-    try:
-        await asyncio.to_thread(
-            mail.send, settings.smtp_url, sender=settings.mail_from, to=to, subject="New password", text=text
-        )
-    except (OSError, smtplib.SMTPException) as error:
-        _log.warning("mail_not_sent", error=type(error).__name__)
+    mail = smtp.Mail(message_id=reset_id, to=to, subject="New password", text=text)
+    (outcome,) = await asyncio.to_thread(
+        smtp.send, settings.smtp_url, sender=settings.mail_from, mails=[mail]
+    )
+    if outcome is None or outcome.error is not None:
+        _log.warning("mail_not_sent", error=outcome.error if outcome else "not tried")
         return False
     return True
 

@@ -51,6 +51,13 @@ IMAGE_SAVE_STATUS: dict[str, frozenset[str]] = {
 }
 """An environment that is saved as an image."""
 
+ALERT_STATUS: dict[str, frozenset[str]] = {
+    "pending": frozenset({"firing"}),
+    "firing": frozenset({"resolved"}),
+    "resolved": frozenset(),
+}
+"""What an alert rule says of one object; a pending one that is not true any more is removed."""
+
 TASK_STATUS: dict[str, frozenset[str]] = {
     "pending": frozenset({"assigned", "cancelled"}),
     "assigned": frozenset({"running", "pending", "succeeded", "failed", "cancelled", "timed_out"}),

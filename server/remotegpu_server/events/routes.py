@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Header, Query
-from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from remotegpu.types.events import Event
 from remotegpu.types.wire import Page
-from remotegpu_server.authz import Action, Actor, require
-from remotegpu_server.deps import DetachedCaller, Limit, Sessions, SignalsDep, identify
+from remotegpu_server import streams
+from remotegpu_server.authz import Action, require
+from remotegpu_server.deps import DetachedCaller, Limit, Sessions, SignalsDep
 from remotegpu_server.events import stream
+from remotegpu_server.events.service import STREAM_KEY
 from remotegpu_server.routing import api_router
 
 router = api_router("events")
 
-_EVENT_STREAM = "text/event-stream"
-_STREAM_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {
-        "content": {
-            _EVENT_STREAM: {
-                "schema": {"type": "string"},
-                "example": 'id: 771.42\nevent: environment.status\ndata: {"id": "771.42", ...}\n\n',
-            }
-        }
-    }
-}
+_STREAM = streams.documented('id: 771.42\nevent: environment.status\ndata: {"id": "771.42", ...}\n\n')
 
 
-@router.get("/v1/events", summary="What happened", response_model=Page[Event], responses=_STREAM_ANSWER)
+@router.get("/v1/events", summary="What happened", response_model=Page[Event], responses=_STREAM)
 async def list_events(
     request: Request,
     sessions: Sessions,
@@ -53,25 +44,17 @@ async def list_events(
     """
     require(caller, Action.EVENTS_READ)
     wanted = stream.Filter(subject_type=subject_type, subject_id=subject_id)
-    if _EVENT_STREAM not in request.headers.get("Accept", ""):
-        start = stream.parse_position(cursor or after or "0")
+    if not streams.wanted(request):
+        start = streams.parse_position(cursor or after or "0")
         async with sessions() as db:
             return await stream.read_page(db, caller, wanted, after=start, limit=limit)
     given = last_event_id or after
-    body = stream.follow(
+    body = streams.follow(
         sessions,
         signals,
-        wanted,
-        after=stream.parse_position(given) if given else None,
-        identify=_identify_again(request),
+        key=STREAM_KEY,
+        read=stream.frames(wanted),
+        after=streams.parse_position(given) if given else None,
+        identify=streams.identified_again(request),
     )
-    return StreamingResponse(
-        body, media_type=_EVENT_STREAM, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    )
-
-
-def _identify_again(request: Request) -> Any:
-    async def ask(db: AsyncSession) -> Actor:
-        return await identify(request, db)
-
-    return ask
+    return streams.answer(body)

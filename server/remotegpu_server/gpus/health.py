@@ -99,7 +99,7 @@ async def mark(
 
 
 async def say(db: AsyncSession, *, gpu_id: str, actor: Actor) -> None:
-    """The event of a GPU's health, and a notification to its holders; to admins when it is out."""
+    """The event of a GPU's health, and a notification to its holders; admins are told by an alert."""
     row, host, held = tables.Gpu, tables.Host, tables.Allocation
     gpu, host_name = (
         await db.execute(
@@ -137,13 +137,9 @@ async def say(db: AsyncSession, *, gpu_id: str, actor: Actor) -> None:
         data=data | {"evidence": gpu.evidence},
     )
     notify(db, "queue")
-    told = {holder.user_id for holder in holders}
-    if gpu.health != "healthy":
-        user = tables.User
-        told |= set(await db.scalars(select(user.id).where(user.role == "admin", user.status == "active")))
     await notifications.tell(
         db,
-        user_ids=told,
+        user_ids={holder.user_id for holder in holders},
         kind="gpu.health",
         level="info" if gpu.health == "healthy" else "error",
         message=message,

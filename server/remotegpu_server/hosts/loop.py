@@ -11,10 +11,8 @@ from remotegpu_server.authz import SYSTEM
 from remotegpu_server.db import tables
 from remotegpu_server.environments.service import observe
 from remotegpu_server.events import service as events
-from remotegpu_server.hosts import queries
 from remotegpu_server.hosts.service import operate
 from remotegpu_server.loops import Loop, Work, by_itself
-from remotegpu_server.notifications import service as notifications
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import HOST_LOST_AFTER_S
 from remotegpu_server.settings import Settings
@@ -98,16 +96,6 @@ async def _silent(db: AsyncSession, *, host_id: str, to: str, silent_s: float) -
         message=message,
         data={"to": to, "environments": touched},
     )
-    if to == "lost":
-        await notifications.tell(
-            db,
-            user_ids=await queries.admins(db),
-            kind="host.lost",
-            level="error",
-            message=message,
-            subject_type="host",
-            subject_id=host.id,
-        )
 
 
 async def _record_mass_silence(db: AsyncSession, *, silent: int, known: int) -> None:

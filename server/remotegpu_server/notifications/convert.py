@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from remotegpu.types.notifications import Notification, NotificationLevel
+from remotegpu.types.notifications import (
+    MailWhen,
+    Notification,
+    NotificationLevel,
+    NotificationPreference,
+)
 from remotegpu_server.db import tables
 
 
@@ -19,3 +24,8 @@ def to_wire(row: tables.Notification) -> Notification:
         created_at=row.created_at,
         read_at=row.read_at,
     )
+
+
+def preference_to_wire(row: tables.NotificationPreference) -> NotificationPreference:
+    """How somebody wants to be told."""
+    return NotificationPreference(kind=row.kind, in_app=row.in_app, mail=MailWhen(row.mail))

@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
+from remotegpu_server.notifications import preferences
+from remotegpu_server.outbox import service as outbox
 
 Level = Literal["info", "warning", "error"]
 
@@ -30,30 +32,52 @@ async def tell(
     """Tell each user once, in the caller's transaction.
 
     ``kind`` is ``<noun>.<what>`` (``host.draining``). With a ``dedupe_key`` a user who was told under it
-    already is not told again: ``dedication:ded-1:7d``. Never a secret in ``message`` or ``data``.
+    already is not told again: ``dedication:ded-1:7d``. Never a secret in ``message`` or ``data``. How each
+    user is told is theirs to say (``preferences``).
     """
     told = sorted(set(user_ids))
     if not told:
         return
+    ways = await preferences.ways(db, user_ids=told, kind=kind, level=level)
     row = tables.Notification
-    await db.execute(
-        insert(row)
-        .values(
-            [
-                {
-                    "id": tables.new_id("ntf"),
-                    "user_id": user_id,
-                    "kind": kind,
-                    "level": level,
-                    "message": message,
-                    "subject_type": subject_type,
-                    "subject_id": subject_id,
-                    "data": json.loads(json.dumps(data or {})),
-                    "dedupe_key": dedupe_key,
-                }
-                for user_id in told
-            ]
+    new = set(
+        await db.scalars(
+            insert(row)
+            .values(
+                [
+                    {
+                        "id": tables.new_id("ntf"),
+                        "user_id": user_id,
+                        "kind": kind,
+                        "level": level,
+                        "message": message,
+                        "subject_type": subject_type,
+                        "subject_id": subject_id,
+                        "data": json.loads(json.dumps(data or {})),
+                        "dedupe_key": dedupe_key,
+                        "in_app": ways[user_id].in_app,
+                        "digest": ways[user_id].mail == "digest",
+                    }
+                    for user_id in told
+                ]
+            )
+            .on_conflict_do_nothing()
+            .returning(row.user_id)
         )
-        .on_conflict_do_nothing()
     )
-    notify(db, *(f"notifications:{user_id}" for user_id in told))
+    mail = {"subject": message, "text": f"{message}\n"}
+    await outbox.put(
+        db,
+        "mail",
+        [
+            outbox.Message(user_id=user_id, kind=kind, payload=mail)
+            for user_id in told
+            if user_id in new and ways[user_id].mail == "now"
+        ],
+    )
+    notify(db, *(stream_key(user_id) for user_id in told))
+
+
+def stream_key(user_id: str) -> str:
+    """Hint that somebody was told something."""
+    return f"notifications:{user_id}"

@@ -127,7 +127,7 @@ HOST_LOST_AFTER_S = _declare(
         default=300.0,
         minimum=60.0,
         maximum=86400.0,
-        doc="Silence after which an unreachable host counts as lost and admins are told. Its environments "
+        doc="Silence after which an unreachable host counts as lost. Its environments "
         "stay unreachable and keep what they hold.",
     )
 )
@@ -350,6 +350,65 @@ RESERVATION_MAX_AHEAD_S = _declare(
         minimum=3600.0,
         maximum=5 * 366 * 86400.0,
         doc="A reservation starts at most so long from now.",
+        public=True,
+    )
+)
+
+ALERT_HOLD_S = _declare(
+    Setting(
+        key="alerts.hold_s",
+        default=60.0,
+        minimum=0.0,
+        maximum=86400.0,
+        doc="An alert is resolved when its rule has not been true for so long; twice as long each time that "
+        "it comes back shortly after.",
+    )
+)
+ALERT_FLAP_WINDOW_S = _declare(
+    Setting(
+        key="alerts.flap_window_s",
+        default=600.0,
+        minimum=0.0,
+        maximum=86400.0,
+        doc="An alert that comes back so soon after it was resolved flaps.",
+    )
+)
+NOTIFICATION_GIVE_UP_S = _declare(
+    Setting(
+        key="notifications.give_up_s",
+        default=86400.0,
+        minimum=60.0,
+        maximum=7 * 86400.0,
+        doc="Mail that could not be delivered for so long is given up, with an event.",
+    )
+)
+NOTIFICATION_DIGEST_EVERY_S = _declare(
+    Setting(
+        key="notifications.digest_every_s",
+        default=6 * 3600.0,
+        minimum=60.0,
+        maximum=7 * 86400.0,
+        doc="A digest is mailed so long after the first thing in it.",
+        public=True,
+    )
+)
+NOTIFICATION_MAIL_BURST = _declare(
+    Setting(
+        key="notifications.mail_burst",
+        default=5,
+        minimum=1,
+        maximum=1000,
+        doc="More mails than this to one person in ten minutes go into the digest.",
+        public=True,
+    )
+)
+NOTIFICATION_KEEP_S = _declare(
+    Setting(
+        key="notifications.keep_s",
+        default=90 * 86400.0,
+        minimum=86400.0,
+        maximum=3660 * 86400.0,
+        doc="Notifications are removed after this long, read or not.",
         public=True,
     )
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import sqlalchemy as sa
 from fastapi import FastAPI
@@ -176,8 +177,14 @@ async def build(app: FastAPI, actors: Actors) -> World:
                 subject_id="test",
             )
         )
+        silence = tables.new_id("sil")
+        quiet = {"id": silence, "until": sa.func.now() + timedelta(days=1), "created_by": "admin"}
+        await db.execute(sa.insert(tables.AlertSilence).values(quiet))
         await db.commit()
     world.ids |= {
+        "alert_id": await actors.alert(),
+        "rule": "agent-offline",
+        "silence_id": silence,
         "notification_id": notification,
         "customer": own.customer_id,
         "user": own.id,
@@ -197,6 +204,7 @@ async def build(app: FastAPI, actors: Actors) -> World:
         "policy": "basic",
         "quota_request": quota_request,
         "key": "system.name",
+        "kind": "environment",
         "request_id": "log-none",
         "check_id": "chk-none",
         "removal_id": "rmv-none",

@@ -94,6 +94,12 @@ _OWN_KEYS = {
     for actor in _PEOPLE
     if actor not in ("self", "hub_self")
 }
+_ALERT_OF_A_HOST = {
+    actor: ("4", "it is about a host, which is nobody's but the admins'")
+    for actor in _PEOPLE
+    if actor != "admin"
+}
+_NOT_SET = dict.fromkeys(_PEOPLE, ("4", "nobody has set it"))
 _NOBODY_ELSES = dict.fromkeys(
     (actor for actor in _PEOPLE if actor not in ("self", "hub_self")),
     ("4", "somebody else's does not exist, for admins neither"),
@@ -341,6 +347,22 @@ ROUTES: dict[str, Row] = {
     "GET /v1/notifications/unread": Row(PERSON),
     "POST /v1/notifications:read-all": Row(PERSON),
     "POST /v1/notifications/{notification_id}:read": Row(PERSON, _NOBODY_ELSES),
+    "GET /v1/notification-preferences": Row(PERSON),
+    "PUT /v1/notification-preferences/{kind}": Row(PERSON),
+    "DELETE /v1/notification-preferences/{kind}": Row(PERSON, _NOT_SET),
+    # Alerts
+    "GET /v1/alerts": Row(PERSON),
+    "GET /v1/alerts/{alert_id}": Row(PERSON, _ALERT_OF_A_HOST),
+    "POST /v1/alerts/{alert_id}:acknowledge": Row(ADMIN),
+    "GET /v1/alert-signals": Row(ADMIN),
+    "GET /v1/alert-rules": Row(ADMIN),
+    "POST /v1/alert-rules": Row(ADMIN),
+    "GET /v1/alert-rules/{rule}": Row(ADMIN),
+    "PATCH /v1/alert-rules/{rule}": Row(ADMIN),
+    "DELETE /v1/alert-rules/{rule}": Row(ADMIN),
+    "GET /v1/alert-silences": Row(ADMIN),
+    "POST /v1/alert-silences": Row(ADMIN),
+    "DELETE /v1/alert-silences/{silence_id}": Row(ADMIN),
     # Audit
     "GET /v1/audit/records": Row(CUSTOMER_OWNER, _NO_CUSTOMER),
     "GET /v1/audit/records:export": Row(CUSTOMER_OWNER, _NO_CUSTOMER),

@@ -6,6 +6,7 @@ Usage is always a SUM over live rows (``released_at IS NULL``): no counters. Tim
 
 from __future__ import annotations
 
+from remotegpu_server.db.tables.alerts import Alert, AlertRule, AlertSilence
 from remotegpu_server.db.tables.allocations import Allocation, CapacityChange, Placement
 from remotegpu_server.db.tables.base import Base, Xid8, new_id
 from remotegpu_server.db.tables.dedications import Dedication, DedicationStep
@@ -35,6 +36,7 @@ from remotegpu_server.db.tables.operations import (
     Notification,
     PlatformSetting,
 )
+from remotegpu_server.db.tables.outbox import NotificationPreference, OutboxMessage
 from remotegpu_server.db.tables.queue import HubStart, Reservation, StartEstimate
 from remotegpu_server.db.tables.quotas import (
     Quota,
@@ -58,6 +60,9 @@ from remotegpu_server.db.tables.volumes import Volume, VolumeRemoval
 
 __all__ = [
     "LIVE_ATTEMPT",
+    "Alert",
+    "AlertRule",
+    "AlertSilence",
     "Allocation",
     "Artifact",
     "Attempt",
@@ -81,7 +86,9 @@ __all__ = [
     "LogRequest",
     "LoginFailure",
     "Notification",
+    "NotificationPreference",
     "OidcLogin",
+    "OutboxMessage",
     "PasswordReset",
     "Placement",
     "PlatformSetting",

@@ -5,7 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Index, Integer, String, UniqueConstraint, func, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    String,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -126,6 +137,9 @@ class Notification(Base):
         ),
         Index("ix_notifications_user", "user_id", "created_at"),
         Index("ix_notifications_unread", "user_id", postgresql_where=text("read_at IS NULL")),
+        Index("ix_notifications_position", "user_id", "xid", "position"),
+        Index("ix_notifications_digest", "user_id", postgresql_where=text("digest")),
+        Index("ix_notifications_created", "created_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -138,6 +152,13 @@ class Notification(Base):
     data: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     dedupe_key: Mapped[str | None]
     """The same thing is told once: a second row with this key is not made."""
+    xid: Mapped[str] = mapped_column(Xid8(), server_default=func.pg_current_xact_id())
+    position: Mapped[int] = mapped_column(BigInteger, Identity())
+    """With ``xid`` the place in the person's stream, as of an event."""
+    in_app: Mapped[bool] = mapped_column(Boolean, server_default=text("true"))
+    """False: not in the inbox; it is only mailed."""
+    digest: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    """Waits for the next digest."""
     created_at: Mapped[datetime] = mapped_column(server_default=now)
     read_at: Mapped[datetime | None]
 

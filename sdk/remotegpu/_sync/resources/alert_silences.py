@@ -1,0 +1,39 @@
+# Generated from remotegpu/_async by sdk/generate_sync.py. Change that and run it again.
+"""Silences: nobody is told of an alert for a while."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from remotegpu._protocol import given, segment
+from remotegpu._sync.pages import Page, fetch_page
+from remotegpu._sync.resource import SyncResource
+from remotegpu.types.alerts import AlertSilence
+
+
+class SyncAlertSilences(SyncResource):
+    """Silences: nobody is told of an alert for a while."""
+
+    def list(self, *, limit: int | None = None, cursor: str | None = None) -> Page[AlertSilence]:
+        """Those that hold, the first to end first."""
+        query = given(limit=limit, cursor=cursor)
+        return fetch_page(self._transport, AlertSilence, "/v1/alert-silences", query)
+
+    def create(
+        self,
+        *,
+        until: datetime,
+        rule: str | None = None,
+        object: str | None = None,
+        reason: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> AlertSilence:
+        """Keep quiet about a rule, an object, both, or everything. What still fires at the end is told."""
+        body = given(until=until.isoformat(), rule=rule, object=object, reason=reason)
+        return self._transport.create(
+            AlertSilence, "/v1/alert-silences", body=body, idempotency_key=idempotency_key
+        )
+
+    def delete(self, silence_id: str) -> None:
+        """End it now."""
+        self._transport.send("DELETE", f"/v1/alert-silences/{segment(silence_id)}")

@@ -1,0 +1,1 @@
+"""Rules over what is measured and known, and the alerts that they raise."""
