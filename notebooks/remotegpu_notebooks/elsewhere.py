@@ -85,15 +85,13 @@ def _run(shell: InteractiveShell, line: str, cell: str) -> None:
     )  # here: httpx and cloudpickle, and `%load_ext` stays quick
     from remotegpu._remote.futures import RemoteFuture
 
-    python = options.pop("python")
-    packed = packing.pack_cell(
-        cell, variables, sorted(assigns), python=python, client=functions.default_client
-    )
-    client = functions.default_client()
-    image = options.pop("image") or functions.own_image(client)
-    if (memory_gib := options.pop("memory_gib")) is not None:
-        options["memory_bytes"] = int(memory_gib * 2**30)
-    with packed:
+    with packing.pack_cell(
+        cell, variables, sorted(assigns), python=options.pop("python"), client=functions.default_client
+    ) as packed:
+        client = functions.default_client()
+        image = options.pop("image") or functions.own_image(client)
+        if (memory_gib := options.pop("memory_gib")) is not None:
+            options["memory_bytes"] = int(memory_gib * 2**30)
         sent = packed.sent_by(client)
         (task,) = client.tasks.submit(
             image=image, script=packed.script, input_sha256=sent, name="cell", **options

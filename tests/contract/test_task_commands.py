@@ -262,6 +262,19 @@ def _read_until(terminal: int, wanted: str) -> None:
         seen += os.read(terminal, 1024).decode()
 
 
+async def test_file_for_a_task_is_sent_before_it(run: Shell, agent: HollowAgent, tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"weights")
+    what = ("task", "submit", "--json", "--image", "base", "--input", str(file), "--", "true")
+    task_id = json.loads(await run(*what))["tasks"][0]["id"]
+    attempt = await begin(agent, "")
+    assert attempt["input"] == {"sha256": hashlib.sha256(b"weights").hexdigest(), "size_bytes": 7}
+    await end(agent, attempt)
+    assert task_id in await run("task", "list"), "every other command wants it"
+    missing = ("--input", f"{file}-2", "--", "true")
+    assert "Cannot read the input" in await run("task", "submit", "--image", "base", *missing, status=2)
+
+
 async def test_files_that_a_task_left_are_fetched(run: Shell, agent: HollowAgent, tmp_path: Path) -> None:
     made = json.loads(await run("task", "submit", "--json", "--image", "base", "--", "true"))
     task_id = made["tasks"][0]["id"]

@@ -118,10 +118,9 @@ class RemoteFunction(Generic[P, RETURNED]):
     def _submitted(
         self, calls: Sequence[tuple[tuple[object, ...], dict[str, object]]], array: TaskArray | None
     ) -> tuple[list[RemoteFuture[RETURNED]], str | None]:
-        packed = pack_calls(self._wrapped, calls, python=self._python, client=self._client)
-        client = self._client()
-        name = task_name(getattr(self._wrapped, "__name__", "function"))
-        with packed:
+        with pack_calls(self._wrapped, calls, python=self._python, client=self._client) as packed:
+            client = self._client()
+            name = task_name(getattr(self._wrapped, "__name__", "function"))
             made = client.tasks.submit(
                 image=self._image or own_image(client),
                 script=packed.script,
