@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ import pytest
 import remotegpu
 from remotegpu._remote.answers import Output
 from remotegpu._remote.entry import MARK, RESULT
-from remotegpu._remote.packing import MOST_SCRIPT, SIGN, Packed, nonce_of, pack_calls, pack_cell
+from remotegpu._remote.packing import MOST_SCRIPT, SIGN, Packed, Packer, nonce_of, pack_calls, pack_cell
 from remotegpu.types.tasks import TaskInputRoom
 
 ROOM = 12 * 2**20
@@ -275,6 +276,48 @@ def test_many_calls_travel_in_one_script_and_each_takes_its_own(tmp_path: Path) 
     answer = output.answer()
     assert answer is not None
     assert answer.value() == 300
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("kind", ["function", "cell"])
+def test_both_sides_are_compared_before_anything_runs(
+    kind: str, large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = noise(300_000) if large else b""
+
+    def outcome(**changed: object) -> tuple[str, BaseException | None]:
+        with monkeypatch.context() as patch:
+            header = Packer.header
+            patch.setattr(Packer, "header", lambda packer: header(packer) | changed)
+            if kind == "cell":
+                packed = cell("print('it runs', len(data))", {"data": data}, client=_Room)
+            else:
+                packed = calls(lambda _: print("it runs"), [((data,), {})], client=_Room)
+        with packed:
+            if packed.file is not None:
+                packed.file.seek(0)
+                (tmp_path / "input").write_bytes(packed.file.read())
+        assert (packed.file is not None) == large
+        shown, output = carried_out(packed.script, tmp_path, REMOTEGPU_INPUT=str(tmp_path / "input"))
+        answer = output.answer()
+        assert answer is not None
+        return shown, answer.error()
+
+    shown, error = outcome(packages={"cloudpickle": ("cloudpickle", "0.1")})
+    assert error is None
+    first, then = shown.splitlines()
+    assert "cloudpickle" in first
+    assert "is used there, 0.1 here" in first
+    assert then.startswith("it runs")
+    for changed, said in (
+        ({"python": [3, 8]}, r"Python 3\.8 here"),
+        ({"packages": {"unheard_of": ("unheard-of", "1.0")}}, r"pip install unheard-of==1\.0"),
+        ({"packages": {"own": ("", "")}}, r"own is not there \(a file of your own\)"),
+    ):
+        shown, error = outcome(**changed)
+        assert isinstance(error, remotegpu.RemoteMismatch)
+        assert re.search(said, str(error))
+        assert shown == ""
 
 
 def test_cell_brings_back_its_names_and_says_which_stay(tmp_path: Path) -> None:
