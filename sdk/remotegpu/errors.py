@@ -333,7 +333,7 @@ class RemoteMismatch(ClientError):
 
 
 class ResultTooLarge(ClientError):
-    """A call returned, but more than can come back; the message says how to fetch it with `task cp`."""
+    """A call returned, but more than is kept of a task's files, or these are gone."""
 
 
 class RemoteFailed(ClientError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -49,7 +48,7 @@ def _parcel(payload: str) -> dict[str, Any]:
     if payload:
         found = pickle.loads(zlib.decompress(base64.b85decode(payload)))
     else:
-        with gzip.open(os.environ["REMOTEGPU_INPUT"]) as file:
+        with open(os.environ["REMOTEGPU_INPUT"], "rb") as file:
             found = pickle.load(file)
     return found
 

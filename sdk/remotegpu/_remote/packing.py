@@ -6,7 +6,6 @@ What is too large for the script is a file that is sent before (``client.task_in
 from __future__ import annotations
 
 import base64
-import gzip
 import inspect
 import json
 import pickle
@@ -231,11 +230,12 @@ def _inline(parcel: dict[str, Any], *, room: int) -> str | None:
 
 
 def _in_file(parcel: dict[str, Any]) -> BinaryIO:
-    """A temporary file. The same parcel makes the same bytes, so that it is sent once."""
+    """A temporary file. The same parcel makes the same bytes, so that it is sent once. Not compressed: that
+    takes longer than it saves for what is large, and the copies would need more memory.
+    """
     file = tempfile.TemporaryFile(prefix="remotegpu-")  # noqa: SIM115  `Packed` closes it
     try:
-        with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=1, mtime=0) as zipped:
-            pickle.dump(parcel, zipped, PROTOCOL)
+        pickle.dump(parcel, file, PROTOCOL)
     except BaseException:
         file.close()
         raise
