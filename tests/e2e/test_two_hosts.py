@@ -189,7 +189,7 @@ def test_cell_runs_on_another_host_and_its_result_waits_for_the_browser_to_come_
         with hub_page(browser, stack, ida, PASSWORD) as user:
             user.log_in()
             user.open_notebook("elsewhere.ipynb")
-            assert user.run_cell(2).strip() == f"answer 42 {6 * 2**20}"
+            assert f"answer 42 {6 * 2**20}" in user.run_cell(2)
             user.screenshot("notebook-cell-attached")
             user.stop_default_server()
             assert user.failures == []
