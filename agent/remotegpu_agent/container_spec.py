@@ -68,6 +68,7 @@ class TaskPlacement:
     entrypoint: list[str]
     command: list[str]
     environment: Mapping[str, str]
+    publish_address: str
     home: str
     """Directory on the host."""
     mounts: list[tuple[str, str, bool]]
@@ -212,6 +213,7 @@ def task_spec(attempt: ClaimedAttempt, placement: TaskPlacement) -> dict[str, An
         "StopSignal": "SIGTERM",
         "HostConfig": {
             **_confined(attempt),
+            **_meeting_place(attempt, placement.publish_address),
             "Mounts": [
                 {"Type": "bind", "Source": placement.home, "Target": HOME, "ReadOnly": False},
                 *(
@@ -222,9 +224,19 @@ def task_spec(attempt: ClaimedAttempt, placement: TaskPlacement) -> dict[str, An
             "LogConfig": {"Type": "none", "Config": {}},
         },
     }
+    if "PortBindings" in spec["HostConfig"]:
+        spec["ExposedPorts"] = {port: {} for port in spec["HostConfig"]["PortBindings"]}
     if _is_root(placement.image_user):
         spec["User"] = f"{UID}:{GID}"
     return spec
+
+
+def _meeting_place(attempt: ClaimedAttempt, address: str) -> dict[str, Any]:
+    """Rank 0 of several is found at the port that the server chose, on this host as in its container."""
+    if attempt.gang is None or attempt.rank != 0:
+        return {}
+    port = str(attempt.gang.port)
+    return {"PortBindings": {f"{port}/tcp": [{"HostIp": address, "HostPort": port}]}}
 
 
 def container_of_pid(pid: int) -> str | None:

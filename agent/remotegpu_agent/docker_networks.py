@@ -64,6 +64,8 @@ class Networks:
         bridge = container_spec.bridge_name(owner.id)
         try:
             await self._firewall.allow(bridge, owner.env | owner.secret_env)
+            if isinstance(owner, ClaimedAttempt) and owner.gang is not None:
+                await self._firewall.let_meet(bridge, owner.gang.address, owner.gang.port)
         except FirewallError as error:
             raise StartRefused(Reason.START_FAILED, f"The host's firewall refused a rule: {error}") from error
 

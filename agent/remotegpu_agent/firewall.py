@@ -15,12 +15,17 @@ import socket
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from remotegpu.types.agent import GANG_PORTS
+
 log = logging.getLogger(__name__)
 
 INPUT, FORWARD = "REMOTEGPU-INPUT", "REMOTEGPU-FORWARD"
 _BRIDGES = "rgpu+"
 _ESTABLISHED = ("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED")
 _ENDPOINT_VARIABLES = ("REMOTEGPU_URL", "JUPYTERHUB_API_URL")
+
+_MEETING_PORTS = f"{GANG_PORTS.start}:{GANG_PORTS.stop - 1}"
+"""On whatever host: only the ranks of a task reach its rank 0."""
 
 Endpoint = tuple[str, int]
 
@@ -53,14 +58,23 @@ class Firewall:
         for address, port in await endpoints(environment):
             await self._ensure(INPUT, _endpoint_rule(bridge, address, port), first=True)
 
-    async def forget(self, bridge: str) -> None:
-        """Drop what :meth:`allow` added for a bridge that is gone."""
+    async def let_meet(self, bridge: str, address: str, port: int) -> None:
+        """Let one rank of several, also rank 0, reach the meeting place: on this host or on another one."""
         if self.problem is not None:
             return
-        for line in (await _iptables("-S", INPUT)).splitlines():
-            words = line.split()
-            if bridge in words and words[0] == "-A":
-                await _iptables("-D", *words[1:])
+        for found in await _resolve(address, port):
+            await self._ensure(INPUT, _endpoint_rule(bridge, found, port), first=True)
+            await self._ensure(FORWARD, _meeting_rule(bridge, found, port), first=True)
+
+    async def forget(self, bridge: str) -> None:
+        """Drop what :meth:`allow` and :meth:`let_meet` added for a bridge that is gone."""
+        if self.problem is not None:
+            return
+        for chain in (INPUT, FORWARD):
+            for line in (await _iptables("-S", chain)).splitlines():
+                words = line.split()
+                if bridge in words and words[0] == "-A":
+                    await _iptables("-D", *words[1:])
 
     async def _install(self) -> None:
         await _iptables("-n", "-L", "DOCKER-USER")  # not there: the engine runs in another network namespace
@@ -76,6 +90,7 @@ class Firewall:
         await self._ensure(FORWARD, (*_ESTABLISHED, "-j", "RETURN"))
         await self._ensure(FORWARD, ("-d", "169.254.0.0/16", "-j", "DROP"))
         await self._ensure(FORWARD, ("-o", _BRIDGES, "-j", "DROP"))
+        await self._ensure(FORWARD, ("-p", "tcp", "-m", "tcp", "--dport", _MEETING_PORTS, "-j", "DROP"))
         await self._ensure("INPUT", ("-i", _BRIDGES, "-j", INPUT), first=True)
         await self._ensure("DOCKER-USER", ("-i", _BRIDGES, "-j", FORWARD), first=True)
 
@@ -101,6 +116,14 @@ def _endpoint_rule(bridge: str, address: str, port: int) -> tuple[str, ...]:
         "-j",
         "ACCEPT",
     )
+
+
+def _meeting_rule(bridge: str, address: str, port: int) -> tuple[str, ...]:
+    """Both ways, as the connection was asked for: where rank 0 is on this machine, its address is replaced by
+    the container's before this rule. ``ACCEPT``, as the engine's own rules keep its networks apart.
+    """
+    asked_for = ("--ctorigdst", address, "--ctorigdstport", str(port))
+    return ("-i", bridge, "-p", "tcp", "-m", "conntrack", *asked_for, "-j", "ACCEPT")
 
 
 async def endpoints(environment: Mapping[str, str]) -> set[Endpoint]:

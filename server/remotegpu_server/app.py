@@ -111,6 +111,7 @@ LOOPS: tuple[Loop, ...] = (
     turns.LOOP,
     environments_loop.STARTS,
     attempts_loop.LOST,
+    attempts_loop.GANGS,
     attempts_loop.UNCLAIMED,
     attempts_loop.TIMEOUTS,
     attempts_loop.STOP_TIMES,

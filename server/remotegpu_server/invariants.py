@@ -214,8 +214,9 @@ CHECKS: dict[str, str] = {
     """,
     "I2 tasks within the limit at the last grant": f"""
         SELECT q.id FROM quotas q JOIN LATERAL (
-            SELECT count(*) AS used, max(placed_at) AS granted FROM placements
-            WHERE released_at IS NULL AND attempt_id IS NOT NULL AND {_HOLDER} = q.subject_id
+            SELECT count(DISTINCT (a.task_id, a.number)) AS used, max(placed_at) AS granted
+            FROM placements p JOIN attempts a ON a.id = p.attempt_id
+            WHERE released_at IS NULL AND {_HOLDER} = q.subject_id
         ) live ON true
         WHERE q.resource = 'tasks' AND live.used > {_LIMIT} AND live.granted > {_LIMITED_SINCE}
     """,  # noqa: S608  the parts are ours
@@ -237,6 +238,26 @@ CHECKS: dict[str, str] = {
         HAVING (count(a.id) > 0) <> (t.status IN ('assigned', 'running'))
             OR bool_or(a.number <> t.generation)
     """,
+    "I8 a try has an attempt for each rank, each on a host of its own": """
+        SELECT a.task_id FROM attempts a JOIN tasks t ON t.id = a.task_id
+        GROUP BY a.task_id, a.number, t.nodes
+        HAVING count(*) <> t.nodes OR max(a.rank) + 1 <> t.nodes OR count(DISTINCT a.host_id) <> t.nodes
+    """,
+    "I8 nothing of a try starts before all of it are ready": """
+        SELECT a.id FROM attempts a JOIN tasks t ON t.id = a.task_id AND t.nodes > 1
+        JOIN attempts b ON (b.task_id, b.number) = (a.task_id, a.number) AND b.ready_at IS NULL
+        WHERE a.started_at IS NOT NULL
+    """,
+    "I8 rank 0 of several is where the others find it": """
+        SELECT a.id FROM attempts a JOIN tasks t ON t.id = a.task_id
+        WHERE (a.rendezvous_port IS NOT NULL) <> (t.nodes > 1 AND a.rank = 0)
+    """,
+    "L1 one failure ends all of a try": """
+        SELECT a.id FROM attempts a JOIN attempts b
+            ON (b.task_id, b.number) = (a.task_id, a.number) AND b.finished_at < now() - interval '5 minutes'
+            AND b.status <> 'succeeded'
+        WHERE a.finished_at IS NULL AND a.stop_reason IS NULL
+    """,
     "I9 an attempt's number is one that its task has reached": """
         SELECT a.id FROM attempts a JOIN tasks t ON t.id = a.task_id
         WHERE a.number > t.generation OR (t.status <> 'pending' AND t.retries > t.max_retries)
@@ -245,7 +266,8 @@ CHECKS: dict[str, str] = {
         SELECT id FROM attempts WHERE finished_at IS NOT NULL AND (reason = '' OR message = '')
     """,
     "I13 a task that succeeded has one attempt that did, on each of its hosts": """
-        SELECT t.id FROM tasks t LEFT JOIN attempts a ON a.task_id = t.id AND a.status = 'succeeded'
+        SELECT t.id FROM tasks t
+        LEFT JOIN attempts a ON (a.task_id, a.number, a.status) = (t.id, t.generation, 'succeeded')
         WHERE t.status = 'succeeded' GROUP BY t.id, t.nodes HAVING count(a.id) <> t.nodes
     """,
     "I23 I25 secrets and tokens end with their attempt": """

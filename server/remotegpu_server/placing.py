@@ -37,9 +37,9 @@ _log = structlog.get_logger(__name__)
 
 Ask: TypeAlias = tables.Environment | tables.Task
 """What wants a place."""
-Holder: TypeAlias = Callable[[AsyncSession, str], Awaitable[dict[str, str]]]
-"""Given the host's id, makes the row that will hold the place if there is none yet, and answers the column
-of placements that names it."""
+Holder: TypeAlias = Callable[[AsyncSession, tables.Host, int], Awaitable[dict[str, str]]]
+"""Given the host and the number of the place among those of the ask, makes the row that will hold it if there
+is none yet, and answers the column of placements that names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,13 @@ def request_of(ask: Ask, image: tables.Image, homes: tuple[placement.Home, ...] 
         homes=homes,
         customer_id=ask.customer_id,
         workspace_id=ask.workspace_id,
+        nodes=nodes_of(ask),
     )
+
+
+def nodes_of(ask: Ask) -> int:
+    """On how many hosts it runs at once."""
+    return ask.nodes if isinstance(ask, tables.Task) else 1
 
 
 def fraction(request: placement.Request, gpu: placement.GpuInventory) -> float:
@@ -92,11 +98,12 @@ def fraction(request: placement.Request, gpu: placement.GpuInventory) -> float:
 def adding(ask: Ask, *, gpu_fraction: float) -> dict[QuotaResource, float]:
     """What a start takes of the limits, if each of its GPUs counts as this much."""
     of_its_kind = QuotaResource.TASKS if isinstance(ask, tables.Task) else QuotaResource.ENVIRONMENTS
+    nodes = nodes_of(ask)
     return {
-        QuotaResource.GPUS: ask.gpus * gpu_fraction,
+        QuotaResource.GPUS: nodes * ask.gpus * gpu_fraction,
         of_its_kind: 1,
-        QuotaResource.CPUS: ask.cpus,
-        QuotaResource.MEMORY_BYTES: ask.memory_bytes,
+        QuotaResource.CPUS: nodes * ask.cpus,
+        QuotaResource.MEMORY_BYTES: nodes * ask.memory_bytes,
     }
 
 
@@ -107,8 +114,8 @@ async def take(
     image: tables.Image,
     ahead: Sequence[placement.Ahead],
     holder: Holder,
-) -> placement.Choice | placement.Refusal:
-    """Hold a place for what asks, or say why there is none.
+) -> tuple[placement.Choice, ...] | placement.Refusal:
+    """Hold a place for what asks, on each of its hosts or on none, or say why there is none.
 
     Raises :class:`QuotaExceeded`. A race that the database decides against us is tried again; it is never an
     error of the request.
@@ -146,8 +153,8 @@ def _lost_race(error: DBAPIError) -> bool:
     )
 
 
-class _Taken(Exception):
-    """The chosen host, once locked, has not what the choice saw."""
+class Taken(Exception):
+    """The chosen host, once locked, has not what the choice saw. A holder may say so too."""
 
 
 async def _take(
@@ -157,8 +164,8 @@ async def _take(
     image: tables.Image,
     ahead: Sequence[placement.Ahead],
     holder: Holder,
-) -> placement.Choice | placement.Refusal:
-    """Lock quotas, choose, lock the host, look again, insert. Lock order: quotas, promises, host, GPUs."""
+) -> tuple[placement.Choice, ...] | placement.Refusal:
+    """Lock quotas, choose, lock the hosts, look again, insert. Lock order: quotas, promises, hosts, GPUs."""
     subjects = await quotas.subjects_of(db, user_id=ask.owner_id, workspace_id=ask.workspace_id)
     request = await request_for(db, ask=ask, image=image)
     least = (await capacity.fleet(db)).least_fraction(request)
@@ -167,29 +174,41 @@ async def _take(
     kept = (await reservations.look_and_hold(db)).withheld_from(ask)
     for _ in range(HOSTS_TRIED):
         fleet = await capacity.fleet(db)
-        choice = placement.choose(request, reservations.without(fleet, kept), ahead=ahead)
-        if isinstance(choice, placement.Refusal):
-            reserved = kept and isinstance(placement.choose(request, fleet, ahead=ahead), placement.Choice)
-            return reservations.refusal(kept) if reserved else choice
-        counts = max((fraction(request, gpu) for gpu in choice.gpus), default=least)
+        choices = placement.choose_all(request, reservations.without(fleet, kept), ahead=ahead)
+        if isinstance(choices, placement.Refusal):
+            if kept and not isinstance(placement.choose_all(request, fleet, ahead=ahead), placement.Refusal):
+                return reservations.refusal(kept)
+            return choices
+        parts = [fraction(request, gpu) for choice in choices for gpu in choice.gpus]
+        counts = max(parts, default=least)
         if counts > least:
             wanted = adding(ask, gpu_fraction=counts)
             await quotas.check(db, subjects=subjects, adding=wanted, environment_id=ask.id)
         try:
-            async with db.begin_nested():  # gives the host's lock back when it is the wrong one
-                return await _take_on(
-                    db,
-                    ask=ask,
-                    request=request,
-                    host_id=choice.host.id,
-                    note=choice.home_note,
-                    ahead=ahead,
-                    mix=fleet.mix,
-                    kept=kept,
-                    most=max(counts, least),
-                    holder=holder,
+            async with db.begin_nested():  # gives the hosts' locks back when one is the wrong one
+                hosts = {
+                    host_id: await holds.lock_host(db, host_id=host_id)
+                    for host_id in sorted(choice.host.id for choice in choices)
+                }
+                return tuple(
+                    [
+                        await _take_on(
+                            db,
+                            ask=ask,
+                            request=request,
+                            host=hosts[choice.host.id],
+                            number=number,
+                            note=choice.home_note,
+                            ahead=ahead,
+                            mix=fleet.mix,
+                            kept=kept,
+                            most=max(counts, least),
+                            holder=holder,
+                        )
+                        for number, choice in enumerate(choices)
+                    ]
                 )
-        except _Taken:
+        except Taken:
             continue
     return _contended()
 
@@ -199,7 +218,8 @@ async def _take_on(
     *,
     ask: Ask,
     request: placement.Request,
-    host_id: str,
+    host: tables.Host | None,
+    number: int,
     note: str | None,
     ahead: Sequence[placement.Ahead],
     mix: placement.Mix,
@@ -208,13 +228,12 @@ async def _take_on(
     holder: Holder,
 ) -> placement.Choice:
     """Take what the locked host has now. ``most``: what the quota allows each GPU to count as."""
-    host = await holds.lock_host(db, host_id=host_id)
     if host is None:
-        raise _Taken
-    there = placement.Fleet(await capacity.inventory(db, host_ids=[host_id]), mix=mix)
+        raise Taken
+    there = placement.Fleet(await capacity.inventory(db, host_ids=[host.id]), mix=mix)
     choice = placement.choose(request, reservations.without(there, kept), ahead=ahead)
     if isinstance(choice, placement.Refusal) or any(fraction(request, gpu) > most for gpu in choice.gpus):
-        raise _Taken
+        raise Taken
     gpu_ids = [gpu.id for gpu in choice.gpus]
     await db.execute(
         select(tables.Gpu.id)
@@ -223,7 +242,7 @@ async def _take_on(
         .with_for_update(key_share=True)
     )
     held = {
-        **await holder(db, host.id),
+        **await holder(db, host, number),
         "host_id": host.id,
         "user_id": ask.owner_id,
         "customer_id": ask.customer_id,

@@ -198,7 +198,7 @@ def _refused_about_attempts(
     calls: dict[str, Callable[[], object]] = {
         "accept": lambda: as_a.accept_attempt(attempt.id, write),
         "start": lambda: as_a.start_attempt(attempt.id, write),
-        "renew": lambda: as_a.renew_attempt(attempt.id, write),
+        "renew": lambda: as_a.renew_attempt(attempt.id, wire.AttemptRenewal(epoch=a.epoch)),
         "progress": lambda: as_a.report_progress(attempt.id, part),
         "complete": lambda: as_a.complete_attempt(attempt.id, done),
         "logs": lambda: as_a.append_logs(attempt.id, lie),

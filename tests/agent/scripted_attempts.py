@@ -14,6 +14,7 @@ from remotegpu.types.agent import (
     AttemptLogs,
     AttemptLogsReply,
     AttemptProgress,
+    AttemptRenewal,
     AttemptResult,
     AttemptWrite,
     ClaimedAttempt,
@@ -35,6 +36,8 @@ class Told:
     accepted: int = 0
     started: int = 0
     renewed: int = 0
+    ready: bool = False
+    go: bool = True
     stop_reason: str | None = None
     pieces: list[bytes] = field(default_factory=list)
     truncated: bool = False
@@ -160,6 +163,7 @@ class ScriptedAttempts:
                 "fence_grace_s": self.fence_grace_s,
                 "stop": told.stop_reason is not None,
                 "stop_reason": told.stop_reason,
+                "go": told.go,
             }
         )
 
@@ -176,6 +180,7 @@ class ScriptedAttempts:
 
     def _renew(self, told: Told, body: bytes) -> tuple[int, Any]:
         told.renewed += 1
+        told.ready = AttemptRenewal.model_validate_json(body).ready
         return 200, self._lease(told)
 
     def _progress(self, told: Told, body: bytes) -> tuple[int, Any]:

@@ -33,6 +33,7 @@ def attempt(*command: str, attempt_id: str | None = None, **changes: Any) -> Cla
         "task_id": f"task-{attempt_id}",
         "number": 1,
         "rank": 0,
+        "gang": None,
         "name": "train",
         "owner": "ada",
         "image_reference": TASK_IMAGE,

@@ -30,8 +30,6 @@ class Stage:
         self.result: AttemptResult | None = None
         self.refused = asyncio.Event()
         self.epoch = 1
-        self.api = self
-        self.accept_attempt = self.renew_attempt = None
         self._ended = asyncio.Event()
         if life is Life.ENDED:
             self._ended.set()
@@ -41,7 +39,10 @@ class Stage:
             self.broken.remove(call)
             raise RuntimeError(f"{call} is broken")
 
-    async def lease(self, call: Any) -> tuple[AttemptLease, float]:
+    async def accept(self) -> tuple[AttemptLease, float]:
+        return await self.renew(ready=False)
+
+    async def renew(self, *, ready: bool) -> tuple[AttemptLease, float]:
         self._break("lease")
         lease = AttemptLease(
             lease_s=9,
@@ -50,6 +51,7 @@ class Stage:
             fence_grace_s=1,
             stop=False,
             stop_reason=None,
+            go=True,
         )
         return lease, boottime()
 

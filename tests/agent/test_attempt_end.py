@@ -27,8 +27,6 @@ class Deaf:
         """What is left of it does not go away before its end was told."""
         self.stop = stop
         self.refused = asyncio.Event()
-        self.api = self
-        self.renew_attempt = None
         self.said: list[str] = []
 
     async def _say(self, what: str) -> None:
@@ -36,9 +34,9 @@ class Deaf:
             await asyncio.Event().wait()
         self.said.append(what)
 
-    async def lease(self, call: Any) -> tuple[AttemptLease, float]:
+    async def renew(self, *, ready: bool) -> tuple[AttemptLease, float]:
         lease = AttemptLease(
-            lease_s=9, renew_in_s=9, fence_s=99, fence_grace_s=1, stop=self.stop, stop_reason=None
+            lease_s=9, renew_in_s=9, fence_s=99, fence_grace_s=1, stop=self.stop, stop_reason=None, go=True
         )
         return lease, boottime()
 

@@ -56,6 +56,7 @@ def task_spec(*, image_user: str = "", **changes: Any) -> dict[str, Any]:
         entrypoint=["/run/remotegpu/shim/rgpu-shim"],
         command=wanted.command or [],
         environment=wanted.env | wanted.secret_env,
+        publish_address="192.0.2.7",
         home="/srv/homes/vol-1",
         mounts=[("/state/shim", "/run/remotegpu/shim", True), ("/state/output", "/output", False)],
     )

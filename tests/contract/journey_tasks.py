@@ -57,11 +57,11 @@ async def drive(world: World) -> None:
     assert (part.text, part.next_offset, part.complete) == ("1\n", 8, False)
     assert (await user.tasks.logs(first.id, attempt=1, rank=0, limit=5, tail_bytes=8)).text == "epoch"
     assert (await user.tasks.stop(first.id)).stop_requested
-    assert (await host.renew_attempt(attempt.id, write)).stop
+    assert (await host.renew_attempt(attempt.id, wire.AttemptRenewal(epoch=agent.epoch))).stop
     left = {"epoch": agent.epoch, "path": "out/model.bin", "size_bytes": 2, "sha256": _SHA256}
     assert not (await host.upload_artifact(attempt.id, **left, offset=0, data=b"h")).complete
     assert (await host.upload_artifact(attempt.id, **left, offset=1, data=b"i")).complete
-    (file,) = (await user.tasks.artifacts(first.id, attempt=1, path="out/model.bin")).items
+    (file,) = (await user.tasks.artifacts(first.id, attempt=1, rank=0, path="out/model.bin")).items
     with tempfile.TemporaryDirectory() as folder:
         assert (await user.tasks.download_artifact(file, folder, progress=False)).read_bytes() == b"hi"
     await host.complete_attempt(

@@ -369,6 +369,26 @@ def test_upgrade_0019_seeds_rules_that_nothing_has_fired(upgraded: sa.Engine) ->
     assert _rows(upgraded, "SELECT count(*) FROM alerts") == [(0,)]
 
 
+def test_upgrade_0020_keeps_attempts_that_run_and_gives_them_no_meeting_place(
+    empty_database_url: str,
+) -> None:
+    engine, url = _upgrade(empty_database_url), empty_database_url
+    command.downgrade(_config(url), "0019")
+    with engine.begin() as db:
+        db.exec_driver_sql(
+            "INSERT INTO tasks (id, owner_id, customer_id, workspace_id, name, image_id, command, gpus, cpus,"
+            " memory_bytes, status, reason, message, max_lifetime_s, stop_grace_s, max_retries,"
+            " retry_delay_s, retry_on) SELECT 'tsk-1', owner_id, customer_id, workspace_id, 'train',"
+            " image_id, ARRAY['true'], 0, 1, 1, 'running', 'ready', '', 60, 1, 0, 0, '{}' FROM environments"
+            " WHERE id = 'env-1';"
+            "INSERT INTO attempts (id, task_id, number, host_id) VALUES ('att-1', 'tsk-1', 1, 'host-1')"
+        )
+    assert schema.migrate(url)
+    kept = "SELECT status, rank, ready_at, rendezvous_address, rendezvous_port FROM attempts"
+    assert _rows(engine, kept) == [("assigned", 0, None, None, None)]
+    engine.dispose()
+
+
 def test_every_revision_is_asserted_here() -> None:
     asserted = {name.split("_")[2] for name in globals() if name.startswith("test_upgrade_0")}
     folder = Path(remotegpu_migrations.__file__).parent / "versions"

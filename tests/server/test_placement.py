@@ -278,15 +278,22 @@ def test_those_with_a_choice_leave_the_kind_that_others_are_bound_to() -> None:
 
 
 def test_parts_are_placed_all_or_none() -> None:
-    hosts = [host("a", free=2), host("b", free=2), host("c", free=1)]
+    hosts = [host("a", free=2), host("b", free=2), host("c", free=1, total=2)]
     fleet = Fleet(hosts)
-    placed = placement.choose_many([want(2)] * 2, fleet, one_per_host=True)
+    placed = placement.choose_all(want(2, nodes=2), fleet)
     assert isinstance(placed, tuple)
     assert {one.host.id for one in placed} == {"a", "b"}
-    refusal = placement.choose_many([want(2)] * 3, fleet)
+    refusal = placement.choose_all(want(2, nodes=3), fleet)
     assert isinstance(refusal, Refusal)
-    assert "3 parts start together; 2 of them fit now" in refusal.detail
+    assert "3 hosts at once wanted; 2 have room now" in refusal.detail
     assert refusal.satisfiable
+    offers = placement.smallest_changes(want(2, nodes=3), fleet)
+    assert [one.fields for one in offers] == [{"nodes": 2}, {"gpus": 1}]
+    assert offers[0].message == "With 2 nodes instead of 3 it starts now on a and b."
+    never = placement.choose_all(want(2, nodes=4), fleet)
+    assert isinstance(never, Refusal)
+    assert not never.satisfiable
+    assert "4 hosts at once wanted" in never.detail
     assert isinstance(placement.choose(want(2), fleet), Choice), "trying takes nothing"
 
 

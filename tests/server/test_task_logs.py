@@ -156,8 +156,8 @@ async def test_follower_comes_back_where_it_was(fleet: Fleet, actors: Actors) ->
     await agent.attempt(attempt, "release")
     path = f"/v1/tasks/{task}/logs:follow"
     whole = await fleet.client.get(path, headers=ada.headers)
-    assert whole.text.startswith("id: 1.0\n\nid: 1.6\nevent: output\ndata: Zmlyc3QK\n\nevent: done\n")
-    rest = await fleet.client.get(path, headers=ada.headers | {"Last-Event-ID": "1.4"})
-    assert rest.text.startswith("id: 1.6\nevent: output\ndata: dAo=\n\n")
+    assert whole.text.startswith("id: 1.0.0\n\nid: 1.0.6\nevent: output\ndata: Zmlyc3QK\n\nevent: done\n")
+    rest = await fleet.client.get(path, headers=ada.headers | {"Last-Event-ID": "1.0.4"})
+    assert rest.text.startswith("id: 1.0.6\nevent: output\ndata: dAo=\n\n")
     wrong = await fleet.client.get(path, headers=ada.headers | {"Last-Event-ID": "x"})
     assert wrong.status_code == 422

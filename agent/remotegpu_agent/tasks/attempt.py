@@ -65,6 +65,9 @@ class Attempt:
         self._fence_grace_s = spec.stop_grace_s
         self._renew_at = 0.0
         self._ask_now = asyncio.Event()
+        self._ready = False
+        self._go = asyncio.Event()
+        """Of a task on several hosts: all are ready."""
         self._stop_asked: str | None = None
         self._stop_now = False
         self._wake = asyncio.Event()
@@ -137,7 +140,8 @@ class Attempt:
         if self.started is None:
             await self._accept()
             try:
-                if (stop := self._why() or await self._prepare() or await self._start()) is not None:
+                stop = self._why() or await self._prepare() or await self._meet() or await self._start()
+                if stop is not None:
                     return self._kept_away(stop)
             except StartRefused as refused:
                 log.warning("attempt %s cannot start: %s", self.spec.id, refused.message)
@@ -160,7 +164,7 @@ class Attempt:
         return self._keep(results.of_stop(stop, None))
 
     async def _accept(self) -> None:
-        self._take(*await self._link.lease(self._link.api.accept_attempt))
+        self._take(*await self._link.accept())
         fault_points.hit(fault_points.TASK_ACCEPTED)
 
     async def _prepare(self) -> Stop | None:
@@ -179,6 +183,24 @@ class Attempt:
     async def _fetch(self) -> None:
         await self._runtime.fetch_image(self.spec)
         await inputs.fetch(self.spec.input, self._folder.input, self._link)
+
+    async def _meet(self) -> Stop | None:
+        """Everything is here: wait until that is so on all hosts of the task."""
+        if self.spec.gang is None:
+            return None
+        self._ready = True
+        self._ask_now.set()
+        fault_points.hit(fault_points.TASK_READY)
+        while (stop := self._why()) is None and not self._go.is_set():
+            waiting = asyncio.create_task(self._wait_for_go())
+            try:
+                await self._pause(waiting)
+            finally:
+                await _cancel(waiting)
+        return stop
+
+    async def _wait_for_go(self) -> None:
+        await self._go.wait()
 
     async def _start(self) -> Stop | None:
         """Answers why it must not be started after all: this agent may have been frozen meanwhile."""
@@ -338,7 +360,7 @@ class Attempt:
                     continue
             self._ask_now.clear()
             try:
-                self._take(*await self._link.lease(self._link.api.renew_attempt))
+                self._take(*await self._link.renew(ready=self._ready))
             except Refused:
                 self._wake.set()
                 return
@@ -356,6 +378,8 @@ class Attempt:
         self._fence_grace_s = lease.fence_grace_s
         self._renew_at = sent_at + lease.renew_in_s
         self._write_lease()
+        if lease.go:
+            self._go.set()
         if lease.stop:
             self._stop_now, self._stop_asked = True, lease.stop_reason
             self._wake.set()

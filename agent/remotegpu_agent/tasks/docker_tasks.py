@@ -29,6 +29,7 @@ from remotegpu_agent.tasks.runtime import End, Life
 log = logging.getLogger(__name__)
 
 TERM = "SIGTERM"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KILL_WAIT_S = 10.0
 ASK_AGAIN_S = 1.0
 """After an engine that did not answer, or not sensibly."""
@@ -55,6 +56,12 @@ class DockerTasks:
         await self._docker.fetch_image(spec, lambda _: None)
 
     async def start(self, spec: ClaimedAttempt, folder: Folder, epoch: int) -> None:
+        if spec.gang is not None and spec.gang.address in _LOOPBACK:
+            raise StartRefused(
+                Reason.START_FAILED,
+                f"The host of rank 0 has the address {spec.gang.address}, which no container reaches. "
+                "Give its agent one that other hosts reach, with --address.",
+            )
         home = await asyncio.to_thread(prepare_home, self._settings, spec.home, owner=container_spec.UID)
         image = await self._docker.local_image(spec)
         if image is None:
@@ -72,6 +79,7 @@ class DockerTasks:
                 progress=f"{shim.SAID}/{folder.progress.name}",
                 input_=shim.INPUT,
             ),
+            publish_address=self._settings.address,
             home=os.fspath(home.absolute()),
             mounts=await self._mounts(spec, folder),
         )

@@ -14,6 +14,7 @@ from remotegpu.types.agent import (
     AttemptLogs,
     AttemptLogsReply,
     AttemptProgress,
+    AttemptRenewal,
     AttemptResult,
     AttemptWrite,
     ClaimedAttempts,
@@ -40,7 +41,7 @@ class AttemptApi(Protocol):
 
     async def start_attempt(self, attempt_id: str, body: AttemptWrite) -> None: ...
 
-    async def renew_attempt(self, attempt_id: str, body: AttemptWrite) -> AttemptLease: ...
+    async def renew_attempt(self, attempt_id: str, body: AttemptRenewal) -> AttemptLease: ...
 
     async def report_progress(self, attempt_id: str, body: AttemptProgress) -> None: ...
 
@@ -83,16 +84,23 @@ class Link:
     def epoch(self) -> int:
         return self._sync.epoch
 
-    async def lease(
-        self, call: Callable[[str, AttemptWrite], Awaitable[AttemptLease]]
-    ) -> tuple[AttemptLease, float]:
+    async def accept(self) -> tuple[AttemptLease, float]:
         """The lease, and when the request that it answers was sent."""
+        return await self._lease(lambda: self.api.accept_attempt(self._id, AttemptWrite(epoch=self.epoch)))
+
+    async def renew(self, *, ready: bool) -> tuple[AttemptLease, float]:
+        """The same again. ``ready``: it could be started at once."""
+        return await self._lease(
+            lambda: self.api.renew_attempt(self._id, AttemptRenewal(epoch=self.epoch, ready=ready))
+        )
+
+    async def _lease(self, call: Callable[[], Awaitable[AttemptLease]]) -> tuple[AttemptLease, float]:
         sent_at = 0.0
 
         async def once() -> AttemptLease:
             nonlocal sent_at
             sent_at = boottime()
-            return await call(self._id, AttemptWrite(epoch=self.epoch))
+            return await call()
 
         return await self._write("lease", once), sent_at
 

@@ -44,10 +44,14 @@ def add_commands(
     logs.add_argument("task", metavar="ID")
     logs.add_argument("--tail", type=int, metavar="BYTES", help="only the newest; left out: all of it")
     logs.add_argument("--attempt", type=int, metavar="N", help="left out: the newest")
+    logs.add_argument("--rank", type=int, default=0, metavar="N", help="of several hosts; default: 0")
     logs.add_argument("--follow", "-f", action="store_true", help="go on until it has ended")
 
     cp = add(task, "cp", "tasks.copy", "fetch what it left in /output")
     cp.add_argument("source", metavar="ID[:PATH]", help="without a path: all files of its newest attempt")
+    cp.add_argument(
+        "--rank", type=int, metavar="N", help="of several hosts; left out: all, in rank-N folders"
+    )
     cp.add_argument(
         "target", nargs="?", default=".", help="a folder, or the name of the one file (default: .)"
     )

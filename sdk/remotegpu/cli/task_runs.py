@@ -23,9 +23,13 @@ def logs(arguments: argparse.Namespace) -> None:
     with connect(arguments) as client:
         task = find(client, arguments.task)
         if arguments.follow:
-            pieces = client.tasks.follow_logs(task.id, attempt=arguments.attempt, tail_bytes=arguments.tail)
+            pieces = client.tasks.follow_logs(
+                task.id, attempt=arguments.attempt, rank=arguments.rank, tail_bytes=arguments.tail
+            )
         else:
-            pieces = _so_far(client, task.id, attempt=arguments.attempt, tail_bytes=arguments.tail)
+            pieces = _so_far(
+                client, task.id, attempt=arguments.attempt, rank=arguments.rank, tail_bytes=arguments.tail
+            )
         with closing(pieces):
             output.stream_text(arguments, _readable(pieces))
 
@@ -41,12 +45,14 @@ def _readable(pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _so_far(
-    client: remotegpu.Client, task_id: str, *, attempt: int | None, tail_bytes: int | None
+    client: remotegpu.Client, task_id: str, *, attempt: int | None, rank: int, tail_bytes: int | None
 ) -> Generator[str, None, None]:
-    part = client.tasks.logs(task_id, attempt=attempt, tail_bytes=tail_bytes, limit=PART_BYTES)
+    part = client.tasks.logs(task_id, attempt=attempt, rank=rank, tail_bytes=tail_bytes, limit=PART_BYTES)
     while part.next_offset > part.offset:
         yield part.text
-        part = client.tasks.logs(task_id, attempt=part.attempt, offset=part.next_offset, limit=PART_BYTES)
+        part = client.tasks.logs(
+            task_id, attempt=part.attempt, rank=rank, offset=part.next_offset, limit=PART_BYTES
+        )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -118,7 +118,10 @@ def show(arguments: argparse.Namespace) -> None:
     lines += [f"{name}: {value}" for name in _FACTS if (value := getattr(task, name)) is not None]
     if task.progress_message:
         lines.append(f"progress_message: {task.progress_message}")
-    lines += [f"host: {host.host_name}" for host in task.hosts]
+    lines += [
+        f"host: {host.host_name}" if task.nodes == 1 else f"rank {host.rank}: {host.host_name}"
+        for host in task.hosts
+    ]
     output.show_item(arguments, task, "\n".join(lines))
 
 
@@ -148,14 +151,20 @@ def copy(arguments: argparse.Namespace) -> None:
     task_id, _, path = arguments.source.partition(":")
     with connect(arguments) as client:
         task = find(client, task_id)
-        left = list(client.tasks.artifacts(task.id, attempt=task.attempt or None, path=path or None))
+        left = list(
+            client.tasks.artifacts(
+                task.id, attempt=task.attempt or None, rank=arguments.rank, path=path or None
+            )
+        )
         if path and not left:
             raise remotegpu.NotFound(f"{task.name} left no file {path}.", hint="Without a path all come.")
+        apart = task.nodes > 1 and arguments.rank is None  # each may have left files of the same names
         fetched = [
             client.tasks.download_artifact(
-                file, arguments.target if path else _below(Path(arguments.target), file.path)
+                file, arguments.target if path and not apart else _below(Path(arguments.target), name)
             )
             for file in left
+            if (name := f"rank-{file.rank}/{file.path}" if apart else file.path)
         ]
     names = [str(one) for one in fetched]
     output.say(arguments, "\n".join(names) or f"{task.name} left no files.", files=names)

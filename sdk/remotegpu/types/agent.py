@@ -333,6 +333,21 @@ class AttemptInput(Wire):
     size_bytes: Bytes
 
 
+GANG_PORTS = range(29500, 30000)
+"""Where ranks 0 listen. Below the ports that Linux gives to outgoing connections."""
+
+
+class Gang(Wire):
+    """What an attempt of a task on several hosts is told of the others."""
+
+    nodes: int
+    """Ranks are 0 to one less."""
+    address: str
+    """Where the host of rank 0 is reached."""
+    port: int
+    """There, one of ``GANG_PORTS``: kept for rank 0 alone."""
+
+
 class ClaimedAttempt(Wire):
     """One attempt, complete: the agent needs nothing else to run it."""
 
@@ -340,6 +355,8 @@ class ClaimedAttempt(Wire):
     task_id: str
     number: int
     rank: int
+    gang: Gang | None
+    """Of a task on several hosts: start nothing before an answer says ``go``."""
     name: str
     owner: str
     image_reference: str
@@ -379,6 +396,13 @@ class AttemptWrite(Wire):
     epoch: int
 
 
+class AttemptRenewal(AttemptWrite):
+    """It is still being worked on."""
+
+    ready: bool = False
+    """Of a task on several hosts: everything is there, it could start at once."""
+
+
 class AttemptLease(Wire):
     """How long the agent may go on without an answer, from the moment it sent the request."""
 
@@ -393,6 +417,8 @@ class AttemptLease(Wire):
     """End it: TERM, grace, KILL, then ``complete`` and ``release``."""
     stop_reason: str | None
     """A value of :class:`remotegpu.types.environments.Reason`."""
+    go: bool
+    """It may be started: on all hosts of its task everything is ready."""
 
 
 class AttemptProgress(AttemptWrite):

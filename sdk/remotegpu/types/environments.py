@@ -140,8 +140,8 @@ class Reason(WireEnum):
     PROCESS_LOST = "process_lost"
     """Its agent came back and found nothing of it."""
     DISK_FULL = "disk_full"
-    GANG_ENDED = "gang_ended"
-    """Another host of the same attempt failed."""
+    GANG_FAILED = "gang_failed"
+    """Another host of the same task failed, so this one was ended."""
     UNKNOWN = "unknown"
 
 

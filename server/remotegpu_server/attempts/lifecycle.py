@@ -57,7 +57,7 @@ async def stop(db: AsyncSession, *, attempt: tables.Attempt, reason: Reason, mes
         await db.execute(
             update(row)
             .where(row.id == attempt.id, row.stop_reason.is_(None))
-            .values(stop_reason=str(reason))
+            .values(stop_reason=str(reason), message=message)
             .execution_options(synchronize_session=False)
         )
         await holds.bump_revision(db, host_id=attempt.host_id)

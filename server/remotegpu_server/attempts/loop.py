@@ -11,7 +11,7 @@ from sqlalchemy.orm import aliased
 from remotegpu.types.environments import Reason
 from remotegpu.types.tasks import AttemptStatus, TaskStatus
 from remotegpu_server import holds
-from remotegpu_server.attempts import lifecycle, service
+from remotegpu_server.attempts import lifecycle, service, tries
 from remotegpu_server.authz import SYSTEM
 from remotegpu_server.db import tables
 from remotegpu_server.loops import Loop, Work, by_itself
@@ -94,6 +94,43 @@ async def enforce_timeouts(work: Work) -> None:
                         await lifecycle.stop(db, attempt=one, reason=Reason.TIMEOUT, message="Timed out.")
 
 
+async def end_gangs(work: Work) -> None:
+    """Where one host of several failed, was lost or emptied, the others end too."""
+    async with work.session() as db:
+        found = await tries.to_end(db, limit=BATCH)
+    for task_id in found:
+        with by_itself("attempts-gangs", task_id):
+            async with work.session() as db:
+                await _end_gang(db, task_id=task_id)
+
+
+async def _end_gang(db: AsyncSession, *, task_id: str) -> None:
+    """Looks again under the locks of all its hosts."""
+    task = await stop.locked_with_hosts(db, task_id=task_id)
+    assert task is not None, "tasks are not deleted"
+    seen = await tries.of(db, task=task)
+    failure = seen.failure()
+    if failure is None or not seen.live:
+        return
+    failed, host = failure
+    words = f"Rank {failed.rank} on {host} ended: {failed.message}"
+    for one in await task_queries.live_attempts(db, task_id=task_id):
+        if one.stop_reason is None:
+            await lifecycle.stop(db, attempt=one, reason=Reason.GANG_FAILED, message=words)
+    if (await tries.of(db, task=task)).live:
+        message = f"{words} Ending the others."
+        await tasks.move(
+            db,
+            task=task,
+            to=TaskStatus(task.status),
+            reason=Reason.GANG_FAILED,
+            message=message,
+            actor=SYSTEM,
+        )
+    else:
+        await service.settle(db, task=task, attempt=failed, actor=SYSTEM)
+
+
 async def end_with_reservation(work: Work) -> None:
     """What was to run in a reservation ends with it, also what has never started."""
     row = tables.Task
@@ -167,5 +204,6 @@ _ENDED = {"failed": "failed", "cancelled": "been cancelled", "timed_out": "timed
 LOST = Loop(name="attempts-lost", every_s=lambda settings: settings.attempt_renew_s / 4, run=give_up_lost)
 UNCLAIMED = Loop(name="attempts-unclaimed", every_s=5.0, run=take_back_unclaimed)
 TIMEOUTS = Loop(name="attempts-timeouts", every_s=30.0, run=enforce_timeouts)
+GANGS = Loop(name="attempts-gangs", every_s=5.0, run=end_gangs, wake=tries.ENDS)
 STOP_TIMES = Loop(name="tasks-stop-at", every_s=5.0, run=end_with_reservation)
 DEPENDENCIES = Loop(name="task-dependencies", every_s=5.0, run=cancel_hopeless, wake="queue")

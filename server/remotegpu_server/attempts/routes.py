@@ -10,6 +10,7 @@ from starlette.responses import Response
 from remotegpu.types.agent import (
     AttemptLease,
     AttemptProgress,
+    AttemptRenewal,
     AttemptResult,
     AttemptWrite,
     ClaimedAttempts,
@@ -72,9 +73,9 @@ async def start(attempt_id: str, body: AttemptWrite, db: Db, caller: Caller, set
 
 @router.post("/v1/agent/attempts/{attempt_id}/renew", summary="Renew the lease of an attempt")
 async def renew(
-    attempt_id: str, body: AttemptWrite, db: Db, caller: Caller, settings: SettingsDep
+    attempt_id: str, body: AttemptRenewal, db: Db, caller: Caller, settings: SettingsDep
 ) -> AttemptLease:
-    """Answers whether it is to be ended. 409 or 410: end it and remove it."""
+    """Answers whether it is to be ended, and whether it may be started. 409 or 410: end it and remove it."""
     return await service.renew(db, actor=caller, attempt_id=attempt_id, body=body, settings=settings)
 
 

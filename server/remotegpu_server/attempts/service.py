@@ -7,6 +7,7 @@ first time; one that no longer fits is refused, and its agent ends what it runs.
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,10 +18,12 @@ from remotegpu.types.agent import (
     AttemptLease,
     AttemptOutcome,
     AttemptProgress,
+    AttemptRenewal,
     AttemptResult,
     AttemptWrite,
     ClaimedAttempt,
     ClaimedAttempts,
+    Gang,
     GrantedAttempt,
     HomeVolume,
     TaskClaim,
@@ -28,10 +31,11 @@ from remotegpu.types.agent import (
 from remotegpu.types.environments import Reason
 from remotegpu.types.tasks import TaskStatus
 from remotegpu_server import holds
-from remotegpu_server.attempts import lifecycle
+from remotegpu_server.attempts import lifecycle, tries
 from remotegpu_server.attempts.lifecycle import Status
 from remotegpu_server.authz import Actor
 from remotegpu_server.db import tables
+from remotegpu_server.db.notify import notify
 from remotegpu_server.events import service as events
 from remotegpu_server.hosts.service import sessions
 from remotegpu_server.placing import Launch, open_env
@@ -41,6 +45,8 @@ from remotegpu_server.settings import Settings
 from remotegpu_server.tasks import lifecycle as tasks
 from remotegpu_server.tasks import queries as task_queries
 
+BARRIER_PACE_S = 1.0
+"""Between two questions of a host that waits for the others of its try."""
 CLAIM_PAUSE_S = 0.0
 """An agent with free workers may claim again at once: the claim itself waits."""
 
@@ -65,7 +71,8 @@ _COMPLETE = text("""
     SELECT a.id, a.task_id, a.number, a.rank, a.secret_env, t.name, t.command, t.script, t.working_dir, t.env,
         t.input_sha256, t.input_size_bytes,
         t.array_index, t.max_lifetime_s, t.stop_grace_s, u.username, i.reference, i.digest, i.local,
-        p.cpus, p.memory_bytes, p.volume_id, v.shared_home IS NOT NULL AS shared,
+        t.nodes, m.rendezvous_address, m.rendezvous_port, p.cpus, p.memory_bytes, p.volume_id,
+        v.shared_home IS NOT NULL AS shared,
         ARRAY(SELECT g.uuid FROM allocations l JOIN gpus g ON g.id = l.gpu_id
             WHERE l.placement_id = p.id AND l.released_at IS NULL ORDER BY g.index, g.id) AS gpu_uuids,
         (SELECT min(l.memory_bytes) FROM allocations l
@@ -73,6 +80,7 @@ _COMPLETE = text("""
     FROM attempts a JOIN tasks t ON t.id = a.task_id JOIN users u ON u.id = t.owner_id
         JOIN images i ON i.id = t.image_id JOIN placements p ON p.attempt_id = a.id
         JOIN volumes v ON v.id = p.volume_id
+        LEFT JOIN attempts m ON (m.task_id, m.number, m.rank) = (a.task_id, a.number, 0)
     WHERE a.id = ANY (:ids) ORDER BY t.priority, a.created_at, a.id
 """)
 
@@ -112,6 +120,9 @@ async def _complete(db: AsyncSession, *, ids: list[str], launch: Launch) -> list
             task_id=row.task_id,
             number=row.number,
             rank=row.rank,
+            gang=Gang(nodes=row.nodes, address=row.rendezvous_address, port=row.rendezvous_port)
+            if row.nodes > 1
+            else None,
             name=row.name,
             owner=row.username,
             image_reference=row.digest if row.local and row.digest else row.reference,
@@ -178,19 +189,24 @@ def _refuse(attempt: tables.Attempt) -> None:
         )
 
 
-def _lease(attempt: tables.Attempt, settings: Settings) -> AttemptLease:
+async def _lease(
+    db: AsyncSession, *, task: tables.Task, attempt: tables.Attempt, settings: Settings
+) -> AttemptLease:
+    go = task.nodes == 1 or await tries.may_start(db, task_id=task.id, number=attempt.number)
+    held_up = attempt.ready_at is not None and not go
     return AttemptLease(
         lease_s=settings.attempt_lease_s,
-        renew_in_s=settings.attempt_renew_s,
+        renew_in_s=BARRIER_PACE_S if held_up else settings.attempt_renew_s,
         fence_s=settings.attempt_fence_s,
         fence_grace_s=settings.attempt_fence_grace_s,
         stop=attempt.stop_reason is not None,
         stop_reason=attempt.stop_reason,
+        go=go,
     )
 
 
 async def _renewed(
-    db: AsyncSession, *, attempt: tables.Attempt, epoch: int, settings: Settings
+    db: AsyncSession, *, attempt: tables.Attempt, epoch: int, settings: Settings, **values: Any
 ) -> tables.Attempt:
     row = tables.Attempt
     renewed: tables.Attempt | None = await db.scalar(
@@ -200,6 +216,7 @@ async def _renewed(
             epoch=epoch,
             lease_expires_at=func.now() + timedelta(seconds=settings.attempt_lease_s),
             lost_at=func.now() + timedelta(seconds=settings.attempt_lost_s),
+            **values,
         )
         .returning(row)
         .execution_options(populate_existing=True, synchronize_session=False)
@@ -212,7 +229,7 @@ async def accept(
     db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptWrite, settings: Settings
 ) -> AttemptLease:
     """The host has it and will run it: from now on a lease runs. Nothing may be started before."""
-    _, _, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
+    _, task, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
     _refuse(attempt)
     if attempt.status == Status.ASSIGNED:
         raise AttemptFinal("The attempt was not claimed.", hint="Claim it first.")
@@ -221,30 +238,35 @@ async def accept(
             db, attempt=attempt, to=Status.ACCEPTED, accepted_at=func.now(), reason=str(Reason.CREATING)
         )
     attempt = await _renewed(db, attempt=attempt, epoch=body.epoch, settings=settings)
-    return _lease(attempt, settings)
+    return await _lease(db, task=task, attempt=attempt, settings=settings)
 
 
 async def start(
     db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptWrite, settings: Settings
 ) -> None:
-    """Its process runs: the timeout counts from now."""
+    """Its process runs. The timeout counts from now; with several hosts, from the start of the last one."""
     host, task, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
     _refuse(attempt)
     if attempt.status == Status.RUNNING:
         return
     if attempt.status != Status.ACCEPTED:
         raise AttemptFinal("The attempt was not accepted.", hint="Accept it first.")
+    if task.nodes > 1 and not await tries.may_start(db, task_id=task.id, number=attempt.number):
+        raise AttemptFinal(
+            "Not all hosts of the task are ready.", hint="Start nothing before an answer says `go`."
+        )
     attempt = await lifecycle.move(
         db, attempt=attempt, to=Status.RUNNING, started_at=func.now(), reason=str(Reason.READY)
     )
     await _renewed(db, attempt=attempt, epoch=body.epoch, settings=settings)
-    if task.status == TaskStatus.ASSIGNED:
+    if task.status == TaskStatus.ASSIGNED and await tries.all_started(db, task=task):
+        where = host.name if task.nodes == 1 else f"{task.nodes} hosts"
         await tasks.move(
             db,
             task=task,
             to=TaskStatus.RUNNING,
             reason=Reason.READY,
-            message=f"Runs on {host.name}.",
+            message=f"Runs on {where}.",
             actor=actor,
             started_at=func.now(),
             deadline_at=func.least(func.now() + timedelta(seconds=task.max_lifetime_s), task.stop_at),
@@ -252,15 +274,16 @@ async def start(
 
 
 async def renew(
-    db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptWrite, settings: Settings
+    db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptRenewal, settings: Settings
 ) -> AttemptLease:
-    """It is still being worked on. Answers whether it is to be ended."""
-    _, _, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
+    """It is still being worked on. Answers whether it is to be ended, and whether it may start."""
+    _, task, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
     _refuse(attempt)
     if attempt.status == Status.ASSIGNED:
         raise AttemptFinal("The attempt was not claimed.", hint="Claim it first.")
-    attempt = await _renewed(db, attempt=attempt, epoch=body.epoch, settings=settings)
-    return _lease(attempt, settings)
+    ready = {"ready_at": func.now()} if body.ready and attempt.ready_at is None else {}
+    attempt = await _renewed(db, attempt=attempt, epoch=body.epoch, settings=settings, **ready)
+    return await _lease(db, task=task, attempt=attempt, settings=settings)
 
 
 async def progress(db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptProgress) -> None:
@@ -309,16 +332,12 @@ async def complete(db: AsyncSession, *, actor: Actor, attempt_id: str, body: Att
     if outcome in (Status.SUCCEEDED, Status.FAILED):
         reason = Reason(body.reason)
     message = body.message.replace("\x00", "") or _PLAIN[outcome]
-    await lifecycle.move(db, attempt=attempt, to=outcome, reason=str(reason), message=message, **measured)
-    await settle(
-        db,
-        task=task,
-        outcome=_lost(attempt) if outcome is Status.LOST else outcome,
-        reason=reason,
-        message=message,
-        actor=actor,
-        exit_code=body.exit_code,
+    if outcome is Status.CANCELLED and reason is Reason.GANG_FAILED:
+        message = attempt.message  # it names whose failure ended it
+    attempt = await lifecycle.move(
+        db, attempt=attempt, to=outcome, reason=str(reason), message=message, **measured
     )
+    await settle(db, task=task, attempt=attempt, actor=actor)
 
 
 _PLAIN = {
@@ -343,34 +362,31 @@ def _outcome(attempt: tables.Attempt, body: AttemptResult) -> Status:
     return Status.PREEMPTED if reason in lifecycle.GIVES_WAY else Status.CANCELLED
 
 
-def _lost(attempt: tables.Attempt) -> Status:
-    """What the loss of an attempt means for its task: one that was to give way has done so, at no retry."""
-    return Status.PREEMPTED if attempt.stop_reason in lifecycle.GIVES_WAY else Status.LOST
-
-
-async def settle(
-    db: AsyncSession,
-    *,
-    task: tables.Task,
-    outcome: Status,
-    reason: Reason,
-    message: str,
-    actor: Actor,
-    exit_code: int | None = None,
-) -> None:
-    """The end of an attempt, told to its task."""
+async def settle(db: AsyncSession, *, task: tables.Task, attempt: tables.Attempt, actor: Actor) -> None:
+    """Tell its task of the end of an attempt, once all of the try have ended. Until then a loop looks after
+    the others."""
+    found = await tries.of(db, task=task)
+    if found.live or attempt.number != task.generation:
+        notify(db, tries.ENDS)
+        return
+    verdict = found.verdict()
     row = tables.Task
     current = await db.scalar(
         update(row)
         .where(row.id == task.id)
-        .values(exit_code=exit_code)
+        .values(exit_code=verdict.exit_code)
         .returning(row)
         .execution_options(populate_existing=True, synchronize_session=False)
     )
     assert current is not None, "the row is locked"
     if current.finished_at is None and current.status != TaskStatus.PENDING:
         await tasks.attempt_ended(
-            db, task=current, outcome=str(outcome), reason=reason, message=message, actor=actor
+            db,
+            task=current,
+            outcome=str(verdict.outcome),
+            reason=verdict.reason,
+            message=verdict.message,
+            actor=actor,
         )
 
 
@@ -381,12 +397,10 @@ async def release(db: AsyncSession, *, actor: Actor, attempt_id: str, body: Atte
         if attempt.status == Status.ASSIGNED:
             raise AttemptFinal("The attempt was not claimed.", hint="Claim it first.")
         message = "Its host found nothing of it, and knows no result."
-        await lifecycle.move(
+        attempt = await lifecycle.move(
             db, attempt=attempt, to=Status.LOST, reason=str(Reason.PROCESS_LOST), message=message
         )
-        await settle(
-            db, task=task, outcome=_lost(attempt), reason=Reason.PROCESS_LOST, message=message, actor=actor
-        )
+        await settle(db, task=task, attempt=attempt, actor=actor)
     await lifecycle.release(db, attempt=attempt, proof="absent")
 
 
@@ -434,9 +448,7 @@ async def take_back(db: AsyncSession, *, task: tables.Task, attempt: tables.Atte
     """End an attempt that its host has never asked for; the task waits again. All are locked."""
     message = "Its host has not asked for it."
     await lifecycle.stop(db, attempt=attempt, reason=Reason.HOST_SILENT, message=message)
-    await settle(
-        db, task=task, outcome=Status.PREEMPTED, reason=Reason.HOST_SILENT, message=message, actor=actor
-    )
+    await settle(db, task=task, attempt=attempt, actor=actor)
 
 
 async def give_up(db: AsyncSession, *, attempt_id: str, actor: Actor) -> bool:
@@ -484,7 +496,9 @@ async def _give_up(
         assert task is not None, "attempts keep their task"
         assert attempt is not None, "attempts are not deleted"
         if attempt.finished_at is None:
-            await lifecycle.move(db, attempt=attempt, to=Status.LOST, reason=str(reason), message=message)
-            await settle(db, task=task, outcome=_lost(attempt), reason=reason, message=message, actor=actor)
+            attempt = await lifecycle.move(
+                db, attempt=attempt, to=Status.LOST, reason=str(reason), message=message
+            )
+            await settle(db, task=task, attempt=attempt, actor=actor)
         await lifecycle.release(db, attempt=attempt, proof=proof)
     return len(attempt_ids)

@@ -117,6 +117,7 @@ async def list_artifacts(
     actor: Actor,
     task_id: str,
     attempt: int | None,
+    rank: int | None,
     path: str | None,
     limit: int,
     cursor: str | None,
@@ -133,6 +134,8 @@ async def list_artifacts(
     )
     if attempt is not None:
         found = found.where(tried.number == attempt)
+    if rank is not None:
+        found = found.where(tried.rank == rank)
     if path is not None:
         found = found.where(row.path == path)
     if cursor is not None:

@@ -115,13 +115,14 @@ async def list_task_artifacts(
     db: Db,
     caller: Caller,
     attempt: Annotated[int | None, Query(ge=1, le=2**31, description="Only of this one.")] = None,
+    rank: Annotated[int | None, Query(ge=0, le=63, description="Only of this rank.")] = None,
     path: Annotated[str | None, Query(max_length=1024, description="Only with this path.")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[Artifact]:
     """What its attempts left in `/output`; the newest attempt first, then by path."""
     return await artifacts.list_artifacts(
-        db, actor=caller, task_id=task_id, attempt=attempt, path=path, limit=limit, cursor=cursor
+        db, actor=caller, task_id=task_id, attempt=attempt, rank=rank, path=path, limit=limit, cursor=cursor
     )
 
 
@@ -199,15 +200,15 @@ async def follow_task_logs(
     tail_bytes: Tail = None,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> StreamingResponse:
-    """Server-sent events: `output` with base64 bytes, its id is `<attempt>.<offset>` and the place to come
-    back to; `done` when the attempt has ended and everything was said. It waits for an attempt to
-    be there.
+    """Server-sent events: `output` with base64 bytes, its id is `<attempt>.<rank>.<offset>` and the place to
+    come back to; `done` when the attempt has ended and everything was said. It waits for an attempt to be
+    there.
     """
     async with sessions() as db:
         await read.visible_row(db, actor=caller, action=Action.TASK_LOGS, task_id=task_id)
     offset = None
     if last_event_id:
-        attempt, offset = stream.parse_position(last_event_id)
+        attempt, rank, offset = stream.parse_position(last_event_id)
     body = stream.follow(
         sessions,
         signals,

@@ -1,7 +1,7 @@
 """Following an attempt's output: what there is, then what comes, until nothing more can come.
 
-A position is ``<attempt>.<byte offset>``; a reader that comes back with it misses nothing and reads nothing
-twice, at whichever server. Hints make it fast, looking by itself makes it right.
+A position is ``<attempt>.<rank>.<byte offset>``; a reader that comes back with it misses nothing and
+reads nothing twice, at whichever server. Hints make it fast, looking by itself makes it right.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from remotegpu_server.tasks.service import read
 KEEP_ALIVE_S = 15.0
 RECHECK_S = 2.0
 MESSAGE_BYTES = 2**18
-_POSITION = re.compile(r"(\d{1,9})\.(\d{1,18})")
+_POSITION = re.compile(r"(\d{1,9})\.(\d{1,2})\.(\d{1,18})")
 
 
-def parse_position(value: str) -> tuple[int, int]:
-    """Attempt and offset of a message's id. Raises ``Invalid``."""
+def parse_position(value: str) -> tuple[int, int, int]:
+    """Attempt, rank and offset of a message's id. Raises ``Invalid``."""
     found = _POSITION.fullmatch(value)
     if found is None:
         raise Invalid("This is not the id of a message of this stream.", hint="Pass the last one, or none.")
-    return int(found[1]), int(found[2])
+    return int(found[1]), int(found[2]), int(found[3])
 
 
 async def follow(
@@ -61,7 +61,7 @@ async def follow(
                     found = await queries.look(db, task=task, attempt=attempt, rank=rank)
                 if found.number and offset is None:
                     offset = 0 if tail_bytes is None else max(0, found.size_bytes - tail_bytes)
-                    yield f"id: {found.number}.{offset}\n\n".encode()
+                    yield f"id: {found.number}.{rank}.{offset}\n\n".encode()
                 if found.number:
                     attempt = found.number
                 data = b"" if offset is None else await part(blobs, found, offset=offset, limit=MESSAGE_BYTES)
@@ -74,7 +74,7 @@ async def follow(
                 assert offset is not None, "there is an attempt"
                 offset += len(data)
                 spoke_at = now
-                yield _frame(found.number, offset, data)
+                yield _frame(found.number, rank, offset, data)
                 continue
             if found.complete:
                 yield _done(found)
@@ -87,8 +87,9 @@ async def follow(
                 return
 
 
-def _frame(number: int, offset: int, data: bytes) -> bytes:
-    return b"id: %d.%d\nevent: output\ndata: %b\n\n" % (number, offset, base64.b64encode(data))
+def _frame(number: int, rank: int, offset: int, data: bytes) -> bytes:
+    position = (number, rank, offset)
+    return b"id: %d.%d.%d\nevent: output\ndata: %b\n\n" % (*position, base64.b64encode(data))
 
 
 def _done(found: queries.Looked) -> bytes:

@@ -5,7 +5,7 @@ that are shown the same fleet propose the same GPU, and one of them loses at the
 """
 
 from remotegpu_server.placement.changes import Change, smallest_changes
-from remotegpu_server.placement.choosing import Ahead, Choice, choose, choose_many
+from remotegpu_server.placement.choosing import Ahead, Choice, choose, choose_all
 from remotegpu_server.placement.fleet import Fleet
 from remotegpu_server.placement.inventory import GpuInventory, Hold, HostInventory
 from remotegpu_server.placement.mix import Kind, Mix
@@ -27,7 +27,7 @@ __all__ = [
     "Refusal",
     "Request",
     "choose",
-    "choose_many",
+    "choose_all",
     "gib",
     "smallest_changes",
 ]

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from remotegpu_server.placement import rules, words
-from remotegpu_server.placement.choosing import Ahead, Choice, choose
+from remotegpu_server.placement.choosing import Ahead, choose_all
 from remotegpu_server.placement.fleet import Fleet, Mask
 from remotegpu_server.placement.inventory import HostInventory
+from remotegpu_server.placement.refusals import Refusal
 from remotegpu_server.placement.request import Request
 
 MOST = 3
@@ -55,7 +56,7 @@ def smallest_changes(
     One field at a time; two at a time where no single one helps. Every answer is proven by a choice.
     """
     ahead = tuple(ahead)
-    if isinstance(choose(request, fleet, ahead=ahead), Choice):
+    if not isinstance(choose_all(request, fleet, ahead=ahead), Refusal):
         return []
     found = [change for step in _steps(request, fleet) for change in _proven(step, fleet, ahead)]
     if not found:
@@ -64,14 +65,16 @@ def smallest_changes(
 
 
 def _proven(step: _Step, fleet: Fleet, ahead: Sequence[Ahead]) -> Iterator[Change]:
-    choice = choose(step.request, fleet, ahead=ahead)
-    if isinstance(choice, Choice):
-        message = f"With {step.says} it starts now on {choice.host.name}."
-        yield Change(step.request, step.fields, message, choice.host, step.size)
+    found = choose_all(step.request, fleet, ahead=ahead)
+    if not isinstance(found, Refusal):
+        where = words.all_of([choice.host.name for choice in found])
+        message = f"With {step.says} it starts now on {where}."
+        yield Change(step.request, step.fields, message, found[0].host, step.size)
 
 
 def _steps(request: Request, fleet: Fleet) -> Iterator[_Step]:
     """The largest amount of each resource that is free now, every other wish kept."""
+    yield from _fewer_nodes(request, fleet)
     if request.gpus:
         yield from _another_model(request, fleet)
         yield from _another_memory(request, fleet)
@@ -108,6 +111,17 @@ def _then(first: _Step, more: Iterator[_Step]) -> _Step | None:
         return None
     says = f"{first.says} and {second.says}" if first.says else second.says
     return _Step(second.request, first.fields | second.fields, says, first.size + second.size)
+
+
+def _fewer_nodes(request: Request, fleet: Fleet) -> Iterator[_Step]:
+    most = min(len(np.unique(fleet.host_of[rules.fits_now(request, fleet)])), request.nodes - 1)
+    if most > 0:
+        yield _Step(
+            replace(request, nodes=most),
+            {"nodes": most},
+            f"{words.many(most, 'node')} instead of {request.nodes}",
+            (request.nodes - most) / request.nodes,
+        )
 
 
 def _another_model(request: Request, fleet: Fleet) -> Iterator[_Step]:

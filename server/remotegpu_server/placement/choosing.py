@@ -53,23 +53,27 @@ def choose(request: Request, fleet: Fleet, *, ahead: Iterable[Ahead] = ()) -> Ch
     return _choice(request, fleet, _best(request, fleet, open_), slot)
 
 
-def choose_many(
-    parts: Sequence[Request], fleet: Fleet, *, ahead: Iterable[Ahead] = (), one_per_host: bool = False
+def choose_all(
+    request: Request, fleet: Fleet, *, ahead: Iterable[Ahead] = ()
 ) -> tuple[Choice, ...] | Refusal:
-    """Places for all parts at once, or the refusal of the first that finds none. The fleet stays as it is.
+    """A place on each of ``request.nodes`` different hosts, all or nothing. The fleet stays as it is.
 
     Equal parts cannot get in each other's way: one after the other, they find room for all if there is any.
     """
+    if request.nodes == 1:
+        found = choose(request, fleet, ahead=ahead)
+        return found if isinstance(found, Refusal) else (found,)
+    if (few := refusals.too_few_hosts(request, fleet)) is not None:
+        return few
     trial, ahead = fleet.copy(), tuple(ahead)
     placed: list[Choice] = []
-    for part in parts:
-        found = choose(part, trial, ahead=ahead)
+    while len(placed) < request.nodes:
+        found = choose(request, trial, ahead=ahead)
         if isinstance(found, Refusal):
-            return refusals.some_of_many(found, placed=len(placed), wanted=len(parts)) if placed else found
+            return refusals.some_of_many(found, placed=len(placed), wanted=request.nodes)
         placed.append(found)
         trial.take(found.hold)
-        if one_per_host:
-            trial.close(found.host.id)
+        trial.close(found.host.id)
     return tuple(placed)
 
 

@@ -56,10 +56,33 @@ def behind(request: Request, ahead: int) -> Refusal:
 
 
 def some_of_many(refusal: Refusal, *, placed: int, wanted: int) -> Refusal:
-    """Several parts start together or not at all."""
-    detail = f"{wanted} parts start together; {placed} of them fit now. For the next: {refusal.detail}"
-    data = {**refusal.data, "parts": wanted, "parts_that_fit": placed}
+    """Several hosts are taken together or not at all."""
+    if not placed:
+        return refusal
+    detail = f"{wanted} hosts at once wanted; {placed} have room now. For the next: {refusal.detail}"
+    data = {**refusal.data, "nodes": wanted, "nodes_that_fit": placed}
     return replace(refusal, satisfiable=True, detail=detail, data=data)
+
+
+def too_few_hosts(request: Request, fleet: Fleet) -> Refusal | None:
+    """Whether so many hosts at once can never be had, even if all were empty."""
+    fits = rules.fits_empty(request, fleet)
+    most = len(np.unique(fleet.host_of[fits]))
+    if not most or most >= request.nodes:
+        return None
+    what = f"{wanted(request)}, " if request.gpus else ""
+    each = f"{what}{words.many_cpus(request.cpus)} and {words.gib(request.memory_bytes)}"
+    return Refusal(
+        satisfiable=False,
+        reason=Reason.NO_MATCHING_HOST,
+        detail=f"{request.nodes} hosts at once wanted, each with {each}; there {_are(most)} like that.",
+        hint=f"Ask for at most {words.many(most, 'node')}, or for less on each.",
+        data={"nodes": request.nodes, "hosts_that_fit": most},
+    )
+
+
+def _are(hosts: int) -> str:
+    return "is 1 host" if hosts == 1 else f"are {hosts} hosts"
 
 
 def wanted(request: Request) -> str:

@@ -22,7 +22,7 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One workload, or one of several equal parts. Empty and ``None`` ask for nothing in particular."""
+    """A workload, or several equal ones that start together. Empty and ``None`` ask for nothing."""
 
     gpus: int
     """Whole GPUs of one model on one host; with ``gpu_memory_bytes`` or ``mig_profile`` parts of GPUs."""
@@ -52,6 +52,8 @@ class Request:
     """What a host without the image would fetch."""
     homes: tuple[Home, ...] = ()
     """Newest use first."""
+    nodes: int = 1
+    """So many hosts at once, each with all of the above; the other fields are of one of them."""
 
     @property
     def shared(self) -> bool:

@@ -30,6 +30,13 @@ def either(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
+def all_of(names: Sequence[str]) -> str:
+    """``A``, ``A and B``, ``A, B and C``."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def many(count: int, noun: str) -> str:
     """``1 request``, ``2 requests``."""
     return f"{count} {noun}{'' if count == 1 else 's'}"

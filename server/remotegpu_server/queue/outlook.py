@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from remotegpu.types.environments import EnvironmentSpec
 from remotegpu.types.queue import CounterOffer, EstimateBasis, StartEstimate, Wait
+from remotegpu.types.tasks import TaskSpec
 from remotegpu_server import placement
 from remotegpu_server.placement import words
 from remotegpu_server.queue import simulation
@@ -80,7 +81,8 @@ def counter_offers(one: Waiting, snapshot: Snapshot, ahead: Sequence[placement.A
     """Up to three changes, each enough to start now, among those that a request can ask for."""
     changes = placement.smallest_changes(one.request, snapshot.open_to(one, snapshot.fleet), ahead=ahead)
     offers = [CounterOffer(fields=change.fields, message=change.message) for change in changes]
-    return [offer for offer in offers if set(offer.fields) <= EnvironmentSpec.model_fields.keys()][:OFFERS]
+    known = EnvironmentSpec.model_fields.keys() | TaskSpec.model_fields.keys()
+    return [offer for offer in offers if set(offer.fields) <= known][:OFFERS]
 
 
 class Ahead:

@@ -7,6 +7,7 @@ failed.
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ class Victim:
 def fewest(
     wanted: Wanted, priority: int, machines: Sequence[Machine], victims: Sequence[Victim]
 ) -> list[Victim] | None:
-    """The fewest victims on one host whose end lets ``wanted`` start; announced ones come first.
+    """The fewest victims on one host, or on as many as it needs, whose end lets ``wanted`` start; announced
+    ones come first.
 
     ``None``: none would do.
     """
@@ -60,13 +62,19 @@ def fewest(
         if victim.priority > priority and victim.host in wanted.places:
             by_host[victim.host].append(victim)
     found = []
-    for host, there in by_host.items():
+    for host in wanted.places if wanted.nodes > 1 else by_host:
+        there = by_host[host]
         there.sort(key=lambda one: (not one.announced, -one.priority, -one.amount.gpus, one.id))
-        for kind in wanted.places[host] or (None,):
-            taken = _enough(wanted, kind, machines[host], there)
-            if taken is not None:
-                found.append(taken)
-    return min(found, key=lambda taken: (sum(not one.announced for one in taken), len(taken)), default=None)
+        here = [_enough(wanted, kind, machines[host], there) for kind in wanted.places[host] or (None,)]
+        if enough := [taken for taken in here if taken is not None]:
+            found.append(min(enough, key=_harm))
+    if len(found) < wanted.nodes:
+        return None
+    return [one for taken in heapq.nsmallest(wanted.nodes, found, key=_harm) for one in taken]
+
+
+def _harm(victims: Sequence[Victim]) -> tuple[int, int]:
+    return sum(not one.announced for one in victims), len(victims)
 
 
 def _enough(
@@ -97,7 +105,7 @@ async def preempt(work: Work) -> None:
         )
         notice_s = await platform_settings.value(db, QUEUE_PREEMPTION_NOTICE_S)
     needed = _needed(snapshot, victims)
-    for victim in victims:
+    for victim in {one.id: one for one in victims}.values():  # a task on several hosts is there for each
         with by_itself("queue-preemption", victim.id):
             if victim.id in needed and not victim.announced:
                 await _announce(work, victim, notice_s=notice_s)
@@ -119,12 +127,12 @@ def _needed(snapshot: snapshots.Snapshot, victims: Sequence[Victim]) -> frozense
     for wanted in snapshot.front():
         if not any(victim.priority > priorities[wanted.id] for victim in left):
             continue
-        if isinstance(placement.choose(requests[wanted.id], snapshot.fleet), placement.Choice):
+        if not isinstance(placement.choose_all(requests[wanted.id], snapshot.fleet), placement.Refusal):
             continue  # there is room: it starts in its turn
         taken = fewest(wanted, priorities[wanted.id], snapshot.machines, left)
         if taken:
             needed.update(one.id for one in taken)
-            left = [one for one in left if one not in taken]
+            left = [one for one in left if one.id not in needed]
     return frozenset(needed)
 
 
@@ -135,7 +143,7 @@ async def _victims(db: AsyncSession, *, hosts: dict[str, int]) -> list[Victim]:
         _running(task)
         .join(attempt, (attempt.task_id == task.id) & attempt.finished_at.is_(None))
         .join(held, held.attempt_id == attempt.id)
-        .where(task.stop_requested_at.is_(None), attempt.stop_reason.is_(None), task.nodes == 1)
+        .where(task.stop_requested_at.is_(None), attempt.stop_reason.is_(None))
     )
     return [
         *await _read(db, kind="environment", query=environments, hosts=hosts),

@@ -6,6 +6,7 @@ Requests take their turn in order; a later one may start earlier only on hosts t
 from __future__ import annotations
 
 import bisect
+import heapq
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -70,6 +71,8 @@ class Wanted:
     """By index of the machine, the kinds of GPU that would do there if nothing else ran."""
     runs_for_s: float | None = None
     """At most so long; ``None``: nobody has said."""
+    nodes: int = 1
+    """So many machines at the same time, each with all of the above."""
 
 
 class PastRuns:
@@ -143,20 +146,31 @@ def _play(
     hosts = [_host(machine, past, rng) for machine in machines]
     starts: dict[str, float] = {}
     for wanted in queue:
-        best: tuple[float, int, Kind | None] = (math.inf, -1, None)
-        for index, kinds in wanted.places.items():
-            at, kind = hosts[index].earliest(wanted, kinds)
-            if at < best[0]:
-                best = (at, index, kind)
-        at, index, kind = best
+        at, taken = _soonest(wanted, hosts)
         starts[wanted.id] = at
-        if index < 0:
+        if not taken:
             continue
         runs_for_s = wanted.runs_for_s
         if runs_for_s is None:
+            kind = taken[0][1]
             runs_for_s = past.left_s(wanted.customer_id, kind[0] if kind else None, 0.0, rng)
-        hosts[index].take(wanted, at, kind, runs_for_s)
+        for index, kind in taken:
+            hosts[index].take(wanted, at, kind, runs_for_s)
     return starts
+
+
+def _soonest(wanted: Wanted, hosts: Sequence[_Host]) -> tuple[float, list[tuple[int, Kind | None]]]:
+    """When it can start, and where; infinite and nowhere if never. Of those that are equal the first."""
+    found = []
+    for index, kinds in wanted.places.items():
+        at, kind = hosts[index].earliest(wanted, kinds)
+        if at < math.inf:
+            found.append((at, index, kind))
+    if len(found) < wanted.nodes:
+        return math.inf, []
+    # What has room keeps it until somebody takes it: all are there when the last one is.
+    best = heapq.nsmallest(wanted.nodes, found, key=lambda one: one[0])
+    return best[-1][0], [(index, kind) for _, index, kind in best]
 
 
 def _host(machine: Machine, past: PastRuns, rng: random.Random) -> _Host:

@@ -19,7 +19,7 @@ from remotegpu_server import placement
 from remotegpu_server.capacity import service as capacity
 from remotegpu_server.db import tables
 from remotegpu_server.placement import rules
-from remotegpu_server.placing import Ask, request_of
+from remotegpu_server.placing import Ask, nodes_of, request_of
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import ENVIRONMENT_START_SILENCE_S
 from remotegpu_server.queue import order, simulation
@@ -102,6 +102,7 @@ def _wanted(one: Waiting, places: dict[int, tuple[simulation.Kind, ...]]) -> sim
         customer_id=row.customer_id,
         places=places,
         runs_for_s=one.runs_for_s,
+        nodes=nodes_of(row),
     )
 
 

@@ -80,9 +80,9 @@ class _Pass:
         if refusal is None:
             ahead = snapshots.blockers(one, before, {} if one.runs_for_s is None else self._certain_s)
             found = self._choose(one, ahead)
-            if one.kept is not None and one.active and isinstance(found, placement.Choice):
-                return await self._call_the_hub(one, found)
-            if not one.active or isinstance(found, placement.Choice):
+            if not isinstance(found, placement.Refusal) and one.kept is not None and one.active:
+                return await self._call_the_hub(one, found[0])
+            if not one.active or not isinstance(found, placement.Refusal):
                 return None if await self._act(one, ahead) else one
             refusal = found
             if refusal.reason is not Reason.RESERVED:
@@ -92,13 +92,13 @@ class _Pass:
 
     def _choose(
         self, one: snapshots.Waiting, ahead: Sequence[placement.Ahead]
-    ) -> placement.Choice | placement.Refusal:
-        found = placement.choose(one.request, self._fleet, ahead=ahead)
+    ) -> tuple[placement.Choice, ...] | placement.Refusal:
+        found = placement.choose_all(one.request, self._fleet, ahead=ahead)
         kept = self._snapshot.promises.withheld_from(one.ask)
         if not kept or isinstance(found, placement.Refusal):
             return found
-        allowed = placement.choose(one.request, reservations.without(self._fleet, kept), ahead=ahead)
-        return allowed if isinstance(allowed, placement.Choice) else reservations.refusal(kept)
+        allowed = placement.choose_all(one.request, reservations.without(self._fleet, kept), ahead=ahead)
+        return reservations.refusal(kept) if isinstance(allowed, placement.Refusal) else allowed
 
     async def _call_the_hub(self, one: snapshots.Waiting, found: placement.Choice) -> snapshots.Waiting:
         try:

@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, ScalarSelect, and_, case, column, func, literal, or_, select, table
+from sqlalchemy import (
+    ColumnElement,
+    ScalarSelect,
+    and_,
+    case,
+    column,
+    distinct,
+    func,
+    literal,
+    or_,
+    select,
+    table,
+    tuple_,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -117,6 +130,7 @@ async def used(
 def _sum(key: Key, window_s: int | None, without_environment: str | None) -> ScalarSelect[Any]:
     kind, subject_id, resource = key
     held, promised, wanted = tables.Placement, tables.Allocation, tables.Environment
+    attempt = tables.Attempt
     if resource in (QuotaResource.CPUS, QuotaResource.MEMORY_BYTES):
         column = held.cpus if resource == QuotaResource.CPUS else held.memory_bytes
         return (
@@ -142,9 +156,9 @@ def _sum(key: Key, window_s: int | None, without_environment: str | None) -> Sca
     if resource == QuotaResource.STORAGE_BYTES:
         return storage_bytes(kind, literal(subject_id))
     return (
-        select(func.count())
-        .select_from(held)
-        .where(held.attempt_id.is_not(None), held.released_at.is_(None), of_subject(held, kind) == subject_id)
+        select(func.count(distinct(tuple_(attempt.task_id, attempt.number))))
+        .join(held, held.attempt_id == attempt.id)
+        .where(held.released_at.is_(None), of_subject(held, kind) == subject_id)
         .scalar_subquery()
     )
 

@@ -94,6 +94,7 @@ async def columns_of(
     db: AsyncSession, *, workspace: tables.Workspace, body: EnvironmentSpec | TaskSpec
 ) -> dict[str, object]:
     """The reservation that a request runs in: the named one, or an active one of its own with room."""
+    gpus = body.gpus * body.nodes if isinstance(body, TaskSpec) else body.gpus
     if body.reservation is None and (not body.gpus or body.gpu_memory_bytes is not None):
         return {}
     row, environment, task = tables.Reservation, tables.Environment, tables.Task
@@ -114,12 +115,10 @@ async def columns_of(
         chosen = await db.scalar(found.where(row.id == body.reservation))
         if chosen is None:
             raise NotFound("There is no such reservation for this workspace.")
-        if body.gpus > chosen.gpus:
-            raise Conflict(
-                f"The reservation {chosen.name} is of {chosen.gpus} GPUs; {body.gpus} are asked for."
-            )
+        if gpus > chosen.gpus:
+            raise Conflict(f"The reservation {chosen.name} is of {chosen.gpus} GPUs; {gpus} are asked for.")
     else:
-        found = found.where(row.starts_at <= func.now(), asked + body.gpus <= row.gpus)
+        found = found.where(row.starts_at <= func.now(), asked + gpus <= row.gpus)
         if body.gpu_models:
             found = found.where(row.gpu_model.is_(None) | row.gpu_model.in_(body.gpu_models))
         chosen = await db.scalar(found.order_by(row.ends_at, row.id).limit(1))

@@ -10,6 +10,7 @@ from remotegpu.types.agent import (
     AttemptLogs,
     AttemptLogsReply,
     AttemptProgress,
+    AttemptRenewal,
     AttemptResult,
     AttemptWrite,
     ClaimedAttempts,
@@ -102,7 +103,7 @@ class AsyncAgent(AsyncResource):
         """Say that its process runs."""
         await self._transport.send("POST", self._attempt(attempt_id, "start"), body=body)
 
-    async def renew_attempt(self, attempt_id: str, body: AttemptWrite) -> AttemptLease:
+    async def renew_attempt(self, attempt_id: str, body: AttemptRenewal) -> AttemptLease:
         """Say that it is still worked on. `AttemptFinal`, `LeaseExpired`: end it."""
         path = self._attempt(attempt_id, "renew")
         return await self._transport.call(AttemptLease, "POST", path, body=body)

@@ -203,12 +203,13 @@ class AsyncTasks(AsyncResource):
         task_id: str,
         *,
         attempt: int | None = None,
+        rank: int | None = None,
         path: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> AsyncPage[Artifact]:
-        """The files that its attempts left in `/output`, those of the newest attempt first."""
-        params = given(attempt=attempt, path=path, limit=limit, cursor=cursor)
+        """The files that its attempts left in `/output`, those of the newest attempt first, then by rank."""
+        params = given(attempt=attempt, rank=rank, path=path, limit=limit, cursor=cursor)
         return await fetch_page(self._transport, Artifact, f"/v1/tasks/{segment(task_id)}/artifacts", params)
 
     async def download_artifact(

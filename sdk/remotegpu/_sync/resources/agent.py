@@ -11,6 +11,7 @@ from remotegpu.types.agent import (
     AttemptLogs,
     AttemptLogsReply,
     AttemptProgress,
+    AttemptRenewal,
     AttemptResult,
     AttemptWrite,
     ClaimedAttempts,
@@ -99,7 +100,7 @@ class SyncAgent(SyncResource):
         """Say that its process runs."""
         self._transport.send("POST", self._attempt(attempt_id, "start"), body=body)
 
-    def renew_attempt(self, attempt_id: str, body: AttemptWrite) -> AttemptLease:
+    def renew_attempt(self, attempt_id: str, body: AttemptRenewal) -> AttemptLease:
         """Say that it is still worked on. `AttemptFinal`, `LeaseExpired`: end it."""
         path = self._attempt(attempt_id, "renew")
         return self._transport.call(AttemptLease, "POST", path, body=body)

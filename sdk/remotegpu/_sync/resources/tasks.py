@@ -200,12 +200,13 @@ class SyncTasks(SyncResource):
         task_id: str,
         *,
         attempt: int | None = None,
+        rank: int | None = None,
         path: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[Artifact]:
-        """The files that its attempts left in `/output`, those of the newest attempt first."""
-        params = given(attempt=attempt, path=path, limit=limit, cursor=cursor)
+        """The files that its attempts left in `/output`, those of the newest attempt first, then by rank."""
+        params = given(attempt=attempt, rank=rank, path=path, limit=limit, cursor=cursor)
         return fetch_page(self._transport, Artifact, f"/v1/tasks/{segment(task_id)}/artifacts", params)
 
     def download_artifact(

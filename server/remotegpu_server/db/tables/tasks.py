@@ -23,6 +23,8 @@ from remotegpu_server.db.tables.base import Base, now, one_of
 _ENDED = "status IN ('succeeded', 'failed', 'cancelled', 'timed_out')"
 LIVE_ATTEMPT = "status IN ('assigned', 'claimed', 'accepted', 'running')"
 """Of :class:`Attempt`; as text, since a partial index helps a query that repeats its predicate."""
+UNRELEASED_ATTEMPT = "rendezvous_port IS NOT NULL AND (finished_at IS NULL OR lost_at IS NOT NULL)"
+"""Of an :class:`Attempt` with a port: something of it may be left on its host."""
 
 
 class TaskArray(Base):
@@ -187,9 +189,9 @@ class TaskDependency(Base):
 
 
 class Attempt(Base):
-    """One try of a task on one host; its id fences every write about it.
+    """What one host does of a try of a task; its id fences every write about it.
 
-    A task on several nodes has one row for each, with the same number. ``status`` is written by
+    A try is all rows of one number: one for each rank, on different hosts. ``status`` is written by
     ``attempts.lifecycle`` alone and guarded by a trigger; one that has ended is never written again, except
     for what its agent measured and for its proof of absence, which is its placement's.
     """
@@ -222,6 +224,19 @@ class Attempt(Base):
             unique=True,
             postgresql_where=text(LIVE_ATTEMPT),
         ),
+        Index("uq_attempts_host_of_try", "task_id", "number", "host_id", unique=True),
+        Index(
+            "uq_attempts_rendezvous",
+            "rendezvous_address",
+            "rendezvous_port",
+            unique=True,
+            postgresql_where=text(UNRELEASED_ATTEMPT),
+        ),
+        CheckConstraint(
+            "(rendezvous_address IS NULL) = (rendezvous_port IS NULL)"
+            " AND (rendezvous_port IS NULL OR rank = 0)",
+            name="rendezvous_at_rank_0",
+        ),
         Index("ix_attempts_claimable", "host_id", "created_at", postgresql_where=text("status = 'assigned'")),
         Index("ix_attempts_live_host", "host_id", postgresql_where=text(LIVE_ATTEMPT)),
         Index("ix_attempts_lost", "lost_at", postgresql_where=text("lost_at IS NOT NULL")),
@@ -241,6 +256,11 @@ class Attempt(Base):
     message: Mapped[str] = mapped_column(server_default="")
     stop_reason: Mapped[str | None]
     """Set: its agent is told to end it, for this reason."""
+    ready_at: Mapped[datetime | None]
+    """Of a task on several hosts: its host could start it at once, and waits for the others."""
+    rendezvous_address: Mapped[str | None]
+    rendezvous_port: Mapped[int | None] = mapped_column(Integer)
+    """Of rank 0 of several: where the others find it. The port is its own until it is released."""
     request_id: Mapped[str | None]
     """Of the claim that took it."""
     epoch: Mapped[int | None] = mapped_column(BigInteger)

@@ -81,10 +81,10 @@ async def _explained(
     request = await placing.request_for(db, ask=draft, image=image)
     fleet = await capacity.fleet(db)
     kept = (await reservations.look(db)).withheld_from(draft)
-    found = placement.choose(request, reservations.without(fleet, kept), ahead=ahead)
+    found = placement.choose_all(request, reservations.without(fleet, kept), ahead=ahead)
     if isinstance(found, placement.Refusal) and kept:
-        unreserved = placement.choose(request, fleet, ahead=ahead)
-        found = reservations.refusal(kept) if isinstance(unreserved, placement.Choice) else found
+        unreserved = placement.choose_all(request, fleet, ahead=ahead)
+        found = found if isinstance(unreserved, placement.Refusal) else reservations.refusal(kept)
     if isinstance(found, placement.Refusal) and not found.satisfiable:
         known |= {"error": str(Unsatisfiable.code)}
         return PlacementExplanation(outcome=PlacementOutcome.REFUSED, message=_sentence(found), **known)
@@ -98,9 +98,10 @@ async def _explained(
         wait = await _would_wait(db, draft=draft, refusal=found)
         known |= {"reason": found.reason, "wait": wait, "queue_position": wait.position if wait else None}
         return PlacementExplanation(outcome=PlacementOutcome.WAITS, message=_sentence(found), **known)
-    known |= {"host_name": found.host.name, "home_note": found.home_note}
+    (choice,) = found
+    known |= {"host_name": choice.host.name, "home_note": choice.home_note}
     return PlacementExplanation(
-        outcome=PlacementOutcome.STARTS_NOW, message=f"Starts now on {found.host.name}.", **known
+        outcome=PlacementOutcome.STARTS_NOW, message=f"Starts now on {choice.host.name}.", **known
     )
 
 

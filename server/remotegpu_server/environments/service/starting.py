@@ -29,13 +29,13 @@ async def place(
 ) -> placement.Refusal | None:
     """Move a pending environment to ``starting`` on a host, or say why not. Raises :class:`QuotaExceeded`."""
 
-    async def holder(_: AsyncSession, __: str) -> dict[str, str]:
+    async def holder(_: AsyncSession, __: tables.Host, ___: int) -> dict[str, str]:
         return {"environment_id": environment.id}
 
     found = await placing.take(db, ask=environment, image=image, ahead=ahead, holder=holder)
     if isinstance(found, placement.Refusal):
         return found
-    await _started(db, environment=environment, choice=found, launch=launch, actor=actor)
+    await _started(db, environment=environment, choice=found[0], launch=launch, actor=actor)
     return None
 
 

@@ -67,12 +67,6 @@ def _check(actor: Actor, body: TaskCreate) -> None:
     asking.check_parts(gpus=body.gpus, share=body.gpu_memory_bytes, profile=body.mig_profile)
     if (body.command is None) == (body.script is None):
         raise Invalid("A task has a command or a script, one of the two.", hint="Set `command` or `script`.")
-    if body.nodes > 1:
-        raise Invalid(
-            "Tasks on several hosts are not there yet.",
-            hint="Set nodes to 1.",
-            data={"errors": [{"field": "nodes", "message": "must be 1"}]},
-        )
 
 
 async def _workspace(db: AsyncSession, actor: Actor, body: TaskCreate) -> str | None:

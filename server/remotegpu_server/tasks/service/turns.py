@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Text, any_, bindparam, insert, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -12,9 +13,11 @@ from remotegpu.errors import QuotaExceeded
 from remotegpu.types.environments import Reason
 from remotegpu.types.identity import Scope, TokenKind
 from remotegpu_server import holds, placement, placing
+from remotegpu_server.attempts import tries
 from remotegpu_server.authz import SYSTEM, Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
+from remotegpu_server.placement import words
 from remotegpu_server.placing import Launch
 from remotegpu_server.reservations import enforcement as reservations
 from remotegpu_server.tasks import lifecycle
@@ -101,36 +104,48 @@ async def place(
 ) -> placement.Refusal | None:
     """Give a pending task its attempt on a host, or say why not. Raises :class:`QuotaExceeded`."""
 
-    async def holder(db: AsyncSession, host_id: str) -> dict[str, str]:
-        return {"attempt_id": await _attempt(db, task=task, host_id=host_id, launch=launch)}
+    async def holder(db: AsyncSession, host: tables.Host, rank: int) -> dict[str, str]:
+        return {"attempt_id": await _attempt(db, task=task, host=host, rank=rank, launch=launch)}
 
     found = await placing.take(db, ask=task, image=image, ahead=ahead, holder=holder)
     if isinstance(found, placement.Refusal):
         return found
-    what = f" with {len(found.gpus)} x {found.gpus[0].model}" if found.gpus else ""
+    gpus = found[0].gpus
+    what = f" with {len(gpus)} x {gpus[0].model}{' each' if len(found) > 1 else ''}" if gpus else ""
+    where = words.all_of([one.host.name for one in found])
     await lifecycle.move(
         db,
         task=task,
         to=lifecycle.Status.ASSIGNED,
         reason=Reason.PLACED,
-        message=f"Placed on {found.host.name}{what}.",
+        message=f"Placed on {where}{what}.",
         actor=actor,
         started_at=None,
         exit_code=None,
         outlook=None,
     )
-    await holds.bump_revision(db, host_id=found.host.id)
+    for one in found:
+        await holds.bump_revision(db, host_id=one.host.id)
+        notify(db, CLAIMABLE.format(host_id=one.host.id))
     if task.reservation_id is not None:
         await reservations.used(db, reservation_id=task.reservation_id)
-    notify(db, CLAIMABLE.format(host_id=found.host.id))
     return None
 
 
-async def _attempt(db: AsyncSession, *, task: tables.Task, host_id: str, launch: Launch) -> str:
-    """The row of the attempt, with a token of its own."""
+async def _attempt(
+    db: AsyncSession, *, task: tables.Task, host: tables.Host, rank: int, launch: Launch
+) -> str:
+    """The row of the attempt, with a token of its own, and of rank 0 of several with a port of its own."""
     attempt_id = tables.new_id("att")
     await db.execute(
-        insert(tables.Attempt).values(id=attempt_id, task_id=task.id, number=task.generation, host_id=host_id)
+        insert(tables.Attempt).values(
+            id=attempt_id,
+            task_id=task.id,
+            number=task.generation,
+            rank=rank,
+            host_id=host.id,
+            **(await _rendezvous(db, host=host) if task.nodes > 1 and rank == 0 else {}),
+        )
     )
     minted = await tokens.mint(
         db,
@@ -152,3 +167,12 @@ async def _attempt(db: AsyncSession, *, task: tables.Task, host_id: str, launch:
         .execution_options(synchronize_session=False)
     )
     return attempt_id
+
+
+async def _rendezvous(db: AsyncSession, *, host: tables.Host) -> dict[str, Any]:
+    """Where rank 0 on this host will be found. Raises :class:`placing.Taken` where all ports are in use."""
+    assert host.address is not None, "every agent tells its address when it registers"
+    port = await tries.free_port(db, address=host.address)
+    if port is None:
+        raise placing.Taken
+    return {"rendezvous_address": host.address, "rendezvous_port": port}
