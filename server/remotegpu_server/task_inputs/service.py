@@ -195,8 +195,9 @@ def unneeded(idle: timedelta, *, ended: timedelta) -> ColumnElement[bool]:
 
 
 async def mark(db: AsyncSession, input_ids: list[str], condition: ColumnElement[bool]) -> list[str]:
-    """Those that no task can take any more; looked at again under their locks."""
+    """Those that no task can take any more; looked at again under their locks, which are taken in order."""
     row = tables.TaskInput
+    await db.execute(select(row.id).where(row.id.in_(input_ids)).order_by(row.id).with_for_update())
     marked = await db.scalars(
         update(row)
         .where(row.id.in_(input_ids), condition)
