@@ -13,7 +13,7 @@ READY := $(BIN)/.remotegpu-ready
 BENCH_READY := $(BIN)/.remotegpu-bench-ready
 STANDALONE := $(BIN)/python -m remotegpu_server.standalone
 
-.PHONY: help setup up down status test lint docs e2e image bench-spawn bench-import bench-agent bench-placement bench-claims bench-logs bench-dispatch lock clean
+.PHONY: help setup up down status test lint docs e2e image bench-spawn bench-import bench-agent bench-placement bench-claims bench-logs bench-dispatch bench-heartbeat lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -47,9 +47,11 @@ lint: $(READY) ## Check style, types, import contracts and the generated client
 	@$(BIN)/lint-imports
 	@$(BIN)/python sdk/generate_sync.py --check
 	@$(BIN)/python sdk/generate_reference.py --check
+	@$(BIN)/python monitoring/generate.py --check
 
-docs: $(READY) ## Write the SDK's reference from its docstrings
+docs: $(READY) ## Write the SDK's reference from its docstrings, and the rules and dashboards
 	@$(BIN)/python sdk/generate_reference.py
+	@$(BIN)/python monitoring/generate.py
 
 e2e: $(READY) ## Run the end-to-end tests: the whole product, a browser in front
 	@$(BIN)/python -m pytest -m e2e $(ARGS)
@@ -77,6 +79,9 @@ bench-logs: $(READY) ## Output of a task in MB/s, through agent and server
 
 bench-dispatch: $(READY) ## Submit to first instruction on an idle local host
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python tests/benchmarks/bench_dispatch.py $(ARGS)
+
+bench-heartbeat: $(READY) ## What heartbeats of 1,000 hosts with 8 GPUs cost, and the most a server takes
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python tests/benchmarks/bench_heartbeat.py $(ARGS)
 
 lock: $(READY) ## Pin all dependencies again, to the newest that fit
 	@$(BIN)/python requirements/lock.py $(ARGS)

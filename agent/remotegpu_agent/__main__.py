@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ipaddress
 import json
 import logging
 import os
@@ -105,6 +106,8 @@ def _settings(arguments: argparse.Namespace, *, url: str) -> Settings:
         poll_wait_s=arguments.poll_wait,
         pull_silence_s=arguments.pull_silence,
         max_tasks=arguments.max_tasks,
+        metrics_listen=arguments.metrics_listen,
+        metrics_token=_secret_of(arguments.metrics_token_file),
         crash_at=os.environ.get("REMOTEGPU_CRASH_AT"),
     )
 
@@ -137,6 +140,10 @@ def _parser() -> argparse.ArgumentParser:
         "--pull-silence", type=float, default=120.0, metavar="SECONDS",
         help="give up an image transfer that moves nothing for this long (default: %(default)s)",
     )  # fmt: skip
+    run.add_argument(
+        "--metrics-listen", type=_address_port, metavar="ADDRESS:PORT", help="serve /metrics for Prometheus"
+    )
+    run.add_argument("--metrics-token-file", type=Path, metavar="FILE", help="what a scrape shows as bearer")
 
     enroll = commands.add_parser("enroll", parents=[common, server], help="join with a one-time token")
     enroll.set_defaults(command=_enroll)
@@ -152,6 +159,30 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("status", parents=[common], help="print the running agent's state as JSON")
     show.set_defaults(command=_status)
     return parser
+
+
+def _address_port(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    host = host.strip("[]")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        colon = ""
+    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ADDRESS:PORT with an IP address")
+    return host, int(port)
+
+
+def _secret_of(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        secret = file.read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"--metrics-token-file {file}: {error.strerror}") from None
+    if len(secret) < 16:
+        raise SettingsError(f"--metrics-token-file {file}: a secret of 16 characters or more is needed")
+    return secret
 
 
 def _default_state_dir() -> Path:

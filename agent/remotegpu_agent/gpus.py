@@ -8,6 +8,18 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from remotegpu.types.agent import InventoryGpu
+from remotegpu.types.hosts import ThrottleReason
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process on a GPU, by its id on the host."""
+
+    pid: int
+    memory_bytes: int | None
+    """Device memory it holds, where the driver tells."""
+    utilization_percent: float | None = None
+    """Of the GPU's compute units, since it was last asked for, where the driver tells."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,20 +29,50 @@ class GpuSample:
     uuid: str
     utilization_percent: float | None = None
     memory_utilization_percent: float | None = None
+    encoder_utilization_percent: float | None = None
+    decoder_utilization_percent: float | None = None
     memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
     temperature_c: float | None = None
+    memory_temperature_c: float | None = None
     power_w: float | None = None
     power_limit_w: float | None = None
+    energy_j: float | None = None
+    """Since the driver was loaded."""
     sm_clock_mhz: float | None = None
     memory_clock_mhz: float | None = None
+    throttle_reasons: tuple[ThrottleReason, ...] | None = None
+    pcie_rx_bytes_per_s: float | None = None
+    pcie_tx_bytes_per_s: float | None = None
+    pcie_replays: float | None = None
+    nvlink_rx_bytes_per_s: float | None = None
+    nvlink_tx_bytes_per_s: float | None = None
     ecc_corrected: int | None = None
     ecc_uncorrected: int | None = None
     remapped_rows: int | None = None
     """Rows of memory that were replaced after uncorrectable errors."""
     xid: int | None = None
     unhealthy_reason: str | None = None
-    processes: tuple[tuple[int, int | None], ...] = ()
-    """Host process id and the device memory it holds, in bytes."""
+    processes: tuple[GpuProcess, ...] = ()
+
+
+GAUGES = (
+    "utilization_percent",
+    "memory_utilization_percent",
+    "encoder_utilization_percent",
+    "decoder_utilization_percent",
+    "memory_used_bytes",
+    "temperature_c",
+    "memory_temperature_c",
+    "power_w",
+    "sm_clock_mhz",
+    "memory_clock_mhz",
+    "pcie_rx_bytes_per_s",
+    "pcie_tx_bytes_per_s",
+    "nvlink_rx_bytes_per_s",
+    "nvlink_tx_bytes_per_s",
+)
+"""Values of a sample that go up and down: mean and highest are kept of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import platform
 import socket
@@ -54,7 +55,18 @@ async def take_inventory(
         images=images,
         address=settings.address,
         shared_home=settings.shared_home_name,
+        metrics_address=_metrics_address(settings),
     )
+
+
+def _metrics_address(settings: Settings) -> str | None:
+    if settings.metrics_listen is None:
+        return None
+    host, port = settings.metrics_listen
+    # Listening everywhere says nothing of where others find it: they use the host's own address.
+    if ipaddress.ip_address(host).is_unspecified:
+        host = settings.address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _os_name() -> str:

@@ -6,15 +6,17 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Protocol
 
 import remotegpu
-from remotegpu import errors
-from remotegpu.types.agent import Enroll, Heartbeat, HomeVolume, SessionCreate, WorkloadMetrics
+from remotegpu import errors, exposition
+from remotegpu.types.agent import Enroll, Heartbeat, HomeVolume, InventoryGpu, SessionCreate, WorkloadMetrics
 from remotegpu.types.hosts import RuntimeKind
 from remotegpu_agent import __version__, home_sizes, homes, inventory, status
 from remotegpu_agent.activity import Kernels
@@ -23,7 +25,8 @@ from remotegpu_agent.gpus import GpuProvider
 from remotegpu_agent.image_saves import ImageSaves
 from remotegpu_agent.journal import Journal
 from remotegpu_agent.runtime import Health, Runtime, RuntimeUnavailable
-from remotegpu_agent.sampling import HostMeter, Sampler
+from remotegpu_agent.sampling import HostMeter, Sampler, WorkloadGpus
+from remotegpu_agent.scrapes import Scrapes
 from remotegpu_agent.settings import Credential, Settings
 from remotegpu_agent.sync import AgentApi, Refused, Superseded, Sync
 from remotegpu_agent.tasks.claims import Tasks
@@ -151,6 +154,9 @@ class Agent:
             gpu_memory=self._sampler.gpu_memory_of,
         )
         self._host = HostMeter(settings.home_root)
+        self._gpus: list[InventoryGpu] = []
+        self._heartbeats = 0
+        self._gpu_peaks: dict[str, int] = {}
         self._kernels = Kernels()
         epoch = status.read(settings.state_dir).get("epoch")
         self._previous_epoch = epoch if isinstance(epoch, int) else None
@@ -175,6 +181,7 @@ class Agent:
         self._write_status()
         tasks: dict[str, Coroutine[None, None, None]] = {
             "sampler": self._sampler.run(),
+            "host-meter": self._host.run(),
             "heartbeats": self._sync.send_heartbeats(self._heartbeat),
             "desired": self._sync.follow_desired(
                 self._converger.set_desired, self._saves.set_desired, self._tasks.set_granted
@@ -188,6 +195,9 @@ class Agent:
             "volume-sizes": self._sync.answer_volume_measurements(self._measure_home),
             "observer": self._converger.run(),
         }
+        if (listen := self._settings.metrics_listen) is not None:
+            scrapes = Scrapes(*listen, token=self._settings.metrics_token, tell=self._exposed)
+            tasks["scrapes"] = scrapes.run()
         await _guard(tasks)
 
     async def _end(self, *tasks: asyncio.Task[object]) -> None:
@@ -215,6 +225,8 @@ class Agent:
         self._health = await self._probe()
         if not self._health.healthy:
             log.warning("%s", self._health.detail)
+        gpus = await self._sampler.inventory()
+        self._gpus = gpus.gpus
         return SessionCreate(
             boot_id=inventory.boot_id(),
             agent_version=__version__,
@@ -224,7 +236,7 @@ class Agent:
                 self._settings,
                 runtime=self._runtime,
                 health=self._health,
-                gpus=await self._sampler.inventory(),
+                gpus=gpus,
             ),
             workloads=await self._converger.adopt(),
         )
@@ -239,12 +251,17 @@ class Agent:
         before, self._health = self._health, await self._probe()
         if before.healthy != self._health.healthy:
             log.warning("runtime: %s", self._health.detail)
+        reading = self._host.read()
+        self._heartbeats += 1
         body = Heartbeat(
             epoch=self._sync.epoch,
+            sequence=self._heartbeats,
             sampled_at=datetime.now(UTC),
             runtime_healthy=self._health.healthy,
             runtime_detail=self._health.detail,
-            host=self._host.read(),
+            host=reading.metrics,
+            host_mean=reading.mean,
+            host_highest=reading.highest,
             gpus=self._sampler.take(),
             workloads=await self._workload_metrics(),
             observed=self._converger.states(),
@@ -254,23 +271,61 @@ class Agent:
         return body
 
     async def _workload_metrics(self) -> list[WorkloadMetrics]:
+        return [*await self._environment_metrics(), *self._tasks.metrics(self._sampler.workloads)]
+
+    async def _environment_metrics(self) -> list[WorkloadMetrics]:
         try:
             usage = await self._runtime.usage() if self._health.healthy else {}
         except RuntimeUnavailable:
             return []
-        gpu_memory = self._sampler.gpu_memory_of(self._runtime.workload_of_pid)
+        gpus = self._sampler.workloads(self._runtime.workload_of_pid)
         idle_s = await self._kernels.idle_s(self._converger.servers())
-        return [
-            WorkloadMetrics(
-                workload_id=workload_id,
-                cpu_percent=used.cpu_percent,
-                memory_used_bytes=used.memory_used_bytes,
-                gpu_memory_bytes=gpu_memory.get(workload_id, {}),
-                connections=used.connections,
-                kernel_idle_s=idle_s.get(workload_id),
+        found = []
+        for workload_id, used in usage.items():
+            mine = gpus.get(workload_id, WorkloadGpus())
+            if mine.memory_bytes:
+                peak = max(sum(mine.memory_bytes.values()), self._gpu_peaks.get(workload_id, 0))
+                self._gpu_peaks[workload_id] = peak
+            found.append(
+                WorkloadMetrics(
+                    workload_id=workload_id,
+                    cpu_percent=used.cpu_percent,
+                    memory_used_bytes=used.memory_used_bytes,
+                    gpu_memory_bytes=mine.memory_bytes,
+                    gpu_utilization_percent=mine.utilization_percent,
+                    peak_gpu_memory_bytes=self._gpu_peaks.get(workload_id),
+                    connections=used.connections,
+                    kernel_idle_s=idle_s.get(workload_id),
+                )
             )
-            for workload_id, used in usage.items()
+        self._gpu_peaks = {key: peak for key, peak in self._gpu_peaks.items() if key in usage}
+        return found
+
+    def _exposed(self) -> str:
+        """What was measured last, for Prometheus."""
+        rows = []
+        for gpu in self._gpus:
+            where = exposition.gpu_labels(
+                index=gpu.index,
+                uuid=gpu.uuid,
+                product=gpu.product,
+                hostname=socket.gethostname(),
+                simulated=gpu.simulated,
+            )
+            if (sample := self._sampler.newest.get(gpu.uuid)) is not None:
+                rows.append((where, asdict(sample)))
+        heard = self._sync.last_contact
+        own = (
+            ("remotegpu_agent_heartbeats", "counter", "Heartbeats built in this session.", self._heartbeats),
+            ("remotegpu_agent_last_contact_seconds", "gauge", "Unix time of the last answer.", heard),
+            ("remotegpu_agent_runtime_healthy", "gauge", "1: containers run.", self._health.healthy),
+        )
+        lines = [
+            line
+            for name, kind, text, value in own
+            for line in exposition.family(name, kind, text, [("", value)])
         ]
+        return "".join([*lines, *exposition.gpus(rows)])
 
     def _write_status(self, *, state: str = "running", exit_code: int | None = None) -> None:
         try:

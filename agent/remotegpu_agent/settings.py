@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import tempfile
@@ -42,12 +43,24 @@ class Settings:
     """Pace of the full listing that backs up the engine's events."""
     pull_silence_s: float = 120.0
     """An image transfer that moves nothing for this long is given up."""
+    metrics_listen: tuple[str, int] | None = None
+    """Address and port of ``/metrics``; left out: there is none."""
+    metrics_token: str | None = field(default=None, repr=False)
+    """What a scrape shows as bearer; left out: only loopback addresses listen."""
     sample_every_s: float = 1.0
     """Pace of the GPU and host measurements."""
     max_tasks: int = 4 * (os.cpu_count() or 1)
     """Attempts of tasks that run at once; the server places by CPUs, memory and GPUs besides."""
     crash_at: str | None = None
     """Fault tests only: name of the point at which the process ends itself."""
+
+    def __post_init__(self) -> None:
+        if self.metrics_listen is None or self.metrics_token is not None:
+            return
+        if not ipaddress.ip_address(self.metrics_listen[0]).is_loopback:
+            raise SettingsError(
+                "--metrics-listen on an address that others reach needs --metrics-token-file with a secret."
+            )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from remotegpu.types.agent import InventoryGpu
+from remotegpu.types.hosts import ThrottleReason
 from remotegpu_agent.gpus import GIB, GpuInventory, GpuSample
 from remotegpu_agent.settings import SettingsError
 
@@ -80,12 +81,14 @@ class SimulatedGpus:
             uuid=gpu.uuid,
             utilization_percent=round(load, 1),
             memory_utilization_percent=round(load * 0.6, 1),
+            memory_total_bytes=gpu.memory_total_bytes,
             memory_used_bytes=int(gpu.memory_total_bytes * (0.3 + 0.2 * wave)) if busy else 0,
             temperature_c=round(32 + load * 0.4, 1),
             power_w=round(55 + load * 3.2, 1),
             power_limit_w=400.0,
             sm_clock_mhz=1410.0 if busy else 210.0,
             memory_clock_mhz=1593.0,
+            throttle_reasons=() if busy else (ThrottleReason.IDLE,),
         )
 
 

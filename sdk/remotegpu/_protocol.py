@@ -6,7 +6,8 @@ import json
 import random
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -74,6 +75,14 @@ def dumped(value: Wire | None, kind: type[Wire], *, what: str) -> dict[str, obje
     if not isinstance(value, kind):
         raise TypeError(f"{what} takes {kind.__module__}.{kind.__qualname__}, and not {value!r}.")
     return value.model_dump()
+
+
+def measured(
+    begin: datetime | None, end: datetime | None, step_s: int | None, metric: Sequence[str] | None
+) -> dict[str, object]:
+    """What to see of a history of measurements."""
+    times = {name: at.isoformat() for name, at in (("from", begin), ("to", end)) if at is not None}
+    return times | given(step_s=step_s, metric=listed(metric, what="metric"))
 
 
 def query(params: Params | None) -> dict[str, str | list[str]]:

@@ -49,6 +49,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "holder",
         "uuid",
     ),
+    "MetricPoint": ("at", "of", "metric", "gpu_uuid", "mean", "highest", "last", "simulated"),
     "Image": ("name", "reference", "status", "runtime", "display_name"),
     "ImageSave": ("id", "image_name", "status", "progress_bytes", "message", "created_at"),
     "User": ("username", "role", "status", "customer_name", "display_name"),

@@ -40,6 +40,8 @@ from remotegpu_server.image_saves import loop as image_saves_loop
 from remotegpu_server.image_saves import routes as image_saves_routes
 from remotegpu_server.images import routes as images_routes
 from remotegpu_server.loops import Loop, LoopRunner
+from remotegpu_server.metrics import loop as metrics_loop
+from remotegpu_server.metrics import routes as metrics_routes
 from remotegpu_server.middleware import RequestEnvelope
 from remotegpu_server.notifications import loop as notifications_loop
 from remotegpu_server.notifications import routes as notifications_routes
@@ -87,6 +89,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     ssh_keys_routes.router,
     settings_routes.router,
     usage_routes.router,
+    metrics_routes.router,
     environments_routes.router,
     image_saves_routes.router,
     volumes_routes.router,
@@ -144,6 +147,7 @@ LOOPS: tuple[Loop, ...] = (
     dedications_loop.LOOP,
     volumes_loop.LOOP,
     image_saves_loop.LOOP,
+    metrics_loop.LOOP,
     retention.LOOP,
     invariants.LOOP,
 )
@@ -157,8 +161,9 @@ def create_app(settings: Settings, *, run_loops: bool = True, loops: Sequence[Lo
     async def life(app: FastAPI) -> AsyncIterator[None]:
         database: Database = app.state.database
         token_use: TokenUse = app.state.token_use
-        runner = LoopRunner(loops if run_loops else (), database=database, settings=settings, vault=vault)
+        runner: LoopRunner = app.state.loop_runner
         database.signals.start()
+        database.samples.start()
         token_use.start()
         if run_loops:
             runner.start()
@@ -184,6 +189,9 @@ def create_app(settings: Settings, *, run_loops: bool = True, loops: Sequence[Lo
     app.state.vault = vault
     app.state.blobs = FileBlobs(settings.blob_dir)
     app.state.database = connect(settings.database_url, pool_size=settings.pool_size)
+    app.state.loop_runner = LoopRunner(
+        loops if run_loops else (), database=app.state.database, settings=settings, vault=vault
+    )
     app.state.token_use = TokenUse(app.state.database)
     app.state.rechecks = Rechecks(app.state.database)
     app.state.refusals = RefusalBudget()

@@ -15,6 +15,8 @@ from remotegpu_server.authz import Action, require
 from remotegpu_server.db.engine import Database
 from remotegpu_server.db.schema import HEAD
 from remotegpu_server.deps import bearer, identify
+from remotegpu_server.loops import LoopRunner
+from remotegpu_server.metrics import fleet
 from remotegpu_server.routing import api_router
 
 router = api_router("health")
@@ -44,14 +46,21 @@ async def readyz(request: Request) -> dict[str, str]:
 
 @router.get("/metrics", summary="Prometheus metrics of this process", response_class=Response)
 async def metrics(request: Request) -> Response:
-    """For clients on this machine that show no token, or a token with the scope ``metrics``."""
+    """For clients on this machine that show no token, or a token with the scope ``metrics``. The server that
+    leads tells of the fleet too.
+    """
     database: Database = request.app.state.database
     if bearer(request) is not None or not _is_loopback(request):
         async with database.sessions() as db:
             require(await identify(request, db), Action.METRICS_READ)
     for name, engine in (("requests", database.engine), ("heartbeats", database.heartbeat_engine)):
         observability.POOL_IN_USE.labels(name).set(engine.pool.checkedout())  # type: ignore[attr-defined]
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    pieces = [generate_latest().decode()]
+    runner: LoopRunner = request.app.state.loop_runner
+    if runner.leading:
+        async with database.sessions() as db:
+            pieces += [piece async for piece in fleet.exposed(db)]
+    return Response("".join(pieces), media_type=CONTENT_TYPE_LATEST)
 
 
 def _is_loopback(request: Request) -> bool:

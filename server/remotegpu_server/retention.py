@@ -12,7 +12,6 @@ from remotegpu_server.db import tables
 from remotegpu_server.loops import Loop, Work
 from remotegpu_server.settings import Settings
 
-HOST_SAMPLES_S = 2 * 3600
 LOG_REQUESTS_S = 60
 CAPACITY_CHANGES_S = 1800
 """Longer than any process keeps a fleet without loading it anew."""
@@ -39,7 +38,6 @@ def _rules(settings: Settings) -> list[tuple[type[tables.Base], ColumnElement[bo
         (tables.IdempotencyKey, older(tables.IdempotencyKey.created_at, idempotency.RETENTION_S)),
         (tables.LogRequest, older(tables.LogRequest.created_at, LOG_REQUESTS_S)),
         (tables.CapacityChange, older(tables.CapacityChange.at, CAPACITY_CHANGES_S)),
-        (tables.HostSample, older(tables.HostSample.at, HOST_SAMPLES_S)),
         (token, older(func.least(token.expires_at, token.revoked_at), EXPIRED_TOKENS_S)),
         (tables.OutboxMessage, older(tables.OutboxMessage.created_at, OUTBOX_S)),
         (tables.Alert, older(tables.Alert.resolved_at, settings.event_retention_s)),

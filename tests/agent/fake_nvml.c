@@ -1,7 +1,9 @@
 /* A tiny libnvidia-ml.so.1. It reads its state on every call from the file that FAKE_NVML names: one line for
  * each GPU, name|uuid|MiB total|MiB used|GPU %|memory %|C|mW|fault|pid:MiB,pid:MiB|uncorrected ECC|MIG,
  * and where it matters |NVLink group|profile:uuid:MiB,profile:uuid:MiB for its MIG instances, and then
- * |replaced rows of correctable errors:of uncorrectable ones:pending:failed|retired pages pending.
+ * |replaced rows of correctable errors:of uncorrectable ones:pending:failed|retired pages pending
+ * |memory C:mJ:PCIe replays:NVLink KiB sent:received:PCIe bytes sent:received|throttle bits:encoder %:decoder %.
+ * A process may have its load behind its memory, pid:MiB:%.
  * A negative number means "not supported". No file: the driver is not loaded (9). XID events are absent. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +15,8 @@ enum { OK = 0, UNINITIALIZED = 1, BAD = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMA
 
 struct gpu {
     char name[96], uuid[96], processes[256], instances[256];
-    long total, used, util, memory_util, celsius, milliwatts, fault, ecc, mig, group, rows[4], retired;
+    long total, used, util, memory_util, celsius, milliwatts, fault, ecc, mig, group, rows[4], retired,
+        fields[7], throttle, encoder, decoder;
 };
 static int initialised;
 
@@ -26,12 +29,16 @@ static int load(struct gpu *gpus) {
     while (count < 16 && fgets(line, sizeof line, file)) {
         struct gpu *g = &gpus[count];
         memset(g, 0, sizeof *g);
-        g->group = g->rows[0] = g->retired = -1;
-        if (sscanf(line, "%95[^|]|%95[^|]|%ld|%ld|%ld|%ld|%ld|%ld|%ld|%255[^|]|%ld|%ld|%ld|%255[^|\n]|%ld:%ld:%ld:%ld|%ld",
+        g->group = g->rows[0] = g->retired = g->throttle = g->encoder = g->decoder = -1;
+        for (int i = 0; i < 7; i++) g->fields[i] = -1;
+        if (sscanf(line, "%95[^|]|%95[^|]|%ld|%ld|%ld|%ld|%ld|%ld|%ld|%255[^|]|%ld|%ld|%ld|%255[^|\n]|%ld:%ld:%ld:%ld|%ld"
+                   "|%ld:%ld:%ld:%ld:%ld:%ld:%ld|%ld:%ld:%ld",
                    g->name,
                    g->uuid, &g->total, &g->used, &g->util, &g->memory_util, &g->celsius, &g->milliwatts,
                    &g->fault, g->processes, &g->ecc, &g->mig, &g->group, g->instances, &g->rows[0],
-                   &g->rows[1], &g->rows[2], &g->rows[3], &g->retired) >= 12)
+                   &g->rows[1], &g->rows[2], &g->rows[3], &g->retired, &g->fields[0], &g->fields[1],
+                   &g->fields[2], &g->fields[3], &g->fields[4], &g->fields[5], &g->fields[6], &g->throttle,
+                   &g->encoder, &g->decoder) >= 12)
             count++;
     }
     fclose(file);
@@ -177,6 +184,50 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *h, u32 *count, struct process 
         found++;
     }
     int fits = found <= *count;
+    *count = found;
+    return fits ? OK : SMALL;
+}
+struct field { u32 id, scope; long long timestamp, latency; int type, code; u64 value; };
+int nvmlDeviceGetFieldValues(void *h, int count, struct field *out) {
+    static const u32 ids[] = {82, 83, 94, 138, 139, 197, 198};
+    DEVICE(h);
+    for (int i = 0; i < count; i++) {
+        out[i].code = NOT_SUPPORTED;
+        for (int k = 0; k < 7; k++)
+            if (ids[k] == out[i].id && g.fields[k] >= 0) { out[i].code = OK; out[i].type = k == 0 ? 1 : 3; out[i].value = (u64)g.fields[k]; }
+    }
+    return OK;
+}
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *h, u64 *bits) {
+    DEVICE(h);
+    if (g.throttle < 0) return NOT_SUPPORTED;
+    *bits = (u64)g.throttle;
+    return OK;
+}
+int nvmlDeviceGetEncoderUtilization(void *h, u32 *percent, u32 *period) {
+    DEVICE(h);
+    if (g.encoder < 0) return NOT_SUPPORTED;
+    *percent = (u32)g.encoder; *period = 167000;
+    return OK;
+}
+int nvmlDeviceGetDecoderUtilization(void *h, u32 *percent, u32 *period) {
+    DEVICE(h);
+    if (g.decoder < 0) return NOT_SUPPORTED;
+    *percent = (u32)g.decoder; *period = 167000;
+    return OK;
+}
+struct load { u32 pid; u64 at; u32 sm, memory, encoder, decoder; };
+int nvmlDeviceGetProcessUtilization(void *h, struct load *out, u32 *count, u64 since) {
+    DEVICE(h);
+    u32 found = 0;
+    for (char *at = strtok(g.processes, ","); at; at = strtok(NULL, ",")) {
+        u32 pid, percent; u64 mib;
+        if (sscanf(at, "%u:%llu:%u", &pid, &mib, &percent) != 3) continue;
+        if (out && found < *count) out[found] = (struct load){pid, since + 1000, percent, 0, 0, 0};
+        found++;
+    }
+    if (!found) return NOT_FOUND;
+    int fits = out && found <= *count;
     *count = found;
     return fits ? OK : SMALL;
 }

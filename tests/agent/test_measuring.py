@@ -12,9 +12,9 @@ from remotegpu import errors
 from remotegpu_agent import readiness
 from remotegpu_agent.docker_networks import free_subnets, used_subnets
 from remotegpu_agent.firewall import endpoints
-from remotegpu_agent.gpus import GIB, GpuInventory, GpuSample
+from remotegpu_agent.gpus import GIB, GpuInventory, GpuProcess, GpuSample
 from remotegpu_agent.journal import Entry, Journal
-from remotegpu_agent.sampling import Sampler
+from remotegpu_agent.sampling import HostMeter, Sampler
 from remotegpu_agent.settings import SettingsError
 from remotegpu_agent.simulated_gpus import SimulatedGpus, parse_spec
 from remotegpu_agent.sync import Backoff
@@ -77,7 +77,14 @@ class ScriptedGpus:
 async def test_heartbeat_carries_mean_highest_and_last_and_starts_anew() -> None:
     gpus = ScriptedGpus(
         [GpuSample(uuid="GPU-1", utilization_percent=10, temperature_c=40)],
-        [GpuSample(uuid="GPU-1", utilization_percent=70, temperature_c=60, processes=((7, 1000), (8, None)))],
+        [
+            GpuSample(
+                uuid="GPU-1",
+                utilization_percent=70,
+                temperature_c=60,
+                processes=(GpuProcess(7, 1000, 30), GpuProcess(8, None)),
+            )
+        ],
         [GpuSample(uuid="GPU-1")],
     )
     sampler = Sampler(gpus, every_s=1, held=frozenset)
@@ -86,12 +93,33 @@ async def test_heartbeat_carries_mean_highest_and_last_and_starts_anew() -> None
     (first,) = sampler.take()
     assert (first.metrics.utilization_percent, first.metrics.utilization_max_percent) == (40, 70)
     assert first.metrics.temperature_c == 60
+    assert first.mean == {"temperature_c": 50}, "the mean of the load is its value"
+    assert first.highest == {"utilization_percent": 70}, "the highest temperature is the last one"
     assert sampler.gpu_memory_of({7: "env-1", 8: "env-1"}.get) == {"env-1": {"GPU-1": 1000}}
+    assert sampler.workloads({7: "env-1", 8: "env-1"}.get)["env-1"].utilization_percent == {"GPU-1": 30}
     await sampler.sample(processes=False)
     (second,) = sampler.take()
     assert second.metrics.utilization_percent is None
     assert sampler.take() == []
     sampler.close()
+
+
+def test_host_is_looked_at_every_second_and_tells_mean_and_highest(tmp_path: Path) -> None:
+    now = [0.0]
+    meter = HostMeter(tmp_path, clock=lambda: now[0])
+    first = meter.read()
+    assert first.metrics.cpu_percent is None, "nothing was looked at yet"
+    assert first.metrics.network_rx_bytes_per_s is None
+    assert (first.mean, first.highest) == ({}, {})
+    for _ in range(3):
+        meter.sample()
+        now[0] += 1.0
+    told = meter.read()
+    assert told.metrics.cpu_percent is not None
+    assert told.metrics.memory_used_bytes
+    assert (told.metrics.memory_total_bytes or 0) > told.metrics.memory_used_bytes
+    assert told.highest.get("memory_used_bytes", told.metrics.memory_used_bytes) > 0
+    assert meter.read().metrics.cpu_percent is None, "what was told is not told again"
 
 
 def test_subnets_overlap_with_nothing_in_use() -> None:

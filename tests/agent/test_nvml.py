@@ -91,7 +91,10 @@ def test_gpus_are_described_as_the_driver_knows_them(look: Any) -> None:
     assert (h200["utilization_percent"], h200["memory_utilization_percent"]) == (87, 41)
     assert (h200["memory_used_bytes"], h200["temperature_c"], h200["power_w"]) == (51200 * 2**20, 63, 512)
     assert (h200["power_limit_w"], h200["sm_clock_mhz"], h200["memory_clock_mhz"]) == (700, 1755, 2619)
-    assert h200["processes"] == [[4242, 50000 * 2**20], [4343, 1100 * 2**20]]
+    assert [(one["pid"], one["memory_bytes"]) for one in h200["processes"]] == [
+        (4242, 50000 * 2**20),
+        (4343, 1100 * 2**20),
+    ]
     assert (h200["ecc_corrected"], h200["ecc_uncorrected"], h200["xid"]) == (0, 0, None)
     assert h200["unhealthy_reason"] is None
 
@@ -104,6 +107,38 @@ def test_what_is_not_supported_is_null_and_never_zero(look: Any) -> None:
         assert silent[name] is None, name
     assert silent["memory_used_bytes"] == 10 * 2**20
     assert silent["unhealthy_reason"] is None
+
+
+def test_links_energy_throttling_and_load_of_processes_are_read_where_the_driver_has_them(look: Any) -> None:
+    busy = H200.replace("4242:50000,", "4242:50000:73,") + "|-1|-|-1:0:0:0|-1"
+    counters = ("71:1000000:2:100:200:5000:6000|36:3:4", "72:4100000:2:131:50:8100:9100|0:3:4")
+    _, first, (second,) = look(f"{busy}|{counters[0]}\n", f"{busy}|{counters[1]}\n", first=f"{H200}\n")
+    assert (first[0]["memory_temperature_c"], first[0]["energy_j"], first[0]["pcie_replays"]) == (71, 1000, 2)
+    assert first[0]["throttle_reasons"] == ["power_cap", "sw_thermal"]
+    assert (first[0]["encoder_utilization_percent"], first[0]["decoder_utilization_percent"]) == (3, 4)
+    assert first[0]["nvlink_tx_bytes_per_s"] is None, "one look gives no rate"
+    assert second["throttle_reasons"] == []
+    assert (second["nvlink_tx_bytes_per_s"], second["pcie_tx_bytes_per_s"]) == (1024, 100)
+    assert second["nvlink_rx_bytes_per_s"] is None, "its counter was set back"
+    assert [one["utilization_percent"] for one in second["processes"]] == [73, None]
+
+
+def test_divided_gpu_tells_memory_and_processes_of_its_instances(look: Any) -> None:
+    divided = A100.replace("|0|30|", "|-1|30|").replace("|0|-1|30|", "|-1|-1|30|")
+    _, samples = look("", first=f"{divided}|-1|1g.10gb:MIG-one:9728,3g.40gb:MIG-two:40192\n")
+    assert [one["uuid"] for one in samples] == ["GPU-a100", "MIG-one", "MIG-two"]
+    assert [one["utilization_percent"] for one in samples] == [None, None, None]
+    assert samples[2]["memory_total_bytes"] == 40192 * 2**20
+    lost = divided.replace("|60000|0|", "|60000|15|")
+    _, sick = look(f"{lost}|-1|1g.10gb:MIG-one:9728\n", first=f"{divided}|-1|1g.10gb:MIG-one:9728\n")
+    assert all("lost from the bus" in one["unhealthy_reason"] for one in sick)
+
+
+def test_sixteen_gpus_are_all_measured(look: Any) -> None:
+    lines = "".join(A100.replace("GPU-a100", f"GPU-{index}") + "\n" for index in range(16))
+    _, samples = look("", first=lines)
+    assert len({one["uuid"] for one in samples}) == 16
+    assert all(one["temperature_c"] == 30 for one in samples)
 
 
 def test_lost_gpu_is_unhealthy_and_the_others_go_on(look: Any) -> None:

@@ -110,6 +110,7 @@ def inventory() -> wire.Inventory:
         images=[],
         address="10.0.0.1",
         shared_home=None,
+        metrics_address="10.0.0.1:9835",
     )
 
 

@@ -5,6 +5,7 @@ A noun's journey is ``journey_<noun>.py``: ``async def drive(world)``. Add it to
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from typing import Any, get_type_hints
@@ -17,6 +18,7 @@ import journey_events
 import journey_health
 import journey_hosts
 import journey_images
+import journey_metrics
 import journey_notifications
 import journey_queue
 import journey_quotas
@@ -53,6 +55,7 @@ JOURNEYS = (
     journey_volumes.drive,
     journey_tasks.drive,
     journey_usage.drive,
+    journey_metrics.drive,
     journey_queue.drive,
     journey_reservations.drive,
     journey_hosts.drive_last,
@@ -126,17 +129,23 @@ def _properties(document: dict[str, Any], schema: dict[str, Any]) -> set[str]:
     )
 
 
+@functools.cache
+def _client() -> remotegpu.AsyncClient:
+    """One for all questions about its methods: making one takes a while."""
+    return remotegpu.AsyncClient("http://remotegpu.test", "")
+
+
 def arguments_of(method: str) -> set[str]:
     """Names of a method's arguments; of one that takes the wire type itself, also its fields."""
     name, verb = method.split(".")
-    function = getattr(type(getattr(remotegpu.AsyncClient("http://remotegpu.test", ""), name)), verb)
+    function = getattr(type(getattr(_client(), name)), verb)
     hints = get_type_hints(function, vars(sys.modules[function.__module__]))
     whole = [hints[name] for name in hints if name != "return" and hasattr(hints[name], "model_fields")]
     return set(inspect.signature(function).parameters).union(*(kind.model_fields for kind in whole))
 
 
 def all_methods() -> set[str]:
-    client = remotegpu.AsyncClient("http://remotegpu.test", "")
+    client = _client()
     return {
         f"{name}.{method}"
         for name in RESOURCES

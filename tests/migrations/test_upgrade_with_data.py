@@ -389,6 +389,12 @@ def test_upgrade_0020_keeps_attempts_that_run_and_gives_them_no_meeting_place(
     engine.dispose()
 
 
+def test_upgrade_0021_begins_with_empty_samples_and_no_numbered_heartbeat(upgraded: sa.Engine) -> None:
+    for table in ("host_samples", "host_sample_minutes", "host_sample_hours"):
+        assert _rows(upgraded, f"SELECT count(*) FROM {table}") == [(0,)]  # noqa: S608
+    assert _rows(upgraded, "SELECT DISTINCT heartbeat_sequence FROM hosts") == [(0,)]
+
+
 def test_every_revision_is_asserted_here() -> None:
     asserted = {name.split("_")[2] for name in globals() if name.startswith("test_upgrade_0")}
     folder = Path(remotegpu_migrations.__file__).parent / "versions"

@@ -121,6 +121,7 @@ class _Rows:
             "customer": "default",
             "user": person.id,
             "host": agent.host_id,
+            "gpu": agent.gpus[0]["uuid"],
             "dedication": dedication["id"],
             "image": "base",
             "key_id": key["id"],

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from remotegpu import errors
-from remotegpu.types.agent import ClaimedAttempt, ClaimedAttempts, GrantedAttempt, TaskClaim
+from remotegpu.types.agent import ClaimedAttempt, ClaimedAttempts, GrantedAttempt, TaskClaim, WorkloadMetrics
 from remotegpu_agent import fault_points
 from remotegpu_agent.runtime import RuntimeUnavailable, StillThere
+from remotegpu_agent.sampling import WorkloadGpus
 from remotegpu_agent.settings import Settings, write_private
 from remotegpu_agent.sync import Sync
 from remotegpu_agent.tasks.attempt import Attempt
@@ -273,6 +274,25 @@ class Tasks:
             await asyncio.to_thread(remove_leftovers, self._root)
         except OSError as error:
             log.error("leftovers of released attempts stay: %s", error)
+
+    def metrics(
+        self, gpus_of: Callable[[Callable[[int], str | None]], dict[str, WorkloadGpus]]
+    ) -> list[WorkloadMetrics]:
+        """What the running attempts use. Of memory only the highest since the start is measured."""
+        running = [attempt for attempt in self._attempts.values() if attempt.running]
+        gpus = gpus_of(self._runtime.attempt_of_pid) if running else {}
+        return [
+            WorkloadMetrics(
+                workload_id=attempt.spec.id,
+                cpu_percent=None,
+                memory_used_bytes=None,
+                gpu_memory_bytes=gpus.get(attempt.spec.id, WorkloadGpus()).memory_bytes,
+                gpu_utilization_percent=gpus.get(attempt.spec.id, WorkloadGpus()).utilization_percent,
+                peak_memory_bytes=attempt.peak_memory_bytes,
+                peak_gpu_memory_bytes=attempt.peak_gpu_memory_bytes,
+            )
+            for attempt in running
+        ]
 
     async def _measure(self) -> None:
         """Keep the peaks of memory and GPU memory, where somebody tells."""

@@ -8,11 +8,16 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from remotegpu.types.hosts import GpuMetrics, HostMetrics, RuntimeKind
+from remotegpu.types.hosts import GpuMetrics, HostMetrics, Measure, RuntimeKind
 from remotegpu.types.wire import Bytes, UtcTime, Wire, WireEnum
 
 Line = Annotated[str, StringConstraints(max_length=256)]
 HostPort = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.:\[\]-]{1,250}:[0-9]{1,5}$")]
+WorkloadId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Aggregates = Annotated[
+    dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")], Measure], Field(max_length=32)
+]
+"""Mean or highest of measurements, by their names."""
 Uuid = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{4,80}$")]
 
 
@@ -74,6 +79,8 @@ class Inventory(Wire):
     """Where the hub's proxy reaches environments on this host."""
     shared_home: Line | None
     """Name of the shared home root, or ``null``."""
+    metrics_address: HostPort | None = None
+    """Where its ``/metrics`` is, if it has one."""
 
 
 class SessionCreate(Wire):
@@ -149,14 +156,20 @@ class Observation(ObservedWorkload):
 
 
 class WorkloadMetrics(Wire):
-    """What one workload uses."""
+    """What one workload uses: an environment, or an attempt of a task."""
 
-    workload_id: str
-    cpu_percent: float | None
+    workload_id: WorkloadId
+    cpu_percent: Measure | None
     """Of one CPU."""
     memory_used_bytes: Bytes | None
     gpu_memory_bytes: dict[Uuid, Bytes]
     """Device memory of its processes by GPU, where the driver tells."""
+    gpu_utilization_percent: dict[Uuid, Measure] = {}
+    """Of its processes by GPU, where the driver tells."""
+    peak_memory_bytes: Bytes | None = None
+    """The highest since its start, as far as its agent saw."""
+    peak_gpu_memory_bytes: Bytes | None = None
+    """Of all its GPUs together, the same."""
     connections: Annotated[int, Field(ge=0)] | None = None
     """Open connections to its notebook and SSH server."""
     kernel_idle_s: Annotated[float, Field(ge=0)] | None = None
@@ -168,6 +181,9 @@ class HeartbeatGpu(Wire):
 
     uuid: Uuid
     metrics: GpuMetrics
+    mean: Aggregates = {}
+    """Over the samples since the last heartbeat, by the names of ``metrics``."""
+    highest: Aggregates = {}
     unhealthy_reason: Line | None = None
     """Set when the device must not take new work: fatal XID, uncorrected ECC, lost from the bus."""
 
@@ -176,11 +192,16 @@ class Heartbeat(Wire):
     """I am alive, and this is what I measured. Absent values are ``null``."""
 
     epoch: int
+    sequence: Annotated[int, Field(ge=1, le=2**62)] | None = None
+    """Counts the heartbeats of a session: one that was repeated or overtaken is known by it."""
     sampled_at: UtcTime
     """By the host's clock; the server uses its own time for every decision."""
     runtime_healthy: bool
     runtime_detail: Line
     host: HostMetrics
+    host_mean: Aggregates = {}
+    """Over the samples since the last heartbeat, by the names of ``host``."""
+    host_highest: Aggregates = {}
     gpus: Annotated[list[HeartbeatGpu], Field(max_length=64)]
     workloads: Annotated[list[WorkloadMetrics], Field(max_length=1000)]
     observed: Annotated[list[ObservedWorkload], Field(max_length=1000)]

@@ -80,6 +80,21 @@ class RuntimeKind(WireEnum):
     UNKNOWN = "unknown"
 
 
+class ThrottleReason(WireEnum):
+    """What holds the clocks of a GPU down."""
+
+    IDLE = "idle"
+    APPLICATIONS_CLOCKS = "applications_clocks"
+    POWER_CAP = "power_cap"
+    HW_SLOWDOWN = "hw_slowdown"
+    SYNC_BOOST = "sync_boost"
+    SW_THERMAL = "sw_thermal"
+    HW_THERMAL = "hw_thermal"
+    HW_POWER_BRAKE = "hw_power_brake"
+    DISPLAY_CLOCKS = "display_clocks"
+    UNKNOWN = "unknown"
+
+
 class GpuHealth(WireEnum):
     """Whether new work may be placed on a GPU."""
 
@@ -162,20 +177,38 @@ class HostBatch(Wire):
     """Of a drain."""
 
 
-class GpuMetrics(Wire):
-    """What NVML said of one GPU. ``null`` where the driver does not say; never 0 in its place."""
+Measure = Annotated[float, Field(allow_inf_nan=False)]
 
-    utilization_percent: float | None = None
+
+class GpuMetrics(Wire):
+    """What NVML said of one GPU, at last. ``null`` where the driver does not say; never 0 in its place."""
+
+    utilization_percent: Measure | None = None
     """Share of time with a kernel running, mean over the heartbeat's samples."""
-    utilization_max_percent: float | None = None
-    memory_utilization_percent: float | None = None
+    utilization_max_percent: Measure | None = None
+    memory_utilization_percent: Measure | None = None
     """Share of time device memory was read or written."""
+    encoder_utilization_percent: Measure | None = None
+    decoder_utilization_percent: Measure | None = None
     memory_used_bytes: Bytes | None = None
-    temperature_c: float | None = None
-    power_w: float | None = None
-    power_limit_w: float | None = None
-    sm_clock_mhz: float | None = None
-    memory_clock_mhz: float | None = None
+    memory_total_bytes: Bytes | None = None
+    temperature_c: Measure | None = None
+    memory_temperature_c: Measure | None = None
+    power_w: Measure | None = None
+    power_limit_w: Measure | None = None
+    energy_j: Measure | None = None
+    """Since the driver was loaded."""
+    sm_clock_mhz: Measure | None = None
+    memory_clock_mhz: Measure | None = None
+    throttle_reasons: Annotated[list[ThrottleReason], Field(max_length=16)] | None = None
+    """What holds its clocks down; empty: nothing."""
+    pcie_rx_bytes_per_s: Measure | None = None
+    pcie_tx_bytes_per_s: Measure | None = None
+    pcie_replays: Measure | None = None
+    """Since the driver was loaded."""
+    nvlink_rx_bytes_per_s: Measure | None = None
+    """All links together."""
+    nvlink_tx_bytes_per_s: Measure | None = None
     ecc_corrected: int | None = None
     """Since the driver was loaded (volatile counter)."""
     ecc_uncorrected: int | None = None
@@ -243,17 +276,26 @@ class GpuRestore(Wire):
 
 
 class HostMetrics(Wire):
-    """Load of a whole host."""
+    """Load of a whole host, at last; rates are means since the heartbeat before."""
 
-    cpu_percent: float | None = None
+    cpu_percent: Measure | None = None
     """Of all logical CPUs together, 0 to 100."""
     memory_used_bytes: Bytes | None = None
+    memory_total_bytes: Bytes | None = None
+    swap_used_bytes: Bytes | None = None
     disk_used_bytes: Bytes | None = None
     disk_total_bytes: Bytes | None = None
     """Of the file system that holds the homes."""
-    load_1m: float | None = None
-    network_rx_bytes_per_s: float | None = None
-    network_tx_bytes_per_s: float | None = None
+    root_disk_used_bytes: Bytes | None = None
+    root_disk_total_bytes: Bytes | None = None
+    """Of the file system ``/``."""
+    disk_read_bytes_per_s: Measure | None = None
+    disk_write_bytes_per_s: Measure | None = None
+    load_1m: Measure | None = None
+    load_5m: Measure | None = None
+    load_15m: Measure | None = None
+    network_rx_bytes_per_s: Measure | None = None
+    network_tx_bytes_per_s: Measure | None = None
 
 
 class Host(Wire):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
-from sqlalchemy import bindparam, func, insert, select, text, update
+from sqlalchemy import BigInteger, bindparam, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import Text
@@ -40,9 +39,10 @@ from remotegpu.types.agent import (
 from remotegpu.types.hosts import HostMetrics
 from remotegpu.types.identity import Scope, TokenKind
 from remotegpu_server import authz
+from remotegpu_server.agents import convert
 from remotegpu_server.attempts import service as attempts
 from remotegpu_server.authz import Action, Actor
-from remotegpu_server.db import tables
+from remotegpu_server.db import samples, tables
 from remotegpu_server.db.notify import notify
 from remotegpu_server.environments.service import observe
 from remotegpu_server.events import service as events
@@ -141,6 +141,7 @@ async def _take_inventory(db: AsyncSession, *, host_id: str, body: SessionCreate
         .where(row.id == host_id)
         .values(
             epoch=row.epoch + 1,
+            heartbeat_sequence=0,
             revision=row.revision + 1,
             connection="online",
             boot_id=body.boot_id,
@@ -230,24 +231,25 @@ def _fraction(gpu: InventoryGpu, inventory: Inventory) -> float:
 
 _BEAT = text("""
     WITH before AS (
-        SELECT id, connection, runtime_healthy, disk_full FROM hosts WHERE id = :host_id AND epoch = :epoch
+        SELECT id, connection, runtime_healthy, disk_full, heartbeat_sequence FROM hosts
+        WHERE id = :host_id AND epoch = :epoch
         FOR NO KEY UPDATE
     )
     UPDATE hosts SET connection = 'online', last_heartbeat_at = now(), runtime_healthy = :healthy,
-        runtime_detail = :detail, quarantined = :quarantined, disk_full = :disk_full
+        runtime_detail = :detail, quarantined = :quarantined, disk_full = :disk_full,
+        heartbeat_sequence = greatest(before.heartbeat_sequence, :sequence)
     FROM before WHERE hosts.id = before.id
-    RETURNING hosts.revision, before.connection, before.runtime_healthy, before.disk_full
-""").bindparams(bindparam("quarantined", type_=ARRAY(Text)))
-
-_SAMPLE = text("""
-    INSERT INTO host_samples (host_id, at, host, gpus, workloads)
-    VALUES (:host_id, clock_timestamp(),
-        CAST(:host AS jsonb), CAST(:gpus AS jsonb), CAST(:workloads AS jsonb))
-""")
+    RETURNING hosts.revision, before.connection, before.runtime_healthy, before.disk_full,
+        :sequence = 0 OR before.heartbeat_sequence < :sequence AS fresh, clock_timestamp() AS at,
+        set_config('synchronous_commit', 'off', true)
+""").bindparams(bindparam("quarantined", type_=ARRAY(Text)), bindparam("sequence", type_=BigInteger))
 
 
 async def heartbeat(db: AsyncSession, *, actor: Actor, body: Heartbeat, settings: Settings) -> HeartbeatReply:
-    """Alive, and measured: one UPDATE, one INSERT; the rest only where something differs."""
+    """Alive, and measured: one UPDATE; the rest only where something differs.
+
+    Alone, it does not wait for the disk: a crash may forget a heartbeat, and the next one comes soon.
+    """
     authz.require(actor, Action.AGENT_REPORT)
     assert actor.host_id is not None, "agent credentials are bound to a host"
     disk_full = await _disk_is_full(db, body.host)
@@ -261,31 +263,31 @@ async def heartbeat(db: AsyncSession, *, actor: Actor, body: Heartbeat, settings
                 "detail": body.runtime_detail,
                 "quarantined": body.quarantined,
                 "disk_full": disk_full,
+                "sequence": body.sequence or 0,
             },
         )
     ).one_or_none()
     if beat is None:
         current = await db.scalar(select(tables.Host.epoch).where(tables.Host.id == actor.host_id))
         raise sessions.stale(current or 0)
-    revision, connection, was_healthy, was_full = beat
-    await db.execute(
-        _SAMPLE,
-        {
-            "host_id": actor.host_id,
-            "host": body.host.model_dump_json(),
-            "gpus": json.dumps({gpu.uuid: gpu.metrics.model_dump(mode="json") for gpu in body.gpus}),
-            "workloads": json.dumps({one.workload_id: one.model_dump(mode="json") for one in body.workloads}),
-        },
-    )
+    if not beat.fresh:  # repeated or overtaken: what it says is older than what is known
+        return HeartbeatReply(next_in_s=settings.heartbeat_s, revision=beat.revision)
+    revision, connection, was_healthy, was_full, _, at, _ = beat
+    samples.of(db).put(convert.sample(body, host_id=actor.host_id, at=at))
     sick = await gpu_health.take_out(db, actor=actor, host_id=actor.host_id, gpus=body.gpus)
-    if connection != "online" or was_healthy != body.runtime_healthy:
+    changed = connection != "online" or was_healthy != body.runtime_healthy
+    worse = sick or was_full != disk_full or was_healthy != body.runtime_healthy
+    if changed:
         await _changed(
             db, actor=actor, host_id=actor.host_id, connection=connection, healthy=body.runtime_healthy
         )
-    if sick or was_full != disk_full or was_healthy != body.runtime_healthy:
+    if worse:
         await host_health.refresh(db, host_id=actor.host_id, actor=actor)
-    for report in await _news(db, host_id=actor.host_id, reports=body.observed):
+    news = await _news(db, host_id=actor.host_id, reports=body.observed)
+    for report in news:
         await observe.apply_report(db, host_id=actor.host_id, report=report, actor=actor)
+    if changed or worse or news:  # what a crash must not undo
+        await db.execute(text("SET LOCAL synchronous_commit TO DEFAULT"))
     return HeartbeatReply(next_in_s=settings.heartbeat_s, revision=revision)
 
 

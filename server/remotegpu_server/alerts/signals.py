@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.types.quotas import QuotaResource
 from remotegpu_server.db import tables
-from remotegpu_server.gpus import service as gpus
+from remotegpu_server.db.samples import Sample, newest
 from remotegpu_server.queue import waits
 from remotegpu_server.quotas import queries as quotas
 from remotegpu_server.settings import Settings
@@ -70,7 +70,7 @@ class View:
         self.db = db
         self.settings = settings
         self._hosts: list[tables.Host] | None = None
-        self._samples: dict[str, tables.HostSample] | None = None
+        self._samples: dict[str, Sample] | None = None
         self._gpus: list[GpuNow] | None = None
 
     async def hosts(self) -> list[tables.Host]:
@@ -80,11 +80,11 @@ class View:
             self._hosts = list(found)
         return self._hosts
 
-    async def samples(self) -> dict[str, tables.HostSample]:
+    async def samples(self) -> dict[str, Sample]:
         """The newest of each of these hosts, by its id; none of a silent one."""
         if self._samples is None:
             ids = [host.id for host in await self.hosts()]
-            self._samples = await gpus.newest_samples(self.db, host_ids=ids)
+            self._samples = await newest(self.db, host_ids=ids)
         return self._samples
 
     async def gpus(self) -> list[GpuNow]:

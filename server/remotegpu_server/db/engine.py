@@ -13,7 +13,9 @@ from sqlalchemy import URL, event, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
+from remotegpu_server.db import samples as host_samples
 from remotegpu_server.db.notify import Signals, take_hints
+from remotegpu_server.db.samples import Samples
 
 STATEMENT_TIMEOUT_S = 10
 LOCK_TIMEOUT_S = 5
@@ -34,15 +36,17 @@ class Database:
     heartbeat_sessions: async_sessionmaker[AsyncSession]
     heartbeat_engine: AsyncEngine
     signals: Signals
+    samples: Samples
 
     async def close(self) -> None:
         """Give back every connection."""
         await self.signals.stop()
+        await self.samples.stop()
         await self.engine.dispose()
         await self.heartbeat_engine.dispose()
 
 
-def connect(database_url: str, *, pool_size: int = 20, heartbeat_pool_size: int = 2) -> Database:
+def connect(database_url: str, *, pool_size: int = 20, heartbeat_pool_size: int = 4) -> Database:
     """Engines for a URL ``postgresql+psycopg://…``. Opens nothing yet."""
     url = make_url(database_url)
     if url.drivername not in ("postgresql+psycopg", "postgresql"):
@@ -50,14 +54,17 @@ def connect(database_url: str, *, pool_size: int = 20, heartbeat_pool_size: int 
     url = url.set(drivername="postgresql+psycopg")
     signals = Signals(libpq_conninfo(url))
     engine = _engine(url, pool_size=pool_size, overflow=0)
-    heartbeat_engine = _engine(url, pool_size=heartbeat_pool_size, overflow=2)
+    heartbeat_engine = _engine(url, pool_size=heartbeat_pool_size, overflow=0)
+    # Not of the pool of requests: some of them hold a connection while they wait for samples to be written.
+    samples = Samples(heartbeat_engine)
     return Database(
         url=url,
         engine=engine,
-        sessions=_sessions(engine, signals),
+        sessions=_sessions(engine, signals, samples),
         heartbeat_engine=heartbeat_engine,
-        heartbeat_sessions=_sessions(heartbeat_engine, signals),
+        heartbeat_sessions=_sessions(heartbeat_engine, signals, samples),
         signals=signals,
+        samples=samples,
     )
 
 
@@ -97,7 +104,7 @@ def _engine(url: URL, *, pool_size: int, overflow: int) -> AsyncEngine:
     )
 
 
-def _sessions(engine: AsyncEngine, signals: Signals) -> async_sessionmaker[AsyncSession]:
+def _sessions(engine: AsyncEngine, signals: Signals, samples: Samples) -> async_sessionmaker[AsyncSession]:
     class HintingSession(Session):
         """Sends the hints of :func:`remotegpu_server.db.notify.notify` after its commit."""
 
@@ -112,4 +119,9 @@ def _sessions(engine: AsyncEngine, signals: Signals) -> async_sessionmaker[Async
 
     event.listen(HintingSession, "after_commit", send)
     event.listen(HintingSession, "after_rollback", forget)
-    return async_sessionmaker(engine, expire_on_commit=False, sync_session_class=HintingSession)
+    return async_sessionmaker(
+        engine,
+        expire_on_commit=False,
+        sync_session_class=HintingSession,
+        info=host_samples.info(samples),
+    )

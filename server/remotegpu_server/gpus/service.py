@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -14,7 +13,7 @@ from remotegpu.types.wire import Page
 from remotegpu_server import authz, pagination
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.capacity import service as capacity
-from remotegpu_server.db import tables
+from remotegpu_server.db import samples, tables
 
 
 async def list_gpus(
@@ -77,9 +76,9 @@ async def list_gpus(
     if cursor is not None:
         found = found.where(pagination.after(position, cursor))
     rows = (await db.execute(found)).all()
-    samples = await newest_samples(db, host_ids=sorted({row[1].id for row in rows}))
+    measured = await samples.newest(db, host_ids=sorted({row[1].id for row in rows}))
     return Page[Gpu](
-        items=[_to_wire(actor, *row, sample=samples.get(row[1].id)) for row in rows[:limit]],
+        items=[_to_wire(actor, *row, sample=measured.get(row[1].id)) for row in rows[:limit]],
         next_cursor=_cursor(*rows[limit - 1][:2]) if len(rows) > limit else None,
     )
 
@@ -96,19 +95,6 @@ def _cursor(gpu: tables.Gpu, owner: tables.Host) -> str:
     return pagination.encode([owner.name, gpu.index, gpu.id])
 
 
-async def newest_samples(db: AsyncSession, *, host_ids: list[str]) -> dict[str, tables.HostSample]:
-    """The last measurement of each host, by host id; none of a host that is silent."""
-    sample = tables.HostSample
-    rows = await db.scalars(
-        select(sample)
-        .join(tables.Host, tables.Host.id == sample.host_id)
-        .where(sample.host_id.in_(host_ids), tables.Host.connection.in_(["online", "suspect"]))
-        .ext(distinct_on(sample.host_id))
-        .order_by(sample.host_id, sample.at.desc())
-    )
-    return {row.host_id: row for row in rows}
-
-
 def _to_wire(
     actor: Actor,
     row: tables.Gpu,
@@ -120,7 +106,7 @@ def _to_wire(
     shared_bytes: int | None,
     returning: bool,
     *,
-    sample: tables.HostSample | None,
+    sample: samples.Sample | None,
 ) -> Gpu:
     shown = held is not None and authz.may(
         actor, Action.ENVIRONMENT_READ, user_id=held.user_id, customer_id=held.customer_id
@@ -155,6 +141,6 @@ def _to_wire(
         environment_id=held.environment_id if held and shown else None,
         task_id=task_id if shown else None,
         holder=holder.username if holder and shown else None,
-        metrics=GpuMetrics.model_validate(metrics) if metrics is not None else None,
+        metrics=GpuMetrics.model_validate(samples.shown(metrics)) if metrics is not None else None,
         sampled_at=sample.at if sample and metrics is not None else None,
     )

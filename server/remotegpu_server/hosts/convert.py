@@ -7,11 +7,12 @@ from typing import Any
 from remotegpu.types.hosts import Connection, Host, HostHealth, HostMetrics, Operational, RuntimeKind
 from remotegpu_server.capacity import service as capacity
 from remotegpu_server.db import tables
+from remotegpu_server.db.samples import Sample, shown
 from remotegpu_server.placement import HostInventory
 
 
 def to_wire(
-    row: tables.Host, *, inventory: HostInventory | None, sample: tables.HostSample | None, simulated: bool
+    row: tables.Host, *, inventory: HostInventory | None, sample: Sample | None, simulated: bool
 ) -> Host:
     """A host with what is free on it; ``inventory`` is ``None`` before the first agent session."""
     facts: dict[str, Any] = row.inventory or {}
@@ -47,7 +48,7 @@ def to_wire(
         gpus_total=len(inventory.gpus) if inventory else 0,
         gpus_free=sum(gpu.free for gpu in inventory.gpus) if inventory and inventory.ready else 0,
         shared_home=row.shared_home,
-        metrics=HostMetrics.model_validate(sample.host) if sample else None,
+        metrics=HostMetrics.model_validate(shown(sample.host)) if sample else None,
         last_heartbeat_at=row.last_heartbeat_at,
         created_at=row.created_at,
     )

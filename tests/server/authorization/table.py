@@ -116,6 +116,10 @@ ROUTES: dict[str, Row] = {
         ADMIN,
         dict.fromkeys(("hub", "hub_self"), ("+", "scope metrics, with which the hub's token is made")),
     ),
+    "GET /v1/prometheus/targets": Row(
+        ADMIN,
+        dict.fromkeys(("hub", "hub_self"), ("+", "scope metrics, with which the hub's token is made")),
+    ),
     # Signing in
     "POST /v1/auth/login": Row(
         PUBLIC, dict.fromkeys(ACTORS, ("1", "the example's name and password are nobody's"))
@@ -150,6 +154,13 @@ ROUTES: dict[str, Row] = {
             ("3", "members know their customer by name; its counts and state are for its owners"),
         ),
     ),
+    "GET /v1/customers/{customer}/metrics": Row(
+        ACCOUNT_READ,
+        dict.fromkeys(
+            ("self", "hub_self", "ws_admin", "ws_member", "ws_viewer", "colleague"),
+            ("3", "members know their customer by name; its counts and state are for its owners"),
+        ),
+    ),
     "PATCH /v1/customers/{customer}": Row(ADMIN),
     "POST /v1/customers/{customer}:suspend": Row(ADMIN),
     "POST /v1/customers/{customer}:resume": Row(ADMIN),
@@ -166,6 +177,7 @@ ROUTES: dict[str, Row] = {
     "GET /v1/workspaces": Row(PERSON),
     "POST /v1/workspaces": Row(PERSON),
     "GET /v1/workspaces/{workspace}": Row(ROW_READ),
+    "GET /v1/workspaces/{workspace}/metrics": Row(ROW_READ),
     "PATCH /v1/workspaces/{workspace}": Row(WORKSPACE_MANAGE),
     "DELETE /v1/workspaces/{workspace}": Row(WORKSPACE_OWN),
     "POST /v1/workspaces/{workspace}:archive": Row(WORKSPACE_OWN),
@@ -308,6 +320,10 @@ ROUTES: dict[str, Row] = {
     "POST /v1/image-saves/{save_id}:cancel": Row(ROW_WRITE, _ENVIRONMENT),
     "GET /v1/environments/{environment_id}/image-saves": Row(ROW_READ_OR_WORKLOAD),
     "GET /v1/environments/{environment_id}/usage": Row(ROW_READ_OR_WORKLOAD),
+    "GET /v1/environments/{environment_id}/metrics": Row(ROW_READ_OR_WORKLOAD),
+    "GET /v1/tasks/{task_id}/metrics": Row(TASK_READ),
+    "GET /v1/hosts/{host}/metrics": Row(ADMIN),
+    "GET /v1/gpus/{gpu}/metrics": Row(PERSON),
     # Tasks
     "GET /v1/tasks": Row(PERSON_OR_WORKLOAD),
     "POST /v1/tasks": Row(PERSON_OR_WORKLOAD),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
+
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
-from remotegpu._protocol import given, segment
+from remotegpu._protocol import given, measured, segment
 from remotegpu.types.identity import Customer
+from remotegpu.types.metrics import MetricsReport
 
 
 class AsyncCustomers(AsyncResource):
@@ -33,6 +37,24 @@ class AsyncCustomers(AsyncResource):
     async def get(self, customer: str) -> Customer:
         """One customer."""
         return await self._transport.call(Customer, "GET", f"/v1/customers/{segment(customer)}")
+
+    async def metrics(
+        self,
+        customer: str,
+        *,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        step_s: int | None = None,
+        metric: Sequence[str] | None = None,
+    ) -> MetricsReport:
+        """What was measured of all that ran for a customer, together (owners, admins).
+
+        Without times: the last hour. ``to_pandas()`` makes it a DataFrame.
+        """
+        path = f"/v1/customers/{segment(customer)}/metrics"
+        return await self._transport.call(
+            MetricsReport, "GET", path, params=measured(begin, end, step_s, metric)
+        )
 
     async def update(
         self,

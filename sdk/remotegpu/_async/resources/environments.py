@@ -10,7 +10,7 @@ from remotegpu._async import wait
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
 from remotegpu._async.stream import states
-from remotegpu._protocol import dumped, given, listed, segment
+from remotegpu._protocol import dumped, given, listed, measured, segment
 from remotegpu.types.environments import (
     Environment,
     EnvironmentAccess,
@@ -20,6 +20,7 @@ from remotegpu.types.environments import (
     IdlePolicy,
 )
 from remotegpu.types.image_saves import ImageSave
+from remotegpu.types.metrics import MetricsReport
 
 Progress = bool | Callable[[Environment], object]
 
@@ -108,6 +109,24 @@ class AsyncEnvironments(AsyncResource):
     async def get(self, environment_id: str) -> Environment:
         """One environment."""
         return await self._transport.call(Environment, "GET", f"/v1/environments/{segment(environment_id)}")
+
+    async def metrics(
+        self,
+        environment_id: str,
+        *,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        step_s: int | None = None,
+        metric: Sequence[str] | None = None,
+    ) -> MetricsReport:
+        """What was measured of an environment and of the GPUs that it held.
+
+        Without times: the last hour. ``to_pandas()`` makes it a DataFrame.
+        """
+        path = f"/v1/environments/{segment(environment_id)}/metrics"
+        return await self._transport.call(
+            MetricsReport, "GET", path, params=measured(begin, end, step_s, metric)
+        )
 
     async def start(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from remotegpu._async.resource import AsyncResource
+from remotegpu.types.metrics import ScrapeTarget
 
 
 class AsyncHealth(AsyncResource):
@@ -19,3 +20,8 @@ class AsyncHealth(AsyncResource):
     async def metrics(self) -> str:
         """Prometheus metrics as text. From the server's own machine, or with the scope ``metrics``."""
         return (await self._transport.send("GET", "/metrics")).text
+
+    async def scrape_targets(self) -> list[ScrapeTarget]:
+        """The agents that Prometheus can scrape. For admins, or with the scope ``metrics``."""
+        answer = await self._transport.send("GET", "/v1/prometheus/targets")
+        return [ScrapeTarget.model_validate(one, extra="ignore") for one in answer.json()]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from datetime import datetime
 
 from remotegpu._async import wait
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
 from remotegpu._async.stream import states
-from remotegpu._protocol import given, listed, segment
+from remotegpu._protocol import given, listed, measured, segment
 from remotegpu.types.hosts import (
     Connection,
     EnrollmentToken,
@@ -19,6 +20,7 @@ from remotegpu.types.hosts import (
     HostVerb,
     Operational,
 )
+from remotegpu.types.metrics import MetricsReport
 from remotegpu.types.wire import BatchResult
 
 SAMPLED = ("metrics", "last_heartbeat_at")
@@ -72,6 +74,24 @@ class AsyncHosts(AsyncResource):
     async def get(self, host: str) -> Host:
         """One host."""
         return await self._transport.call(Host, "GET", f"/v1/hosts/{segment(host)}")
+
+    async def metrics(
+        self,
+        host: str,
+        *,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        step_s: int | None = None,
+        metric: Sequence[str] | None = None,
+    ) -> MetricsReport:
+        """What was measured of a host and its GPUs (admins).
+
+        Without times: the last hour. ``to_pandas()`` makes it a DataFrame.
+        """
+        path = f"/v1/hosts/{segment(host)}/metrics"
+        return await self._transport.call(
+            MetricsReport, "GET", path, params=measured(begin, end, step_s, metric)
+        )
 
     async def update(
         self,

@@ -12,7 +12,8 @@ from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
 from remotegpu._async.stream import states
 from remotegpu._partial import target_of
-from remotegpu._protocol import dumped, given, listed, segment
+from remotegpu._protocol import dumped, given, listed, measured, segment
+from remotegpu.types.metrics import MetricsReport
 from remotegpu.types.tasks import (
     Artifact,
     ArtifactDownload,
@@ -137,6 +138,24 @@ class AsyncTasks(AsyncResource):
     async def get(self, task_id: str) -> Task:
         """One task."""
         return await self._transport.call(Task, "GET", f"/v1/tasks/{segment(task_id)}")
+
+    async def metrics(
+        self,
+        task_id: str,
+        *,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        step_s: int | None = None,
+        metric: Sequence[str] | None = None,
+    ) -> MetricsReport:
+        """What was measured of a task and of the GPUs that its attempts held.
+
+        Without times: the last hour. ``to_pandas()`` makes it a DataFrame.
+        """
+        path = f"/v1/tasks/{segment(task_id)}/metrics"
+        return await self._transport.call(
+            MetricsReport, "GET", path, params=measured(begin, end, step_s, metric)
+        )
 
     async def attempts(
         self, task_id: str, *, limit: int | None = None, cursor: str | None = None

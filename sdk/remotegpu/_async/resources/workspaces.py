@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
+
 from remotegpu._async.pages import AsyncPage, fetch_page
 from remotegpu._async.resource import AsyncResource
-from remotegpu._protocol import given, segment
+from remotegpu._protocol import given, measured, segment
+from remotegpu.types.metrics import MetricsReport
 from remotegpu.types.workspaces import Workspace, WorkspaceMember
 
 
@@ -30,6 +34,24 @@ class AsyncWorkspaces(AsyncResource):
     async def get(self, workspace: str) -> Workspace:
         """One workspace."""
         return await self._transport.call(Workspace, "GET", _path(workspace))
+
+    async def metrics(
+        self,
+        workspace: str,
+        *,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        step_s: int | None = None,
+        metric: Sequence[str] | None = None,
+    ) -> MetricsReport:
+        """What was measured of all that ran in a workspace, together.
+
+        Without times: the last hour. ``to_pandas()`` makes it a DataFrame.
+        """
+        path = f"/v1/workspaces/{segment(workspace)}/metrics"
+        return await self._transport.call(
+            MetricsReport, "GET", path, params=measured(begin, end, step_s, metric)
+        )
 
     async def update(
         self,

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
-from remotegpu._protocol import given, segment
+from collections.abc import Sequence
+from datetime import datetime
+
+from remotegpu._protocol import given, measured, segment
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
 from remotegpu.types.identity import Customer
+from remotegpu.types.metrics import MetricsReport
 
 
 class SyncCustomers(SyncResource):
@@ -32,6 +36,22 @@ class SyncCustomers(SyncResource):
     def get(self, customer: str) -> Customer:
         """One customer."""
         return self._transport.call(Customer, "GET", f"/v1/customers/{segment(customer)}")
+
+    def metrics(
+        self,
+        customer: str,
+        *,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        step_s: int | None = None,
+        metric: Sequence[str] | None = None,
+    ) -> MetricsReport:
+        """What was measured of all that ran for a customer, together (owners, admins).
+
+        Without times: the last hour. ``to_pandas()`` makes it a DataFrame.
+        """
+        path = f"/v1/customers/{segment(customer)}/metrics"
+        return self._transport.call(MetricsReport, "GET", path, params=measured(begin, end, step_s, metric))
 
     def update(
         self,

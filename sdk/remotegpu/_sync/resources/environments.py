@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 
-from remotegpu._protocol import dumped, given, listed, segment
+from remotegpu._protocol import dumped, given, listed, measured, segment
 from remotegpu._sync import wait
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
@@ -21,6 +21,7 @@ from remotegpu.types.environments import (
     IdlePolicy,
 )
 from remotegpu.types.image_saves import ImageSave
+from remotegpu.types.metrics import MetricsReport
 
 Progress = bool | Callable[[Environment], object]
 
@@ -109,6 +110,22 @@ class SyncEnvironments(SyncResource):
     def get(self, environment_id: str) -> Environment:
         """One environment."""
         return self._transport.call(Environment, "GET", f"/v1/environments/{segment(environment_id)}")
+
+    def metrics(
+        self,
+        environment_id: str,
+        *,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        step_s: int | None = None,
+        metric: Sequence[str] | None = None,
+    ) -> MetricsReport:
+        """What was measured of an environment and of the GPUs that it held.
+
+        Without times: the last hour. ``to_pandas()`` makes it a DataFrame.
+        """
+        path = f"/v1/environments/{segment(environment_id)}/metrics"
+        return self._transport.call(MetricsReport, "GET", path, params=measured(begin, end, step_s, metric))
 
     def start(
         self,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from remotegpu._sync.resource import SyncResource
+from remotegpu.types.metrics import ScrapeTarget
 
 
 class SyncHealth(SyncResource):
@@ -20,3 +21,8 @@ class SyncHealth(SyncResource):
     def metrics(self) -> str:
         """Prometheus metrics as text. From the server's own machine, or with the scope ``metrics``."""
         return (self._transport.send("GET", "/metrics")).text
+
+    def scrape_targets(self) -> list[ScrapeTarget]:
+        """The agents that Prometheus can scrape. For admins, or with the scope ``metrics``."""
+        answer = self._transport.send("GET", "/v1/prometheus/targets")
+        return [ScrapeTarget.model_validate(one, extra="ignore") for one in answer.json()]

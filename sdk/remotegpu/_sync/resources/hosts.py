@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from datetime import datetime
 
-from remotegpu._protocol import given, listed, segment
+from remotegpu._protocol import given, listed, measured, segment
 from remotegpu._sync import wait
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
@@ -20,6 +21,7 @@ from remotegpu.types.hosts import (
     HostVerb,
     Operational,
 )
+from remotegpu.types.metrics import MetricsReport
 from remotegpu.types.wire import BatchResult
 
 SAMPLED = ("metrics", "last_heartbeat_at")
@@ -73,6 +75,22 @@ class SyncHosts(SyncResource):
     def get(self, host: str) -> Host:
         """One host."""
         return self._transport.call(Host, "GET", f"/v1/hosts/{segment(host)}")
+
+    def metrics(
+        self,
+        host: str,
+        *,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        step_s: int | None = None,
+        metric: Sequence[str] | None = None,
+    ) -> MetricsReport:
+        """What was measured of a host and its GPUs (admins).
+
+        Without times: the last hour. ``to_pandas()`` makes it a DataFrame.
+        """
+        path = f"/v1/hosts/{segment(host)}/metrics"
+        return self._transport.call(MetricsReport, "GET", path, params=measured(begin, end, step_s, metric))
 
     def update(
         self,

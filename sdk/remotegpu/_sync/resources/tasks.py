@@ -9,11 +9,12 @@ from datetime import datetime
 from pathlib import Path
 
 from remotegpu._partial import target_of
-from remotegpu._protocol import dumped, given, listed, segment
+from remotegpu._protocol import dumped, given, listed, measured, segment
 from remotegpu._sync import output, wait
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
 from remotegpu._sync.stream import states
+from remotegpu.types.metrics import MetricsReport
 from remotegpu.types.tasks import (
     Artifact,
     ArtifactDownload,
@@ -136,6 +137,22 @@ class SyncTasks(SyncResource):
     def get(self, task_id: str) -> Task:
         """One task."""
         return self._transport.call(Task, "GET", f"/v1/tasks/{segment(task_id)}")
+
+    def metrics(
+        self,
+        task_id: str,
+        *,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        step_s: int | None = None,
+        metric: Sequence[str] | None = None,
+    ) -> MetricsReport:
+        """What was measured of a task and of the GPUs that its attempts held.
+
+        Without times: the last hour. ``to_pandas()`` makes it a DataFrame.
+        """
+        path = f"/v1/tasks/{segment(task_id)}/metrics"
+        return self._transport.call(MetricsReport, "GET", path, params=measured(begin, end, step_s, metric))
 
     def attempts(
         self, task_id: str, *, limit: int | None = None, cursor: str | None = None

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
-from remotegpu._protocol import given, segment
+from collections.abc import Sequence
+from datetime import datetime
+
+from remotegpu._protocol import given, measured, segment
 from remotegpu._sync.pages import Page, fetch_page
 from remotegpu._sync.resource import SyncResource
+from remotegpu.types.metrics import MetricsReport
 from remotegpu.types.workspaces import Workspace, WorkspaceMember
 
 
@@ -29,6 +33,22 @@ class SyncWorkspaces(SyncResource):
     def get(self, workspace: str) -> Workspace:
         """One workspace."""
         return self._transport.call(Workspace, "GET", _path(workspace))
+
+    def metrics(
+        self,
+        workspace: str,
+        *,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        step_s: int | None = None,
+        metric: Sequence[str] | None = None,
+    ) -> MetricsReport:
+        """What was measured of all that ran in a workspace, together.
+
+        Without times: the last hour. ``to_pandas()`` makes it a DataFrame.
+        """
+        path = f"/v1/workspaces/{segment(workspace)}/metrics"
+        return self._transport.call(MetricsReport, "GET", path, params=measured(begin, end, step_s, metric))
 
     def update(
         self,

@@ -16,7 +16,7 @@ from remotegpu_server.db.tables.history import (
     environments_history,
     placements_history,
 )
-from remotegpu_server.db.tables.hosts import Gpu, GpuCheck, Host, HostSample
+from remotegpu_server.db.tables.hosts import Gpu, GpuCheck, Host, HostSample, HostSampleHour, HostSampleMinute
 from remotegpu_server.db.tables.identity import (
     Customer,
     LoginFailure,
@@ -80,6 +80,8 @@ __all__ = [
     "GpuCheck",
     "Host",
     "HostSample",
+    "HostSampleHour",
+    "HostSampleMinute",
     "HubStart",
     "IdempotencyKey",
     "Image",

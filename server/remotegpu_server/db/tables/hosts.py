@@ -15,7 +15,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
 from remotegpu_server.db.tables.base import Base, now, one_of
 
@@ -75,22 +75,49 @@ class Host(Base):
     """Of the authorised SSH keys in the desired set at its revision."""
     quarantined: Mapped[list[str]] = mapped_column(server_default=text("'{}'::text[]"))
     last_heartbeat_at: Mapped[datetime | None]
+    heartbeat_sequence: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """The highest number of a heartbeat in this session."""
     registered_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=now)
 
 
-class HostSample(Base):
-    """What a heartbeat measured, one row for all GPUs of a host. Short-lived; swept by retention."""
+class _Samples:
+    """What was measured of a host, one row for all its GPUs and workloads. No key to ``hosts``: partitions
+    are dropped as a whole, and a row may come in a moment after its host was deleted.
+    """
 
-    __tablename__ = "host_samples"
+    @declared_attr.directive
+    def __table_args__(cls) -> tuple[Any, ...]:  # noqa: N805
+        return (Index(None, "at"), {"postgresql_partition_by": "RANGE (at)"})
 
-    host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id", ondelete="CASCADE"), primary_key=True)
-    at: Mapped[datetime] = mapped_column(primary_key=True, server_default=now)
+    host_id: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+    n: Mapped[int] = mapped_column(Integer, server_default="1")
+    """Heartbeats in it."""
     host: Mapped[dict[str, Any]]
+    """The wire type ``HostMetrics``; as below, ``mean`` and ``highest`` hold what differs from the last."""
     gpus: Mapped[dict[str, Any]]
     """By GPU UUID: the wire type ``GpuMetrics``."""
     workloads: Mapped[dict[str, Any]]
     """By workload id: the wire type ``WorkloadMetrics``."""
+
+
+class HostSample(_Samples, Base):
+    """A heartbeat; ``at`` is its receipt."""
+
+    __tablename__ = "host_samples"
+
+
+class HostSampleMinute(_Samples, Base):
+    """A minute, by its begin."""
+
+    __tablename__ = "host_sample_minutes"
+
+
+class HostSampleHour(_Samples, Base):
+    """An hour, by its begin."""
+
+    __tablename__ = "host_sample_hours"
 
 
 class Gpu(Base):

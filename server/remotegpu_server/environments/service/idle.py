@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.types.environments import IdlePolicy, Reason
 from remotegpu_server.authz import SYSTEM
-from remotegpu_server.db import tables
+from remotegpu_server.db import samples, tables
 from remotegpu_server.environments import lifecycle, queries
 from remotegpu_server.environments.service import stop
 from remotegpu_server.environments.service.stop_times import NOT_IDLE
@@ -101,6 +101,7 @@ def in_use(policy: IdlePolicy, measured: Measured) -> bool | None:
 
 async def look(db: AsyncSession) -> list[Look]:
     """Every running environment that has an idle policy, in one query."""
+    await samples.of(db).write()
     found = []
     for row in await db.execute(_MEASURED):
         known = row.samples > 0 and row.gpu_unknown == 0

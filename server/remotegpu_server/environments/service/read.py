@@ -23,7 +23,7 @@ from remotegpu.types.wire import Page
 from remotegpu_server import authz, holds
 from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import Action, Actor
-from remotegpu_server.db import tables
+from remotegpu_server.db import samples, tables
 from remotegpu_server.db.notify import Signals, Watch
 from remotegpu_server.environments import convert, lifecycle, queries
 
@@ -111,19 +111,20 @@ def _is_foreign(actor: Actor, bundle: queries.Bundle) -> bool:
 async def get_usage(db: AsyncSession, *, actor: Actor, environment_id: str) -> EnvironmentUsage:
     """What its host's agent measured: now, and over the last minutes."""
     bundle = await visible(db, actor=actor, action=Action.ENVIRONMENT_USAGE, environment_id=environment_id)
-    samples: list[tables.HostSample] = []
+    history: list[tables.HostSample] = []
     if bundle.placement is not None:
+        await samples.of(db).write()
         since = func.greatest(func.now() - HISTORY, bundle.placement.placed_at)
         sample = tables.HostSample
         found = select(sample).where(sample.host_id == bundle.placement.host_id, sample.at >= since)
-        samples = list((await db.scalars(found.order_by(sample.at))).all())
+        history = list((await db.scalars(found.order_by(sample.at))).all())
     current = bundle.host is not None and not await lifecycle.host_is_silent(db, host_id=bundle.host.id)
-    newest = samples[-1] if samples and current else None
+    newest = history[-1] if history and current else None
     mine: dict[str, Any] = newest.workloads.get(environment_id, {}) if newest else {}
     return EnvironmentUsage(
         environment_id=environment_id,
         sampled_at=newest.at if newest else None,
-        gpus=[_gpu_usage(held.gpu, samples, newest, mine) for held in bundle.gpus],
+        gpus=[_gpu_usage(held.gpu, history, newest, mine) for held in bundle.gpus],
         cpu_percent=mine.get("cpu_percent"),
         memory_used_bytes=mine.get("memory_used_bytes"),
         memory_limit_bytes=bundle.environment.memory_bytes,
@@ -132,7 +133,7 @@ async def get_usage(db: AsyncSession, *, actor: Actor, environment_id: str) -> E
 
 
 def _gpu_usage(
-    gpu: tables.Gpu, samples: list[tables.HostSample], newest: tables.HostSample | None, mine: dict[str, Any]
+    gpu: tables.Gpu, history: list[tables.HostSample], newest: tables.HostSample | None, mine: dict[str, Any]
 ) -> GpuUsage:
     now = newest.gpus.get(gpu.uuid) if newest else None
     held = mine.get("gpu_memory_bytes") or {}
@@ -141,9 +142,9 @@ def _gpu_usage(
         model=gpu.model,
         simulated=gpu.simulated,
         memory_total_bytes=gpu.memory_total_bytes,
-        now=GpuMetrics.model_validate(now) if now is not None else None,
+        now=GpuMetrics.model_validate(samples.shown(now)) if now is not None else None,
         workload_memory_bytes=held.get(gpu.uuid),
-        history=[_point(sample.at, sample.gpus[gpu.uuid]) for sample in samples if gpu.uuid in sample.gpus],
+        history=[_point(sample.at, sample.gpus[gpu.uuid]) for sample in history if gpu.uuid in sample.gpus],
     )
 
 

@@ -27,10 +27,9 @@ from remotegpu_server import authz
 from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.capacity import service as capacity
-from remotegpu_server.db import tables
+from remotegpu_server.db import samples, tables
 from remotegpu_server.db.notify import notify
 from remotegpu_server.events import service as events
-from remotegpu_server.gpus import service as gpus
 from remotegpu_server.hosts import convert, queries
 from remotegpu_server.tokens import service as tokens
 
@@ -86,7 +85,7 @@ async def to_wire(db: AsyncSession, rows: Sequence[tables.Host]) -> list[Host]:
     """Hosts with what is free on them and their newest measurements, in a constant number of queries."""
     ids = [row.id for row in rows]
     free = {one.id: one for one in await capacity.inventory(db, host_ids=ids)}
-    samples = await gpus.newest_samples(db, host_ids=ids)
+    measured = await samples.newest(db, host_ids=ids)
     gpu = tables.Gpu
     marked = (
         select(gpu.host_id).where(gpu.host_id.in_(ids), gpu.simulated, gpu.health != "missing").distinct()
@@ -94,7 +93,7 @@ async def to_wire(db: AsyncSession, rows: Sequence[tables.Host]) -> list[Host]:
     simulated = set((await db.scalars(marked)).all())
     return [
         convert.to_wire(
-            row, inventory=free.get(row.id), sample=samples.get(row.id), simulated=row.id in simulated
+            row, inventory=free.get(row.id), sample=measured.get(row.id), simulated=row.id in simulated
         )
         for row in rows
     ]

@@ -1,0 +1,1 @@
+"""What was measured: history, its roll-ups, and what Prometheus scrapes."""

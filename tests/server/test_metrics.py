@@ -1,0 +1,193 @@
+"""History of measurements: rolled up, kept for its time, read in steps by those who may."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from hollow_agent import Fleet
+from sqlalchemy import text
+
+from remotegpu_server.db import samples
+from remotegpu_server.db.samples import HOST_SAMPLES, HOURS, MINUTES, Sample
+from remotegpu_server.loops import Work
+from remotegpu_server.metrics import loop
+from remotegpu_server.testing import Actors
+
+GIB = 2**30
+
+
+def put(app: FastAPI, at: datetime, percent: float, highest: float | None = None, **more: Any) -> None:
+    doc = {"utilization_percent": percent, "memory_used_bytes": 80 * GIB}
+    if highest is not None:
+        doc |= {"highest": {"utilization_percent": highest}}
+    app.state.database.samples.put(
+        Sample(
+            **(
+                {
+                    "host_id": "host-a",
+                    "at": at,
+                    "host": {"cpu_percent": 5.5},
+                    "gpus": {"GPU-1": doc},
+                    "workloads": {"env-1": {"cpu_percent": 12.5, "gpu_memory_bytes": {"GPU-1": 1}}},
+                }
+                | more
+            )
+        )
+    )
+
+
+async def documents(app: FastAPI, table: str) -> list[tuple[datetime, int, dict[str, Any]]]:
+    async with app.state.database.sessions() as db:
+        found = await db.execute(
+            text(f"SELECT at, n, host, gpus, workloads FROM {table} ORDER BY at")  # noqa: S608
+        )
+        return [
+            (row.at, row.n, {"host": row.host, "gpus": row.gpus, "workloads": row.workloads}) for row in found
+        ]
+
+
+async def test_samples_become_minutes_and_hours_and_a_late_one_still_counts(app: FastAPI, work: Work) -> None:
+    now = datetime.now(UTC)
+    minute = now.replace(second=0, microsecond=0) - timedelta(minutes=2)
+    for second, percent, highest in ((1, 10.0, 90.0), (11, 20.0, None), (21, 60.0, None)):
+        put(app, minute + timedelta(seconds=second), percent, highest)
+    await app.state.database.samples.write()
+    await loop.keep(work)
+    await loop.keep(work)
+    ((at, n, found),) = await documents(app, "host_sample_minutes")
+    assert (at, n) == (minute, 3)
+    gpu = found["gpus"]["GPU-1"]
+    assert (gpu["utilization_percent"], gpu["mean"], gpu["highest"]) == (
+        60.0,
+        {"utilization_percent": 30.0},
+        {"utilization_percent": 90.0},
+    )
+    assert gpu["memory_used_bytes"] == 80 * GIB, "what does not differ is stored once"
+    assert found["host"]["cpu_percent"] == 5.5
+    assert found["workloads"]["env-1"]["cpu_percent"] == 12.5
+
+    put(app, minute + timedelta(seconds=5), 110.0)  # written late, by a server that was slow
+    await app.state.database.samples.write()
+    await loop.keep(work)
+    ((_, n, found),) = await documents(app, "host_sample_minutes")
+    assert (n, found["gpus"]["GPU-1"]["mean"]) == (4, {"utilization_percent": 50.0})
+    hours = await documents(app, "host_sample_hours")
+    assert [(at, n) for at, n, _ in hours] == [(minute.replace(minute=0), 4)]
+    assert hours[0][2]["gpus"]["GPU-1"]["highest"]["utilization_percent"] == 110.0
+
+
+async def test_partitions_are_made_ahead_and_old_ones_dropped(app: FastAPI, work: Work) -> None:
+    today = datetime.now(UTC).date()
+    old = {
+        HOST_SAMPLES: today - timedelta(days=2),
+        MINUTES: today - timedelta(days=15),
+        HOURS: date(2020, 5, 1),
+    }
+    async with app.state.database.sessions() as db:
+        for table, day in old.items():
+            await samples.make_partition(db, table, day)
+            await samples.make_partition(db, table, today - timedelta(days=1))
+        await db.commit()
+    await loop.keep(work)
+    async with app.state.database.sessions() as db:
+        names = set(
+            await db.scalars(text("SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r'"))
+        )
+    for table, day in old.items():
+        assert table.partition(day)[0] not in names
+        for kept in (today - timedelta(days=1), today, today + timedelta(days=1)):
+            assert table.partition(kept)[0] in names
+
+
+async def points(
+    client: httpx.AsyncClient, path: str, headers: dict[str, str], **params: Any
+) -> list[dict[str, Any]]:
+    answer = await client.get(f"/v1/{path}/metrics", headers=headers, params=params)
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["points"]
+    return found
+
+
+async def test_everybody_sees_what_was_measured_of_their_own(
+    fleet: Fleet, actors: Actors, app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    agent = await fleet.host("one", gpus=2)
+    ada = await actors.user("ada")
+    made = (await fleet.create(ada.headers, gpus=1)).json()
+    await agent.obey()
+    held = (await fleet.get(ada.headers, made["id"]))["allocated_gpus"][0]["uuid"]
+    loads = {one["uuid"]: 80.0 if one["uuid"] == held else 7.0 for one in agent.gpus}
+    for sequence in (1, 2):
+        beat = await agent.heartbeat(
+            sequence=sequence,
+            gpus=[
+                {"uuid": uuid, "metrics": {"utilization_percent": load, "power_w": 100.0}}
+                for uuid, load in loads.items()
+            ],
+            workloads=[
+                {
+                    "workload_id": made["id"],
+                    "cpu_percent": 150.0,
+                    "memory_used_bytes": None,
+                    "gpu_memory_bytes": {held: 5 * GIB},
+                }
+            ],
+        )
+        assert beat.status_code == 200, beat.text
+    mine = await points(client, f"environments/{made['id']}", ada.headers, step_s=86400 * 2)
+    found = {(one["of"], one["metric"]): one for one in mine}
+    assert {one["gpu_uuid"] for one in mine if one["of"] == "gpu"} == {held}, "not the neighbour's GPU"
+    assert (
+        found["gpu", "utilization_percent"]["mean"],
+        found["gpu", "utilization_percent"]["simulated"],
+    ) == (
+        80.0,
+        True,
+    )
+    assert found["workload", "gpu_memory_used_bytes"]["last"] == 5 * GIB
+    assert ("workload", "memory_used_bytes") not in found, "what nobody measured has no point"
+
+    host = await points(
+        client, "hosts/one", fleet.admin, metric=["utilization_percent", "cpu_percent"], step_s=1
+    )
+    assert {(one["of"], one["metric"]) for one in host} == {
+        ("gpu", "utilization_percent"),
+        ("host", "cpu_percent"),
+    }
+    gpu = await points(client, f"gpus/{held}", ada.headers, metric="power_w", step_s=3600)
+    assert [one["mean"] for one in gpu] == [100.0]
+    for path in (f"workspaces/{made['workspace_id']}", "customers/default"):
+        together = {
+            (one["of"], one["metric"]): one["mean"]
+            for one in await points(client, path, fleet.admin, step_s=3600)
+        }
+        assert (together["gpu", "gpus"], together["gpu", "power_w"], together["workload", "cpu_percent"]) == (
+            1.0,
+            100.0,
+            150.0,
+        )
+    assert (
+        await points(
+            client, "hosts/one", fleet.admin, **{"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}
+        )
+        == []
+    )
+
+
+async def test_questions_that_cannot_be_answered_say_what_to_ask_instead(
+    fleet: Fleet, client: httpx.AsyncClient
+) -> None:
+    await fleet.host("one")
+    for given, words in (
+        ({"from": "2026-01-02T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, "must be before"),
+        ({"from": "2020-01-01T00:00:00Z"}, "At most 366 days"),
+    ):
+        answer = await client.get("/v1/hosts/one/metrics", headers=fleet.admin, params=given)
+        assert (answer.status_code, answer.json()["error"]) == (422, "invalid"), answer.text
+        assert words in answer.json()["detail"]
+    old = {"from": "2026-10-01T00:00:00Z", "step_s": "10"}
+    answer = await client.get("/v1/hosts/one/metrics", headers=fleet.admin, params=old)
+    assert (answer.json()["step_s"], answer.json()["resolution"]) == (3600, "hours")
