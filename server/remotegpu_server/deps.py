@@ -64,27 +64,28 @@ async def _detached_caller(request: Request) -> Actor:
         return await identify(request, db)
 
 
-def _sessions(request: Request) -> async_sessionmaker[AsyncSession]:
+# Coroutines although nothing in them waits: plain functions would each be sent to a thread.
+async def _sessions(request: Request) -> async_sessionmaker[AsyncSession]:
     database: Database = request.app.state.database
     return database.sessions
 
 
-def _signals(request: Request) -> Signals:
+async def _signals(request: Request) -> Signals:
     database: Database = request.app.state.database
     return database.signals
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     found: Settings = request.app.state.settings
     return found
 
 
-def _blobs(request: Request) -> Blobs:
+async def _blobs(request: Request) -> Blobs:
     found: Blobs = request.app.state.blobs
     return found
 
 
-def _vault(request: Request) -> Vault:
+async def _vault(request: Request) -> Vault:
     found: Vault = request.app.state.vault
     return found
 

@@ -1,9 +1,11 @@
 """Attempts claimed per second: one server process and PostgreSQL, durable, with 200 hollow agents.
 
 Each agent has four free workers, as the protocol's default is, and claims until nothing is left; then the
-same with one free worker each. The attempts are placed beforehand by SQL: what is measured is the claim, not
-the queue. Every answer is kept, so an attempt that two agents were given would be seen. Ends with one line of
-JSON: claims_per_s, duplicates, claim_ms_p50, claim_ms_p99 and, with one worker, one_worker_claims_per_s.
+same with one free worker each, so that every request claims one attempt. The attempts are placed beforehand
+by SQL: what is measured is the claim, not the queue. Every answer is kept, so an attempt that two agents were
+given would be seen. Ends with one line of JSON: claims_per_s, duplicates, claim_ms_p50, claim_ms_p99, the CPU
+time that server, PostgreSQL and agents took for a request, the same with one worker (one_worker_...), and the
+load of the machine at the end (over 1, 5 and 15 minutes).
 """
 
 from __future__ import annotations
@@ -11,14 +13,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
-import time
-import uuid
-from collections import Counter
 from pathlib import Path
+from typing import Any
 
-import httpx
 import numpy as np
 import psutil
 from sqlalchemy import text
@@ -27,12 +29,15 @@ from remotegpu.types.identity import Scope, TokenKind
 from remotegpu_server import embedded_postgres
 from remotegpu_server.db import schema
 from remotegpu_server.db.engine import Database, connect
+from remotegpu_server.embedded_postgres import EmbeddedPostgres
 from remotegpu_server.invariants import assert_invariants
 from remotegpu_server.testing import Actors, LiveServer
 from remotegpu_server.tokens import service as tokens
 
 AGENTS = 200
 WORKERS = 4
+HISTORY = 20_000
+"""Attempts that ended before, so that no plan is good for empty tables only."""
 
 
 def main() -> None:
@@ -48,7 +53,7 @@ def main() -> None:
         server = LiveServer(database_url=cluster.url("bench"), folder=folder)
         server.start(REMOTEGPU_LOG_LEVEL="warning")
         try:
-            result = asyncio.run(_run(cluster.url("bench"), server, arguments.attempts))
+            result = asyncio.run(_run(cluster, server, arguments.attempts))
         except BaseException:
             print(server.log.read_text()[-3000:])
             raise
@@ -60,94 +65,95 @@ def main() -> None:
     print(json.dumps(result))
 
 
-async def _run(database_url: str, server: LiveServer, attempts: int) -> dict[str, object]:
-    database = connect(database_url)
+async def _run(cluster: EmbeddedPostgres, server: LiveServer, attempts: int) -> dict[str, object]:
+    database = connect(cluster.url("bench"))
     try:
-        credentials = await _fill(database, attempts)
-        many = await _measure(database, server, credentials, workers=WORKERS, attempts=attempts)
-        async with database.sessions() as db:
-            await db.execute(text("UPDATE placements SET released_at = now(), release_proof = 'admin'"))
-            await db.execute(
-                text("UPDATE attempts SET status = 'cancelled', finished_at = now(), message = 'Over.'")
-            )
-            await db.execute(text("UPDATE tasks SET status = 'cancelled', finished_at = now()"))
-            await db.commit()
-        await _more(database, attempts, first=attempts + 1)
-        one = await _measure(database, server, credentials, workers=1, attempts=attempts)
-        async with database.sessions() as db:
-            await assert_invariants(db)
+        credentials = await _fill(database)
+        await _more(database, HISTORY, first=1)
+        await _end_all(database)
+        measured = []
+        for first, workers in ((HISTORY + 1, WORKERS), (HISTORY + attempts + 1, 1)):
+            await _more(database, attempts, first=first)
+            answers = _measure(cluster, server, credentials, workers=workers)
+            await _check(database, answers, attempts)
+            measured.append(_figures(answers))
+            await _end_all(database)
     finally:
         await database.close()
-    return {"agents": AGENTS, "attempts": attempts, **many, "one_worker_claims_per_s": one["claims_per_s"]}
+    many, one = measured
+    alone = {f"one_worker_{name}": value for name, value in one.items()}
+    busy = [round(one, 1) for one in os.getloadavg()]
+    return {"agents": AGENTS, "attempts": attempts, "load": busy, **many, **alone}
 
 
-async def _measure(
-    database: Database, server: LiveServer, credentials: list[str], *, workers: int, attempts: int
-) -> dict[str, object]:
-    claimed: list[str] = []
-    seconds: list[float] = []
-    repeated: list[int] = []
-    limits = httpx.Limits(max_connections=AGENTS, max_keepalive_connections=AGENTS)
-    async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=60) as client:
-        process = psutil.Process(server.pid)
-        before, begun = sum(process.cpu_times()[:2]), time.perf_counter()
-        agents = [
-            _claim_all(client, secret, claimed, seconds, repeated, workers=workers) for secret in credentials
-        ]
-        await asyncio.gather(*agents)
-        total = time.perf_counter() - begun
-        cpu_s = sum(process.cpu_times()[:2]) - before
+def _measure(
+    cluster: EmbeddedPostgres, server: LiveServer, credentials: list[str], *, workers: int
+) -> dict[str, Any]:
+    """What the agents saw, with the CPU seconds that server and PostgreSQL took for it."""
+    program = [sys.executable, str(Path(__file__).with_name("claiming_agents.py"))]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as agents:
+        assert agents.stdin is not None
+        assert agents.stdout is not None
+        given = {"port": server.port, "credentials": credentials, "workers": workers}
+        print(json.dumps(given), file=agents.stdin, flush=True)
+        assert agents.stdout.readline() == "ready\n", "the agents' own error is above"
+        before = _cpu_s(server.pid), _cpu_s(cluster.pid)
+        print("go", file=agents.stdin, flush=True)
+        seen: dict[str, Any] = json.loads(agents.stdout.readline())
+        after = _cpu_s(server.pid), _cpu_s(cluster.pid)
+    seen["server_cpu_s"], seen["postgres_cpu_s"] = after[0] - before[0], after[1] - before[1]
+    return seen
+
+
+def _cpu_s(pid: int) -> float:
+    """Of a process and all it has started, also what has ended."""
+    process = psutil.Process(pid)
+    return sum(sum(one.cpu_times()[:4]) for one in (process, *process.children()))
+
+
+async def _check(database: Database, seen: dict[str, Any], attempts: int) -> None:
+    """Each attempt was given out, and the database knows it; afterwards all invariants hold."""
     async with database.sessions() as db:
         stored = await db.scalar(text("SELECT count(*) FROM attempts WHERE status = 'claimed'"))
-    assert len(set(claimed)) == stored == attempts, f"{len(set(claimed))} of {attempts} were claimed"
+        found = len(set(seen["claimed"]))
+        assert found == stored == attempts, f"{found} of {attempts} were claimed, {stored} are stored"
+        await assert_invariants(db)
+
+
+def _figures(seen: dict[str, Any]) -> dict[str, float]:
+    claims = len(seen["claimed"])
     return {
-        "claims_per_s": round(attempts / total, 1),
-        "duplicates": sum(count - 1 for count in Counter(claimed).values()),
-        "repeated": len(repeated),
-        "claim_ms_p50": round(float(np.percentile(seconds, 50)) * 1e3, 1),
-        "claim_ms_p99": round(float(np.percentile(seconds, 99)) * 1e3, 1),
-        "server_cpu_ms_per_claim": round(1e3 * cpu_s / attempts, 2),
+        "claims_per_s": round(claims / seen["total_s"], 1),
+        "duplicates": claims - len(set(seen["claimed"])),
+        "requests": seen["requests"],
+        "repeated": seen["repeated"],
+        "claim_ms_p50": round(float(np.percentile(seen["seconds"], 50)) * 1e3, 1),
+        "claim_ms_p99": round(float(np.percentile(seen["seconds"], 99)) * 1e3, 1),
+        **{
+            f"{who}_cpu_ms_per_request": round(1e3 * seen[key] / seen["requests"], 2)
+            for who, key in (("server", "server_cpu_s"), ("postgres", "postgres_cpu_s"), ("agents", "cpu_s"))
+        },
     }
 
 
-async def _claim_all(
-    client: httpx.AsyncClient,
-    secret: str,
-    claimed: list[str],
-    seconds: list[float],
-    repeated: list[int],
-    *,
-    workers: int,
-) -> None:
-    headers = {"Authorization": f"Bearer {secret}"}
-    while True:
-        body = {"epoch": 1, "request_id": f"bench-{uuid.uuid4()}", "max_attempts": workers, "wait_s": 0}
-        begun = time.perf_counter()
-        while (answer := await _ask(client, body, headers)) is None:
-            repeated.append(1)
-            await asyncio.sleep(0.5)
-        found = [one["id"] for one in answer.json()["attempts"]]
-        if not found:
-            return
-        seconds.append(time.perf_counter() - begun)
-        claimed += found
+async def _end_all(database: Database) -> None:
+    """All that was claimed is over, and the hosts were heard of just now."""
+    async with database.sessions() as db:
+        for table, values in (
+            ("placements", "released_at = now(), release_proof = 'admin' WHERE released_at IS NULL"),
+            (
+                "attempts",
+                "status = 'cancelled', finished_at = now(), message = 'Over.' WHERE finished_at IS NULL",
+            ),
+            ("tasks", "status = 'cancelled', finished_at = now() WHERE finished_at IS NULL"),
+            ("hosts", "last_heartbeat_at = now()"),
+        ):
+            await db.execute(text(f"UPDATE {table} SET {values}"))  # noqa: S608  the text is ours
+        await db.commit()
 
 
-async def _ask(
-    client: httpx.AsyncClient, body: dict[str, object], headers: dict[str, str]
-) -> httpx.Response | None:
-    """``None``: no answer, or the server sheds load; an agent repeats the same request."""
-    try:
-        answer = await client.post("/v1/agent/tasks/claim", json=body, headers=headers)
-    except httpx.TransportError:
-        return None
-    if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-        return None
-    return answer.raise_for_status()
-
-
-async def _fill(database: Database, attempts: int) -> list[str]:
-    """Hosts as after their registration, with attempts that wait for them; answers the agents' secrets."""
+async def _fill(database: Database) -> list[str]:
+    """Hosts as after their registration; answers the agents' secrets."""
     await Actors(database).user("ada")
     async with database.sessions() as db:
         await db.execute(
@@ -177,7 +183,6 @@ async def _fill(database: Database, attempts: int) -> list[str]:
             for number in range(1, AGENTS + 1)
         ]
         await db.commit()
-    await _more(database, attempts, first=1)
     return [one.secret for one in minted]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Row, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import AttemptFinal, AttemptMismatch, LeaseExpired
@@ -65,9 +65,6 @@ _CLAIM = text("""
         FROM picked WHERE attempts.id = picked.id
         RETURNING attempts.id
     )
-    SELECT id FROM again UNION ALL SELECT id FROM claimed
-""")
-_COMPLETE = text("""
     SELECT a.id, a.task_id, a.number, a.rank, a.secret_env, t.name, t.command, t.script, t.working_dir, t.env,
         t.input_sha256, t.input_size_bytes,
         t.array_index, t.max_lifetime_s, t.stop_grace_s, u.username, i.reference, i.digest, i.local,
@@ -76,12 +73,15 @@ _COMPLETE = text("""
         ARRAY(SELECT g.uuid FROM allocations l JOIN gpus g ON g.id = l.gpu_id
             WHERE l.placement_id = p.id AND l.released_at IS NULL ORDER BY g.index, g.id) AS gpu_uuids,
         (SELECT min(l.memory_bytes) FROM allocations l
-            WHERE l.placement_id = p.id AND l.released_at IS NULL) AS share
-    FROM attempts a JOIN tasks t ON t.id = a.task_id JOIN users u ON u.id = t.owner_id
+            WHERE l.placement_id = p.id AND l.released_at IS NULL) AS share,
+        (SELECT value FROM platform_settings WHERE key = :log_cap) AS log_cap,
+        (SELECT value FROM platform_settings WHERE key = :artifacts_max) AS artifacts_max
+    FROM (SELECT id FROM again UNION ALL SELECT id FROM claimed) mine JOIN attempts a USING (id)
+        JOIN tasks t ON t.id = a.task_id JOIN users u ON u.id = t.owner_id
         JOIN images i ON i.id = t.image_id JOIN placements p ON p.attempt_id = a.id
         JOIN volumes v ON v.id = p.volume_id
         LEFT JOIN attempts m ON (m.task_id, m.number, m.rank) = (a.task_id, a.number, 0)
-    WHERE a.id = ANY (:ids) ORDER BY t.priority, a.created_at, a.id
+    ORDER BY t.priority, a.created_at, a.id
 """)
 
 
@@ -94,7 +94,7 @@ async def claim(
     answered one after the other.
     """
     await sessions.fence(db, actor=actor, epoch=body.epoch)
-    found = await db.scalars(
+    found = await db.execute(
         _CLAIM,
         {
             "host_id": actor.host_id,
@@ -103,49 +103,43 @@ async def claim(
             "epoch": body.epoch,
             "lease_s": settings.attempt_lease_s,
             "lost_s": settings.attempt_lost_s,
+            "log_cap": TASK_LOG_CAP_BYTES.key,
+            "artifacts_max": TASK_ARTIFACTS_MAX_BYTES.key,
         },
     )
-    ids = list(found)
-    return ClaimedAttempts(
-        attempts=await _complete(db, ids=ids, launch=launch) if ids else [], next_in_s=CLAIM_PAUSE_S
+    return ClaimedAttempts(attempts=[_claimed(row, launch) for row in found], next_in_s=CLAIM_PAUSE_S)
+
+
+def _claimed(row: Row[*tuple[Any, ...]], launch: Launch) -> ClaimedAttempt:
+    return ClaimedAttempt(
+        id=row.id,
+        task_id=row.task_id,
+        number=row.number,
+        rank=row.rank,
+        gang=Gang(nodes=row.nodes, address=row.rendezvous_address, port=row.rendezvous_port)
+        if row.nodes > 1
+        else None,
+        name=row.name,
+        owner=row.username,
+        image_reference=row.digest if row.local and row.digest else row.reference,
+        image_digest=None if row.local else row.digest,
+        command=row.command,
+        script=row.script,
+        working_dir=row.working_dir,
+        env=row.env | _told(array_index=row.array_index, share=row.share),
+        secret_env=open_env(launch.vault, row.secret_env),
+        gpu_uuids=row.gpu_uuids,
+        cpus=row.cpus,
+        memory_bytes=row.memory_bytes,
+        home=HomeVolume(volume_id=row.volume_id, shared=row.shared),
+        timeout_s=row.max_lifetime_s,
+        stop_grace_s=row.stop_grace_s,
+        log_cap_bytes=platform_settings.of_stored(TASK_LOG_CAP_BYTES, row.log_cap),
+        artifacts_max_bytes=platform_settings.of_stored(TASK_ARTIFACTS_MAX_BYTES, row.artifacts_max),
+        input=None
+        if row.input_sha256 is None
+        else AttemptInput(sha256=row.input_sha256, size_bytes=row.input_size_bytes),
     )
-
-
-async def _complete(db: AsyncSession, *, ids: list[str], launch: Launch) -> list[ClaimedAttempt]:
-    cap = await platform_settings.value(db, TASK_LOG_CAP_BYTES)
-    artifacts = await platform_settings.value(db, TASK_ARTIFACTS_MAX_BYTES)
-    return [
-        ClaimedAttempt(
-            id=row.id,
-            task_id=row.task_id,
-            number=row.number,
-            rank=row.rank,
-            gang=Gang(nodes=row.nodes, address=row.rendezvous_address, port=row.rendezvous_port)
-            if row.nodes > 1
-            else None,
-            name=row.name,
-            owner=row.username,
-            image_reference=row.digest if row.local and row.digest else row.reference,
-            image_digest=None if row.local else row.digest,
-            command=row.command,
-            script=row.script,
-            working_dir=row.working_dir,
-            env=row.env | _told(array_index=row.array_index, share=row.share),
-            secret_env=open_env(launch.vault, row.secret_env),
-            gpu_uuids=row.gpu_uuids,
-            cpus=row.cpus,
-            memory_bytes=row.memory_bytes,
-            home=HomeVolume(volume_id=row.volume_id, shared=row.shared),
-            timeout_s=row.max_lifetime_s,
-            stop_grace_s=row.stop_grace_s,
-            log_cap_bytes=cap,
-            artifacts_max_bytes=artifacts,
-            input=None
-            if row.input_sha256 is None
-            else AttemptInput(sha256=row.input_sha256, size_bytes=row.input_size_bytes),
-        )
-        for row in await db.execute(_COMPLETE, {"ids": ids})
-    ]
 
 
 def _told(*, array_index: int | None, share: int | None) -> dict[str, str]:

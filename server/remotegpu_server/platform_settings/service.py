@@ -29,6 +29,11 @@ async def value(db: AsyncSession, setting: Setting[T]) -> T:
     """What the setting is now: an admin's value, or the default. One primary key lookup."""
     row = tables.PlatformSetting
     changed: T | None = await db.scalar(select(row.value).where(row.key == setting.key))
+    return of_stored(setting, changed)
+
+
+def of_stored(setting: Setting[T], changed: T | None) -> T:
+    """What the setting is with this stored value; ``None``: there is no row, so its default."""
     return setting.default if changed is None else type(setting.default)(changed)
 
 

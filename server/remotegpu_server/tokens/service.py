@@ -6,17 +6,18 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, ScalarSelect, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstrumentedAttribute
 
 from remotegpu.errors import AccountSuspended, Forbidden, NotFound, TokenInvalid, Unauthorized
 from remotegpu.types.identity import Scope, TokenKind
 from remotegpu_server.authz import Actor
 from remotegpu_server.db import tables
 from remotegpu_server.tokens import secret as token_secret
+
+_Found: TypeAlias = Row[*tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -122,55 +123,76 @@ async def authenticate(db: AsyncSession, secret: str | None, *, on_behalf_of: st
     if named is None:
         raise TokenInvalid("The token is not valid.")
     kind, token_id = named
-    found = (
-        await db.execute(
-            select(
-                tables.Token,
-                tables.User,
-                tables.Customer,
-                tables.Host.name,
-                (tables.Token.expires_at <= func.now()).label("expired"),
-                _workspaces(tables.Token.user_id),
-            )
-            .outerjoin(tables.User, tables.User.id == tables.Token.user_id)
-            .outerjoin(tables.Customer, tables.Customer.id == tables.User.customer_id)
-            .outerjoin(tables.Host, tables.Host.id == tables.Token.host_id)
-            .where(tables.Token.id == token_id)
-            .execution_options(populate_existing=True)
-        )
-    ).one_or_none()
-    stored = found[0].secret_hash if found else bytes(32)
+    found = (await db.execute(_OF_TOKEN, {"token_id": token_id})).one_or_none()
+    stored = found.secret_hash if found else bytes(32)
     matches = hmac.compare_digest(stored, token_secret.digest(secret))
-    if found is None or not matches or found[0].kind != kind:
+    if found is None or not matches or found.kind != kind:
         raise TokenInvalid("The token is not valid.")
-    token, user, customer, host_name, expired, workspaces = found
-    if token.revoked_at is not None or (expired and kind is not TokenKind.ENROLLMENT):
+    if found.revoked or (found.expired and kind is not TokenKind.ENROLLMENT):
         raise TokenInvalid("The token has expired or was revoked.")
-    if user is not None and (refusal := _suspension(user, customer)):
+    if found.user_id is not None and (refusal := _suspension(found)):
         raise AccountSuspended(refusal)
     if on_behalf_of is not None:
-        return await _acting_for(db, token, on_behalf_of)
-    return _actor(token, user, host_name, workspaces)
+        return await _acting_for(db, found, on_behalf_of)
+    return _actor(found, found if found.user_id is not None else None)
 
 
-def _workspaces(user_id: ColumnElement[str] | InstrumentedAttribute[Any]) -> ScalarSelect[Any]:
-    """The workspaces of a user with the role in each, as one JSON object or NULL."""
-    member, workspace = tables.WorkspaceMember, tables.Workspace
-    return (
-        select(func.jsonb_object_agg(member.workspace_id, member.role))
-        .join(workspace, workspace.id == member.workspace_id)
-        .where(member.user_id == user_id, member.status == "active", workspace.status != "deleted")
-        .scalar_subquery()
+# Statements of plain tables, made once: the first of them is in every request.
+_token, _user, _customer = (one.__table__.c for one in (tables.Token, tables.User, tables.Customer))
+_member, _workspace = tables.WorkspaceMember.__table__.c, tables.Workspace.__table__.c
+_PERSON: tuple[ColumnElement[Any], ...] = (
+    _user.id.label("user_id"),
+    _user.username,
+    _user.role,
+    _user.customer_id,
+    _user.password_change_required,
+    _user.status.label("user_status"),
+    _customer.name.label("customer_name"),
+    _customer.status.label("customer_status"),
+    select(func.jsonb_object_agg(_member.workspace_id, _member.role))
+    .where(
+        _workspace.id == _member.workspace_id,
+        _member.user_id == _user.id,
+        _member.status == "active",
+        _workspace.status != "deleted",
     )
+    .scalar_subquery()
+    .label("workspaces"),
+)
+"""A person as an actor needs it, with the role in each workspace."""
+_people = tables.User.__table__.join(tables.Customer.__table__, _customer.id == _user.customer_id)
+_OF_TOKEN = (
+    select(
+        _token.id.label("token_id"),
+        _token.kind,
+        _token.name.label("token_name"),
+        _token.scopes,
+        _token.secret_hash,
+        _token.host_id,
+        _token.environment_id,
+        _token.revoked_at.is_not(None).label("revoked"),
+        (_token.expires_at <= func.now()).label("expired"),
+        tables.Host.__table__.c.name.label("host_name"),
+        *_PERSON,
+    )
+    .select_from(
+        tables.Token.__table__.outerjoin(_people, _user.id == _token.user_id).outerjoin(
+            tables.Host.__table__, tables.Host.__table__.c.id == _token.host_id
+        )
+    )
+    .where(_token.id == bindparam("token_id"))
+)
+_OF_NAME = select(*_PERSON).select_from(_people).where(_user.username == bindparam("username"))
+_OF_ID = select(*_PERSON).select_from(_people).where(_user.id == bindparam("user_id"))
 
 
-def _suspension(user: tables.User, customer: tables.Customer) -> str | None:
+def _suspension(person: _Found) -> str | None:
     """Why the user may not act, or ``None``."""
-    if user.status != "active":
-        what = "was deleted" if user.status == "deleted" else "is suspended"
-        return f"The account {user.username} {what}."
-    if customer.status != "active":
-        return f"The customer {customer.name} is suspended."
+    if person.user_status != "active":
+        what = "was deleted" if person.user_status == "deleted" else "is suspended"
+        return f"The account {person.username} {what}."
+    if person.customer_status != "active":
+        return f"The customer {person.customer_name} is suspended."
     return None
 
 
@@ -180,37 +202,28 @@ async def require_active(db: AsyncSession, *user_ids: str) -> None:
 
     Raises :class:`AccountSuspended`.
     """
-    user, customer = tables.User, tables.Customer
     found = await db.execute(
-        select(user, customer)
-        .join(customer, customer.id == user.customer_id)
-        .where(user.id.in_(user_ids))
-        .order_by(user.id)
-        .with_for_update(read=True, of=(user, customer))
-        .execution_options(populate_existing=True)
+        select(*_PERSON)
+        .select_from(_people)
+        .where(_user.id.in_(user_ids))
+        .order_by(_user.id)
+        .with_for_update(read=True, of=(tables.User.__table__, tables.Customer.__table__))
     )
-    for row in found:
-        if refusal := _suspension(*row):
+    for person in found:
+        if refusal := _suspension(person):
             raise AccountSuspended(refusal)
 
 
-async def _acting_for(db: AsyncSession, token: tables.Token, username: str) -> Actor:
+async def _acting_for(db: AsyncSession, token: _Found, username: str) -> Actor:
     if token.kind != TokenKind.SERVICE or Scope.ACT_AS not in token.scopes:
         raise Forbidden("Only a service token with the scope act_as may name another user.")
-    found = (
-        await db.execute(
-            select(tables.User, tables.Customer, _workspaces(tables.User.id))
-            .join(tables.Customer, tables.Customer.id == tables.User.customer_id)
-            .where(tables.User.username == username)
-        )
-    ).one_or_none()
-    if found is None:
+    person = (await db.execute(_OF_NAME, {"username": username})).one_or_none()
+    if person is None:
         raise NotFound(f"There is no user {username[:64]!r}.")
-    user, customer, workspaces = found
     return replace(
-        _actor(token, user, None, workspaces),
-        suspended=_suspension(user, customer),
-        service_name=f"service:{token.name or token.id}",
+        _actor(token, person),
+        suspended=_suspension(person),
+        service_name=f"service:{token.token_name or token.token_id}",
     )
 
 
@@ -218,41 +231,40 @@ async def owner(db: AsyncSession, *, user_id: str) -> Actor:
     """Somebody for whom a loop does what they asked for earlier. Whether the account is active is asked by
     :func:`require_active`.
     """
-    query = select(tables.User, _workspaces(tables.User.id)).where(tables.User.id == user_id)
-    user, workspaces = (await db.execute(query)).one()
+    person = (await db.execute(_OF_ID, {"user_id": user_id})).one()
     return Actor(
         kind=TokenKind.USER,
         token_id="",
         scopes=frozenset({Scope.ALL}),
-        name=user.username,
-        user_id=user.id,
-        username=user.username,
-        role=user.role,
-        customer_id=user.customer_id,
-        workspaces=workspaces or {},
+        name=person.username,
+        user_id=person.user_id,
+        username=person.username,
+        role=person.role,
+        customer_id=person.customer_id,
+        workspaces=person.workspaces or {},
     )
 
 
-def _actor(
-    token: tables.Token, user: tables.User | None, host_name: str | None, workspaces: dict[str, str] | None
-) -> Actor:
-    if user is not None:
-        name = user.username
-    elif host_name is not None:
-        name = f"agent:{host_name}"
+def _actor(token: _Found, person: _Found | None) -> Actor:
+    if person is not None:
+        name = person.username
+    elif token.host_name is not None:
+        name = f"agent:{token.host_name}"
     else:
-        name = f"service:{token.name or token.id}"
+        name = f"service:{token.token_name or token.token_id}"
     return Actor(
         kind=token.kind,
-        token_id=token.id,
+        token_id=token.token_id,
         scopes=frozenset(token.scopes),
         name=name,
-        user_id=user.id if user else None,
-        username=user.username if user else None,
-        role=user.role if user else None,
-        customer_id=user.customer_id if user else None,
-        workspaces=workspaces or {},
+        user_id=person.user_id if person else None,
+        username=person.username if person else None,
+        role=person.role if person else None,
+        customer_id=person.customer_id if person else None,
+        workspaces=person.workspaces or {} if person else {},
         host_id=token.host_id,
         environment_id=token.environment_id,
-        must_change_password=user is not None and user.password_change_required and token.kind != "workload",
+        must_change_password=(
+            person is not None and person.password_change_required and token.kind != "workload"
+        ),
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import EpochStale, NotFound
 from remotegpu_server import authz, holds
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
+
+_EPOCH = text("SELECT epoch FROM hosts WHERE id = :host_id FOR NO KEY UPDATE")
 
 
 async def lock(db: AsyncSession, *, host_id: str) -> tables.Host:
@@ -32,10 +34,7 @@ async def fenced(db: AsyncSession, *, actor: Actor, epoch: int) -> tables.Host:
 async def fence(db: AsyncSession, *, actor: Actor, epoch: int) -> None:
     """The same for those that need nothing of the row: one plain statement."""
     authz.require(actor, Action.AGENT_REPORT)
-    row = tables.Host
-    current = await db.scalar(
-        select(row.epoch).where(row.id == actor.host_id).with_for_update(key_share=True)
-    )
+    current = await db.scalar(_EPOCH, {"host_id": actor.host_id})
     if current is None:
         raise NotFound("There is no such host.")
     if current != epoch:
