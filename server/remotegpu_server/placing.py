@@ -168,10 +168,11 @@ async def _take(
     """Lock quotas, choose, lock the hosts, look again, insert. Lock order: quotas, promises, hosts, GPUs."""
     subjects = await quotas.subjects_of(db, user_id=ask.owner_id, workspace_id=ask.workspace_id)
     request = await request_for(db, ask=ask, image=image)
-    least = (await capacity.fleet(db)).least_fraction(request)
+    # What needs no GPU takes nothing of what is promised, and counts as none.
+    least = (await capacity.fleet(db)).least_fraction(request) if ask.gpus else 0.0
     wanted = adding(ask, gpu_fraction=least)
     await quotas.check(db, subjects=subjects, adding=wanted, environment_id=ask.id)
-    kept = (await reservations.look_and_hold(db)).withheld_from(ask)
+    kept = (await reservations.look_and_hold(db)).withheld_from(ask) if ask.gpus else frozenset()
     for _ in range(HOSTS_TRIED):
         fleet = await capacity.fleet(db)
         choices = placement.choose_all(request, reservations.without(fleet, kept), ahead=ahead)
@@ -228,19 +229,19 @@ async def _take_on(
     holder: Holder,
 ) -> placement.Choice:
     """Take what the locked host has now. ``most``: what the quota allows each GPU to count as."""
-    if host is None:
+    if host is None or host.inventory is None:
         raise Taken
-    there = placement.Fleet(await capacity.inventory(db, host_ids=[host.id]), mix=mix)
+    there = placement.Fleet(await capacity.of_hosts(db, hosts=[host]), mix=mix)
     choice = placement.choose(request, reservations.without(there, kept), ahead=ahead)
     if isinstance(choice, placement.Refusal) or any(fraction(request, gpu) > most for gpu in choice.gpus):
         raise Taken
-    gpu_ids = [gpu.id for gpu in choice.gpus]
-    await db.execute(
-        select(tables.Gpu.id)
-        .where(tables.Gpu.id.in_(gpu_ids))
-        .order_by(tables.Gpu.id)
-        .with_for_update(key_share=True)
-    )
+    if gpu_ids := [gpu.id for gpu in choice.gpus]:
+        await db.execute(
+            select(tables.Gpu.id)
+            .where(tables.Gpu.id.in_(gpu_ids))
+            .order_by(tables.Gpu.id)
+            .with_for_update(key_share=True)
+        )
     held = {
         **await holder(db, host, number),
         "host_id": host.id,

@@ -150,14 +150,16 @@ def _told(*, array_index: int | None, share: int | None) -> dict[str, str]:
 
 async def _locked(
     db: AsyncSession, *, actor: Actor, attempt_id: str, epoch: int
-) -> tuple[tables.Host, tables.Task, tables.Attempt]:
-    """Host, task and attempt, locked in this order. Raises :class:`EpochStale`, :class:`AttemptMismatch`."""
-    host = await sessions.fenced(db, actor=actor, epoch=epoch)
-    row = tables.Attempt
-    task_id = await db.scalar(select(row.task_id).where(row.id == attempt_id, row.host_id == host.id))
-    task = None if task_id is None else await task_queries.lock(db, task_id=task_id)
+) -> tuple[str, tables.Task, tables.Attempt]:
+    """Host, task and attempt, locked in this order; of the host its name. Raises :class:`EpochStale`,
+    :class:`AttemptMismatch`.
+    """
+    host_name = await sessions.fence(db, actor=actor, epoch=epoch)
+    assert actor.host_id is not None, "agent credentials are bound to a host"
+    task = await task_queries.lock_tried(db, attempt_id=attempt_id, host_id=actor.host_id)
     if task is None:
         raise AttemptMismatch("This host has no such attempt.", hint="End and remove what runs of it.")
+    row = tables.Attempt
     attempt = await db.scalar(
         select(row)
         .where(row.id == attempt_id)
@@ -165,7 +167,7 @@ async def _locked(
         .execution_options(populate_existing=True)
     )
     assert attempt is not None, "attempts are not deleted"
-    return host, task, attempt
+    return host_name, task, attempt
 
 
 def _refuse(attempt: tables.Attempt) -> None:
@@ -199,6 +201,15 @@ async def _lease(
     )
 
 
+def _lease_columns(epoch: int, settings: Settings) -> dict[str, Any]:
+    """What every sign of life of an attempt writes."""
+    return {
+        "epoch": epoch,
+        "lease_expires_at": func.now() + timedelta(seconds=settings.attempt_lease_s),
+        "lost_at": func.now() + timedelta(seconds=settings.attempt_lost_s),
+    }
+
+
 async def _renewed(
     db: AsyncSession, *, attempt: tables.Attempt, epoch: int, settings: Settings, **values: Any
 ) -> tables.Attempt:
@@ -206,12 +217,7 @@ async def _renewed(
     renewed: tables.Attempt | None = await db.scalar(
         update(row)
         .where(row.id == attempt.id)
-        .values(
-            epoch=epoch,
-            lease_expires_at=func.now() + timedelta(seconds=settings.attempt_lease_s),
-            lost_at=func.now() + timedelta(seconds=settings.attempt_lost_s),
-            **values,
-        )
+        .values(**_lease_columns(epoch, settings), **values)
         .returning(row)
         .execution_options(populate_existing=True, synchronize_session=False)
     )
@@ -229,9 +235,15 @@ async def accept(
         raise AttemptFinal("The attempt was not claimed.", hint="Claim it first.")
     if attempt.status == Status.CLAIMED:
         attempt = await lifecycle.move(
-            db, attempt=attempt, to=Status.ACCEPTED, accepted_at=func.now(), reason=str(Reason.CREATING)
+            db,
+            attempt=attempt,
+            to=Status.ACCEPTED,
+            accepted_at=func.now(),
+            reason=str(Reason.CREATING),
+            **_lease_columns(body.epoch, settings),
         )
-    attempt = await _renewed(db, attempt=attempt, epoch=body.epoch, settings=settings)
+    else:
+        attempt = await _renewed(db, attempt=attempt, epoch=body.epoch, settings=settings)
     return await _lease(db, task=task, attempt=attempt, settings=settings)
 
 
@@ -239,7 +251,7 @@ async def start(
     db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptWrite, settings: Settings
 ) -> None:
     """Its process runs. The timeout counts from now; with several hosts, from the start of the last one."""
-    host, task, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
+    host_name, task, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
     _refuse(attempt)
     if attempt.status == Status.RUNNING:
         return
@@ -249,12 +261,16 @@ async def start(
         raise AttemptFinal(
             "Not all hosts of the task are ready.", hint="Start nothing before an answer says `go`."
         )
-    attempt = await lifecycle.move(
-        db, attempt=attempt, to=Status.RUNNING, started_at=func.now(), reason=str(Reason.READY)
+    await lifecycle.move(
+        db,
+        attempt=attempt,
+        to=Status.RUNNING,
+        started_at=func.now(),
+        reason=str(Reason.READY),
+        **_lease_columns(body.epoch, settings),
     )
-    await _renewed(db, attempt=attempt, epoch=body.epoch, settings=settings)
     if task.status == TaskStatus.ASSIGNED and await tries.all_started(db, task=task):
-        where = host.name if task.nodes == 1 else f"{task.nodes} hosts"
+        where = host_name if task.nodes == 1 else f"{task.nodes} hosts"
         await tasks.move(
             db,
             task=task,

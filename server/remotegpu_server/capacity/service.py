@@ -79,7 +79,11 @@ async def inventory(db: AsyncSession, *, host_ids: Sequence[str] | None = None) 
     found = select(tables.Host).where(tables.Host.inventory.is_not(None)).order_by(tables.Host.id)
     if host_ids is not None:
         found = found.where(tables.Host.id.in_(host_ids))
-    hosts = (await db.scalars(found.execution_options(populate_existing=True))).all()
+    return await of_hosts(db, hosts=(await db.scalars(found.execution_options(populate_existing=True))).all())
+
+
+async def of_hosts(db: AsyncSession, *, hosts: Sequence[tables.Host]) -> list[HostInventory]:
+    """The same of rows that are at hand."""
     ids = [host.id for host in hosts]
     gpus = await _gpus_by_host(db, host_ids=ids)
     used = await _used_by_host(db, host_ids=ids)

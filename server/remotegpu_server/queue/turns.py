@@ -18,8 +18,8 @@ from remotegpu_server.db import tables
 from remotegpu_server.environments.service import turns as environments
 from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.placing import Launch
+from remotegpu_server.queue import order, waits
 from remotegpu_server.queue import snapshot as snapshots
-from remotegpu_server.queue import waits
 from remotegpu_server.reservations import enforcement as reservations
 from remotegpu_server.tasks.service import turns as tasks
 
@@ -32,6 +32,8 @@ async def place_pending(work: Work) -> None:
     What a request was refused for holds for equal requests behind it, so a long queue of few kinds is cheap.
     """
     async with work.session() as db:
+        if not await order.waiting_ids(db):
+            return
         snapshot = await snapshots.take(db)
     turn = _Pass(work, snapshot)
     ahead: list[snapshots.Waiting] = []

@@ -47,7 +47,8 @@ async def bundles(db: AsyncSession, *, ids: Sequence[str], with_scripts: bool = 
     )
     found = {one[0].id: one for one in rows}
     hosts = await _hosts(db, task_ids=ids)
-    gpus = await held_gpus(db, attempt_ids=[one.id for there in hosts.values() for one, _ in there])
+    with_gpus = [one.id for key, there in hosts.items() for one, _ in there if found[key].Task.gpus]
+    gpus = await held_gpus(db, attempt_ids=with_gpus)
     after = await _dependencies(db, task_ids=ids)
     waiting = any(one[0].status == "pending" for one in found.values())
     positions = await order.positions(db) if waiting else {}
@@ -86,6 +87,9 @@ async def _hosts(
 
 async def held_gpus(db: AsyncSession, *, attempt_ids: Sequence[str]) -> dict[str, list[HeldGpu]]:
     """Live allocations by attempt, in the order of the GPUs' index."""
+    found: dict[str, list[HeldGpu]] = defaultdict(list)
+    if not attempt_ids:
+        return found
     held, gpu = tables.Allocation, tables.Gpu
     rows = await db.execute(
         select(tables.Attempt.id, held, gpu)
@@ -94,7 +98,6 @@ async def held_gpus(db: AsyncSession, *, attempt_ids: Sequence[str]) -> dict[str
         .where(tables.Attempt.id.in_(attempt_ids), held.released_at.is_(None))
         .order_by(gpu.index, gpu.id)
     )
-    found: dict[str, list[HeldGpu]] = defaultdict(list)
     for attempt_id, allocation, one in rows:
         found[attempt_id].append(HeldGpu(allocation, one))
     return found
@@ -116,6 +119,19 @@ async def lock(db: AsyncSession, *, task_id: str) -> tables.Task | None:
         select(tables.Task)
         .where(tables.Task.id == task_id)
         .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    return found
+
+
+async def lock_tried(db: AsyncSession, *, attempt_id: str, host_id: str) -> tables.Task | None:
+    """The same of the task that an attempt of this host tries."""
+    row, attempt = tables.Task, tables.Attempt
+    found: tables.Task | None = await db.scalar(
+        select(row)
+        .join(attempt, attempt.task_id == row.id)
+        .where(attempt.id == attempt_id, attempt.host_id == host_id)
+        .with_for_update(key_share=True, of=row)
         .execution_options(populate_existing=True)
     )
     return found

@@ -28,6 +28,11 @@ class Minted:
     secret: str
 
 
+def new_secret(kind: TokenKind) -> str:
+    """The secret of a token that has no row yet."""
+    return token_secret.make_secret(kind, tables.new_id("tok"))
+
+
 async def mint(
     db: AsyncSession,
     *,
@@ -39,10 +44,15 @@ async def mint(
     environment_id: str | None = None,
     attempt_id: str | None = None,
     expires_in_s: float | None = None,
+    secret: str | None = None,
 ) -> Minted:
-    """Insert a token. Without ``expires_in_s`` it lives until it is revoked."""
-    token_id = tables.new_id("tok")
-    secret = token_secret.make_secret(kind, token_id)
+    """Insert a token. Without ``expires_in_s`` it lives until it is revoked. ``secret``: one of
+    :func:`new_secret`, where its text is needed before its row can be made.
+    """
+    secret = secret or new_secret(kind)
+    named = token_secret.token_id_of(secret)
+    assert named is not None, "it was made just now"
+    _, token_id = named
     expires_at = None if expires_in_s is None else func.now() + timedelta(seconds=expires_in_s)
     row = await db.scalars(
         insert(tables.Token)

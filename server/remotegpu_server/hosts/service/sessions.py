@@ -10,7 +10,7 @@ from remotegpu_server import authz, holds
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.db import tables
 
-_EPOCH = text("SELECT epoch FROM hosts WHERE id = :host_id FOR NO KEY UPDATE")
+_SESSION = text("SELECT epoch, name FROM hosts WHERE id = :host_id FOR NO KEY UPDATE")
 
 
 async def lock(db: AsyncSession, *, host_id: str) -> tables.Host:
@@ -31,14 +31,15 @@ async def fenced(db: AsyncSession, *, actor: Actor, epoch: int) -> tables.Host:
     return host
 
 
-async def fence(db: AsyncSession, *, actor: Actor, epoch: int) -> None:
-    """The same for those that need nothing of the row: one plain statement."""
+async def fence(db: AsyncSession, *, actor: Actor, epoch: int) -> str:
+    """The same in one plain statement, for those that need nothing of the row but its name, the answer."""
     authz.require(actor, Action.AGENT_REPORT)
-    current = await db.scalar(_EPOCH, {"host_id": actor.host_id})
+    current = (await db.execute(_SESSION, {"host_id": actor.host_id})).one_or_none()
     if current is None:
         raise NotFound("There is no such host.")
-    if current != epoch:
-        raise stale(current)
+    if current.epoch != epoch:
+        raise stale(current.epoch)
+    return str(current.name)
 
 
 def stale(current: int) -> EpochStale:

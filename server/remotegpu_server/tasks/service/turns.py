@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from remotegpu.errors import QuotaExceeded
 from remotegpu.types.environments import Reason
 from remotegpu.types.identity import Scope, TokenKind
-from remotegpu_server import holds, placement, placing
+from remotegpu_server import placement, placing
 from remotegpu_server.attempts import tries
 from remotegpu_server.authz import SYSTEM, Actor
 from remotegpu_server.db import tables
@@ -125,7 +125,6 @@ async def place(
         outlook=None,
     )
     for one in found:
-        await holds.bump_revision(db, host_id=one.host.id)
         notify(db, CLAIMABLE.format(host_id=one.host.id))
     if task.reservation_id is not None:
         await reservations.used(db, reservation_id=task.reservation_id)
@@ -137,6 +136,12 @@ async def _attempt(
 ) -> str:
     """The row of the attempt, with a token of its own, and of rank 0 of several with a port of its own."""
     attempt_id = tables.new_id("att")
+    secret = tokens.new_secret(TokenKind.WORKLOAD)
+    own = {
+        "REMOTEGPU_TOKEN": secret,
+        "REMOTEGPU_URL": launch.workload_url,
+        "REMOTEGPU_TASK_ID": task.id,
+    }
     await db.execute(
         insert(tables.Attempt).values(
             id=attempt_id,
@@ -144,27 +149,18 @@ async def _attempt(
             number=task.generation,
             rank=rank,
             host_id=host.id,
+            secret_env=placing.seal_env(launch.vault, own),
             **(await _rendezvous(db, host=host) if task.nodes > 1 and rank == 0 else {}),
         )
     )
-    minted = await tokens.mint(
+    await tokens.mint(
         db,
         kind=TokenKind.WORKLOAD,
         scopes=[Scope.NOTEBOOK],
         name=task.name,
         user_id=task.owner_id,
         attempt_id=attempt_id,
-    )
-    own = {
-        "REMOTEGPU_TOKEN": minted.secret,
-        "REMOTEGPU_URL": launch.workload_url,
-        "REMOTEGPU_TASK_ID": task.id,
-    }
-    await db.execute(
-        update(tables.Attempt)
-        .where(tables.Attempt.id == attempt_id)
-        .values(secret_env=placing.seal_env(launch.vault, own))
-        .execution_options(synchronize_session=False)
+        secret=secret,
     )
     return attempt_id
 
