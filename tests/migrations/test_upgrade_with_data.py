@@ -29,7 +29,7 @@ from remotegpu_server.testing import LiveServer
 
 PREVIOUS = "0001"
 """The schema of the release before this one."""
-_ROWS_STAY = {"0010"}
+_ROWS_STAY = {"0010", "0022"}
 """Revisions that add only indexes and guards."""
 _USER_SECRET = f"rgu_adasnotebook_{'a' * 43}"
 _ADMIN_SECRET = f"rgu_adminsbrowse_{'c' * 43}"

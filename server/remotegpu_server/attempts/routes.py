@@ -17,7 +17,9 @@ from remotegpu.types.agent import (
     TaskClaim,
 )
 from remotegpu_server.attempts import service
+from remotegpu_server.authz import Actor
 from remotegpu_server.deps import Caller, Db, Sessions, SettingsDep, SignalsDep, VaultDep, identify
+from remotegpu_server.fault_points import FaultPoints
 from remotegpu_server.placing import Launch
 from remotegpu_server.routing import api_router
 from remotegpu_server.tasks.service.turns import CLAIMABLE
@@ -38,19 +40,24 @@ async def claim(
     """Held while nothing waits, up to `wait_s`. The same `request_id` again answers the same attempts."""
     response.headers["Cache-Control"] = "no-store"
     launch = Launch(vault=vault, workload_url=settings.workload_url)
+    fault_points: FaultPoints = request.app.state.fault_points
+
+    async def look() -> tuple[Actor, ClaimedAttempts]:
+        async with sessions() as db:
+            caller = await identify(request, db)  # its credential may have ended meanwhile
+            found = await service.claim(db, actor=caller, body=body, launch=launch, settings=settings)
+            fault_points.reach("before_commit")
+            await db.commit()
+            fault_points.reach("after_commit")
+            return caller, found
+
     ends = time.monotonic() + body.wait_s
-    async with sessions() as db:
-        caller = await identify(request, db)
-        found = await service.claim(db, actor=caller, body=body, launch=launch, settings=settings)
-        await db.commit()
+    caller, found = await look()
     if found.attempts or body.wait_s == 0:
         return found
     with signals.watch(CLAIMABLE.format(host_id=caller.host_id)) as watch:
         while True:  # looked for once more first: something may have come before the watch
-            async with sessions() as db:
-                caller = await identify(request, db)  # its credential may have ended meanwhile
-                found = await service.claim(db, actor=caller, body=body, launch=launch, settings=settings)
-                await db.commit()
+            _, found = await look()
             left = ends - time.monotonic()
             if found.attempts or left <= 0 or signals.stopping:
                 return found

@@ -419,7 +419,7 @@ async def granted(db: AsyncSession, *, host_id: str) -> tuple[list[GrantedAttemp
     row = tables.Attempt
     rows = await db.execute(
         select(row.id, row.status, row.stop_reason)
-        .where(row.host_id == host_id, text(tables.LIVE_ATTEMPT))
+        .where(row.host_id == host_id, row.finished_at.is_(None))
         .order_by(row.id)
     )
     found = rows.all()

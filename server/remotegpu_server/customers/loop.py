@@ -19,6 +19,8 @@ from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.tasks.service import stop as tasks
 
 _BATCH = 500
+_GOING = tables.Task.status.in_(["pending", "assigned", "running"])
+"""Says no more than that it has not ended; an index knows it by these words."""
 
 
 async def withdraw_and_stop(work: Work) -> None:
@@ -29,7 +31,7 @@ async def withdraw_and_stop(work: Work) -> None:
             async with work.session() as db:
                 await _stop(db, environment_id)  # a conflict: it moved meanwhile; the next pass looks again
     task = tables.Task
-    for task_id in await _due(work, task, task.finished_at.is_(None), task.stop_requested_at.is_(None)):
+    for task_id in await _due(work, task, _GOING, task.stop_requested_at.is_(None)):
         with by_itself("suspensions", task_id), contextlib.suppress(StateConflict):
             async with work.session() as db:
                 await _stop_task(db, task_id)

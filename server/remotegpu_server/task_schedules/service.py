@@ -260,7 +260,8 @@ async def follow(db: AsyncSession, *, schedule_id: str, launch: Launch) -> None:
 
 async def _runs(db: AsyncSession, row: tables.TaskSchedule) -> bool:
     task = tables.Task
-    live = select(task.id).where(task.schedule_id == row.id, task.finished_at.is_(None)).limit(1)
+    going = task.status.in_(["pending", "assigned", "running"])  # as the index of what lives says it
+    live = select(task.id).where(task.schedule_id == row.id, going).limit(1)
     return await db.scalar(live) is not None
 
 

@@ -44,6 +44,12 @@ class Placement(Base):
             postgresql_where=text("attempt_id IS NOT NULL"),
         ),
         Index("ix_placements_live_host", "host_id", postgresql_where=text("released_at IS NULL")),
+        Index(
+            "ix_placements_environment",
+            "environment_id",
+            postgresql_where=text("environment_id IS NOT NULL"),
+        ),
+        Index("ix_placements_released", "released_at", postgresql_where=text("released_at IS NOT NULL")),
         Index("ix_placements_volume", "volume_id", "released_at"),
         Index("ix_placements_admin_host", "host_id", postgresql_where=text("release_proof = 'admin'")),
         Index("ix_placements_live_user", "user_id", postgresql_where=text("released_at IS NULL")),

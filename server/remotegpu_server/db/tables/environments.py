@@ -71,6 +71,7 @@ class Environment(Base):
             unique=True,
             postgresql_where=text("status <> 'deleted'"),
         ),
+        Index("ix_environments_wanted", "owner_id", postgresql_where=text("desired = 'running'")),
         Index("ix_environments_pending", "queued_at", postgresql_where=text("status = 'pending'")),
         Index(
             "ix_environments_deadline",

@@ -178,6 +178,7 @@ class Token(Base):
         ),
         Index("ix_tokens_live_user", "user_id", postgresql_where=text("revoked_at IS NULL")),
         Index("ix_tokens_environment", "environment_id", postgresql_where=text("environment_id IS NOT NULL")),
+        Index("ix_tokens_ended", text("least(expires_at, revoked_at)")),
         Index("ix_tokens_attempt", "attempt_id", postgresql_where=text("attempt_id IS NOT NULL")),
     )
 

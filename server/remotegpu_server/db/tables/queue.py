@@ -47,6 +47,7 @@ class StartEstimate(Base):
     __tablename__ = "start_estimates"
     __table_args__ = (
         CheckConstraint("p50_at <= p90_at", name="ordered"),
+        Index("ix_start_estimates_open", "ask_id", postgresql_where=text("started_at IS NULL")),
         Index("ix_start_estimates_started", "started_at", postgresql_where=text("started_at IS NOT NULL")),
     )
 

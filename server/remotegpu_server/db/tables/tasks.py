@@ -238,7 +238,7 @@ class Attempt(Base):
             name="rendezvous_at_rank_0",
         ),
         Index("ix_attempts_claimable", "host_id", "created_at", postgresql_where=text("status = 'assigned'")),
-        Index("ix_attempts_live_host", "host_id", postgresql_where=text(LIVE_ATTEMPT)),
+        Index("ix_attempts_live_host", "host_id", postgresql_where=text("finished_at IS NULL")),
         Index("ix_attempts_lost", "lost_at", postgresql_where=text("lost_at IS NOT NULL")),
         Index("ix_attempts_output", "finished_at", postgresql_where=text("output_removed_at IS NULL")),
         Index(
