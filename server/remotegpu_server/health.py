@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,6 +22,7 @@ from remotegpu_server.metrics import fleet
 from remotegpu_server.routing import api_router
 
 router = api_router("health")
+_log = structlog.get_logger(__name__)
 
 
 @router.get("/healthz", summary="The process is alive")
@@ -58,8 +61,11 @@ async def metrics(request: Request) -> Response:
     pieces = [generate_latest().decode()]
     runner: LoopRunner = request.app.state.loop_runner
     if runner.leading:
-        async with database.sessions() as db:
-            pieces += [piece async for piece in fleet.exposed(db)]
+        try:
+            async with database.sessions() as db:
+                pieces += [piece async for piece in fleet.exposed(db)]
+        except (SQLAlchemyError, OSError) as error:  # then what this process knows is wanted most
+            _log.warning("fleet_not_told", error=type(error).__name__)
     return Response("".join(pieces), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -49,7 +49,7 @@ async def documents(app: FastAPI, table: str) -> list[tuple[datetime, int, dict[
         ]
 
 
-async def test_samples_become_minutes_and_hours_and_a_late_one_still_counts(app: FastAPI, work: Work) -> None:
+async def test_samples_become_minutes_and_a_late_one_still_counts(app: FastAPI, work: Work) -> None:
     now = datetime.now(UTC)
     minute = now.replace(second=0, microsecond=0) - timedelta(minutes=2)
     for second, percent, highest in ((1, 10.0, 90.0), (11, 20.0, None), (21, 60.0, None)):
@@ -74,9 +74,23 @@ async def test_samples_become_minutes_and_hours_and_a_late_one_still_counts(app:
     await loop.keep(work)
     ((_, n, found),) = await documents(app, "host_sample_minutes")
     assert (n, found["gpus"]["GPU-1"]["mean"]) == (4, {"utilization_percent": 50.0})
+
+
+async def test_minutes_become_an_hour_once_it_is_over(app: FastAPI, work: Work) -> None:
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=3)
+    for minute, percent, highest in ((1, 10.0, None), (1, 20.0, 90.0), (59, 60.0, None), (60, 1.0, None)):
+        put(app, hour + timedelta(minutes=minute, seconds=percent / 10), percent, highest)
+    await app.state.database.samples.write()
+    await loop.keep(work)
+    await loop.keep(work)
     hours = await documents(app, "host_sample_hours")
-    assert [(at, n) for at, n, _ in hours] == [(minute.replace(minute=0), 4)]
-    assert hours[0][2]["gpus"]["GPU-1"]["highest"]["utilization_percent"] == 110.0
+    assert [(at, n) for at, n, _ in hours] == [(hour, 3), (hour + timedelta(hours=1), 1)]
+    gpu = hours[0][2]["gpus"]["GPU-1"]
+    assert (gpu["utilization_percent"], gpu["mean"], gpu["highest"]) == (
+        60.0,
+        {"utilization_percent": 30.0},
+        {"utilization_percent": 90.0},
+    )
 
 
 async def test_partitions_are_made_ahead_and_old_ones_dropped(app: FastAPI, work: Work) -> None:

@@ -13,8 +13,12 @@ from remotegpu_server.metrics import queries
 
 AGAIN = timedelta(minutes=3)
 """The last minutes are made anew on each pass: rows may come in late."""
-CATCH_UP = timedelta(hours=1)
+SETTLED = timedelta(minutes=10)
+"""An hour is rolled up once, so long after its end."""
+AT_ONCE = {HOST_SAMPLES: timedelta(minutes=5), MINUTES: timedelta(hours=1)}
 """At most so much is rolled up in one transaction."""
+STATEMENT_S = 50
+"""A thousand hosts have a million values a minute."""
 _MINUTE, _HOUR = timedelta(minutes=1), timedelta(hours=1)
 
 
@@ -23,9 +27,11 @@ async def keep(work: Work) -> None:
     async with work.session() as db:
         now = (await db.execute(select(func.now()))).scalar_one()
     await _partitions(work, now)
-    await _roll_up(work, source=HOST_SAMPLES, target=MINUTES, width=_MINUTE, until=_begin_of(now, _MINUTE))
-    # The present hour too, as far as it goes.
-    await _roll_up(work, source=MINUTES, target=HOURS, width=_HOUR, until=_begin_of(now, _HOUR) + _HOUR)
+    await _roll_up(
+        work, source=HOST_SAMPLES, target=MINUTES, width=_MINUTE, until=_begin_of(now, _MINUTE), again=AGAIN
+    )
+    until = _begin_of(now - SETTLED, _HOUR)
+    await _roll_up(work, source=MINUTES, target=HOURS, width=_HOUR, until=until, again=timedelta(0))
 
 
 async def _partitions(work: Work, now: datetime) -> None:
@@ -42,17 +48,26 @@ async def _partitions(work: Work, now: datetime) -> None:
 
 
 async def _roll_up(
-    work: Work, *, source: Partitioned, target: Partitioned, width: timedelta, until: datetime
+    work: Work,
+    *,
+    source: Partitioned,
+    target: Partitioned,
+    width: timedelta,
+    until: datetime,
+    again: timedelta,
 ) -> None:
+    """What of ``source`` is not in ``target`` yet, and the last of it ``again``."""
     async with work.session() as db:
         done, first = await queries.newest_at(db, target), await queries.oldest_at(db, source)
     if first is None:
         return
-    begin = _begin_of(first if done is None else max(first, done - max(AGAIN, width)), width)
-    step = 24 * CATCH_UP if width == _HOUR else CATCH_UP
+    begin = _begin_of(first, width)
+    if done is not None:
+        begin = max(begin, done + width - again)
     while begin < until:
-        end = min(begin + step, until)
+        end = min(begin + AT_ONCE[source], until)
         async with work.session() as db:
+            await db.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_S}s'"))
             for day in sorted({begin.date(), end.date()}):
                 await samples.make_partition(db, target, day)
             await queries.roll_up(db, source=source, target=target, width=width, begin=begin, end=end)
