@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import os
+import shutil
+import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_process import HOST_LABEL, docker, docker_answers
 from joined_host import JoinedHost, until
 
 import remotegpu
@@ -67,6 +73,37 @@ def hosts(live_server: LiveServer, admin: remotegpu.Client, tmp_path: Path) -> I
         one.stop()
 
 
+@pytest.fixture
+def docker_hosts(
+    live_server: LiveServer, admin: remotegpu.Client, tmp_path: Path
+) -> Iterator[list[JoinedHost]]:
+    """All at one address of this machine, as hosts of their own would have one each."""
+    if not docker_answers() or shutil.which("gcc") is None or os.geteuid() != 0:
+        pytest.skip("needs a Docker engine, gcc, and root for the firewall's rules")
+    program, archive = tmp_path / "meeting", tmp_path / "image.tar"
+    subprocess.run(["gcc", "-O1", "-static", "-o", program, Path(__file__).parent / "meeting.c"], check=True)
+    (tmp_path / "home" / "jovyan").mkdir(parents=True)
+    subprocess.run(["tar", "-C", tmp_path, "-cf", archive, "meeting", "home"], check=True)
+    image = f"remotegpu-gang-test:{uuid.uuid4().hex[:12]}"
+    docker("import", str(archive), image)
+    admin.images.create(name="meeting", reference=image)
+    bridge = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Subnet}}")
+    gateway = str(next(ipaddress.ip_network(bridge).hosts()))
+    options = ["--runtime", "docker", "--simulate-gpus", "1xA100-80GB", "--address", gateway]
+    made = [
+        JoinedHost(live_server, admin, f"host-{number}", tmp_path / f"state-{number}", options)
+        for number in range(3)
+    ]
+    for one in made:
+        one.start(admin)
+    yield made
+    for one in made:
+        one.stop()
+        for left in docker("ps", "-aq", "--filter", f"label={HOST_LABEL}={one.id}").split():
+            docker("rm", "-f", left)
+    docker("image", "rm", "-f", image, check=False)
+
+
 def submit(admin: remotegpu.Client, *arguments: str, **more: Any) -> str:
     command = [sys.executable, "-c", MEET, *arguments]
     fields = {"image": "python", "command": command, "nodes": 3, "gpus": 1, "memory_bytes": 2**27}
@@ -113,3 +150,29 @@ def test_agent_that_dies_before_it_is_ready_holds_the_others_and_goes_on(
     hosts[1].start(admin)
     task = ended(admin, task_id)
     assert (task.status, task.attempt) == ("succeeded", 1), task.message
+
+
+@pytest.mark.docker
+def test_containers_meet_at_rank_0_and_nobody_else_reaches_it(
+    docker_hosts: list[JoinedHost], admin: remotegpu.Client
+) -> None:
+    gang = submit(admin, image="meeting", command=["/meeting"], env={"HOLD": "1"}, gpus=0)
+    until("rank 2 was answered", lambda: admin.tasks.logs(gang, rank=2).text == "all here\n")
+    assert sorted(admin.tasks.logs(gang).text.splitlines()) == ["rank 1", "rank 2"]
+    zero = next(one for one in admin.tasks.attempts(gang) if one.rank == 0)
+    (published,) = docker("port", f"rgpu-{zero.id}").split(" -> ")[1:]
+    address, _, port = published.partition(":")
+    knocking = {"image": "meeting", "command": ["/meeting", address, port], "nodes": 1, "gpus": 0}
+    stranger = ended(admin, submit(admin, **knocking))
+    assert admin.tasks.logs(stranger.id).text == "silent\n"
+    admin.tasks.stop(gang)
+    assert ended(admin, gang).status == "cancelled"
+    rules = until("the rules are gone", lambda: _rules_without(port))
+    assert "REMOTEGPU-FORWARD" in rules
+    again = ended(admin, submit(admin, image="meeting", command=["/meeting"], gpus=0))
+    assert (again.status, again.exit_code) == ("succeeded", 0), again.message
+
+
+def _rules_without(port: str) -> str:
+    found = subprocess.run(["iptables", "-S"], capture_output=True, text=True, check=True).stdout
+    return "" if f"--ctorigdstport {port}" in found or f"--dport {port} " in found else found
