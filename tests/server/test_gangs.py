@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -326,3 +327,37 @@ async def test_waiting_gang_is_one_ask_that_nobody_overtakes(
     await turns.place_pending(work)
     assert (await gang.task())["status"] == "assigned"
     assert (await behind.task())["status"] == "pending"
+
+
+async def test_gangs_at_the_same_moment_take_hosts_whole_and_end_once(
+    fleet: Fleet, actors: Actors, app: FastAPI, work: Work, agents: list[HollowAgent]
+) -> None:
+    ada = await actors.user("ada")
+    gangs = await asyncio.gather(*(submit(fleet, ada.headers, 2, max_retries=0) for _ in range(5)))
+    await check(app)
+    for _ in range(2):
+        await turns.place_pending(work)
+    placed = [gang for gang in gangs if (await gang.task())["status"] == "assigned"]
+    assert len(placed) in (2, 3), "six GPUs on three hosts; two free ones of one host are of no use"
+    claimed = [(agent, one) for agent in agents for one in await agent.claim()]
+    for gang in placed:
+        mine = sorted(
+            ((one["rank"], agent, one) for agent, one in claimed if one["task_id"] == gang.id),
+            key=lambda one: one[0],
+        )
+        gang.agents, gang.specs = [agent for _, agent, _ in mine], [one for _, _, one in mine]
+        await gang.start()
+    await asyncio.gather(
+        *(gang.complete(rank) for gang in placed[1:] for rank in range(2)),
+        *(placed[0].fail(rank) for rank in range(2)),
+        attempts.end_gangs(work),
+    )
+    ended = [(await gang.task())["status"] for gang in placed]
+    assert ended == ["failed", *["succeeded"] * (len(placed) - 1)]
+    async with app.state.database.sessions() as db:
+        told = sa.text(
+            "SELECT count(*) FROM events WHERE kind = 'task.status'"
+            " AND data->>'to' IN ('succeeded', 'failed') AND data->>'from' <> data->>'to'"
+        )
+        assert await db.scalar(told) == len(placed), "each is told once"
+    await check(app)

@@ -508,13 +508,13 @@ async def test_alike_tasks_that_wait_are_decided_once(
     await submit(fleet, ada.headers, gpus=1)
     body = {"image": "base", "command": ["x"], "gpus": 1, "array": {"size": 50}}
     await fleet.client.post("/v1/tasks", headers=ada.headers, json=body)
-    chosen, really = [], placement.choose
+    chosen, really = [], placement.choose_all
 
     def counted(*given: Any, **more: Any) -> Any:
         chosen.append(given)
         return really(*given, **more)
 
-    monkeypatch.setattr(placement, "choose", counted)
+    monkeypatch.setattr(placement, "choose_all", counted)
     await turns.place_pending(work)
     assert len(chosen) == 1
     listed = await fleet.client.get("/v1/tasks", headers=ada.headers, params={"status": "pending"})
