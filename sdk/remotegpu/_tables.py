@@ -64,6 +64,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "AlertRule": ("name", "enabled", "severity", "signal", "operator", "threshold", "duration_s", "firing"),
     "AlertSignal": ("name", "object_type", "unit", "description"),
     "AlertSilence": ("id", "rule", "object", "until", "created_by", "reason"),
+    "Webhook": ("id", "url", "events", "enabled", "failing_since", "description"),
+    "WebhookDelivery": ("created_at", "event", "attempts", "delivered_at", "next_attempt_at", "error", "id"),
     "Customer": ("name", "status", "users", "environments", "gpus", "company", "code", "display_name"),
     "Token": ("id", "name", "kind", "scopes", "expires_at", "last_used_at"),
     "Event": ("at", "kind", "subject_type", "subject_id", "actor", "message"),

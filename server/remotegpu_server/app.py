@@ -46,6 +46,7 @@ from remotegpu_server.middleware import RequestEnvelope
 from remotegpu_server.notifications import loop as notifications_loop
 from remotegpu_server.notifications import routes as notifications_routes
 from remotegpu_server.outbox import mail_loop as outbox_mail_loop
+from remotegpu_server.outbox import webhook_loop as outbox_webhook_loop
 from remotegpu_server.outputs import loop as outputs_loop
 from remotegpu_server.outputs import routes as outputs_routes
 from remotegpu_server.platform_settings import routes as settings_routes
@@ -71,6 +72,7 @@ from remotegpu_server.usage import routes as usage_routes
 from remotegpu_server.users import routes as users_routes
 from remotegpu_server.volumes import loop as volumes_loop
 from remotegpu_server.volumes import routes as volumes_routes
+from remotegpu_server.webhooks import routes as webhooks_routes
 from remotegpu_server.workspaces import routes as workspaces_routes
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -106,6 +108,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     events_routes.router,
     notifications_routes.router,
     alerts_routes.router,
+    webhooks_routes.router,
     audit_routes.router,
 )
 """Every router of the server; a slice adds its line here."""
@@ -122,6 +125,7 @@ LOOPS: tuple[Loop, ...] = (
     outputs_loop.LOOP,
     task_inputs_loop.LOOP,
     outbox_mail_loop.LOOP,
+    outbox_webhook_loop.LOOP,
     notifications_loop.DIGESTS,
     notifications_loop.SWEEP,
     task_schedules_loop.LOOP,

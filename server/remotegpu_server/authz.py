@@ -157,6 +157,10 @@ class Action(StrEnum):
     ALERT_WRITE = "alert:write"
     ALERT_RULE_READ = "alert_rule:read"
     ALERT_RULE_WRITE = "alert_rule:write"
+    WEBHOOK_LIST = "webhook:list:read"
+    WEBHOOK_CREATE = "webhook:create"
+    WEBHOOK_READ = "webhook:read"
+    WEBHOOK_WRITE = "webhook:write"
     AUDIT_READ = "audit:read"
     AUDIT_VERIFY = "audit:verify:read"
     METRICS_READ = "metrics:read"
@@ -287,6 +291,10 @@ _RULES: dict[Action, _Who] = {
     Action.ALERT_WRITE: _Who.ADMIN,
     Action.ALERT_RULE_READ: _Who.ADMIN,
     Action.ALERT_RULE_WRITE: _Who.ADMIN,
+    Action.WEBHOOK_LIST: _Who.PERSON,
+    Action.WEBHOOK_CREATE: _Who.PERSON,
+    Action.WEBHOOK_READ: _Who.ROW_OWNER,
+    Action.WEBHOOK_WRITE: _Who.ROW_OWNER,
     Action.AUDIT_READ: _Who.CUSTOMER_OWNER,
     Action.AUDIT_VERIFY: _Who.ADMIN,
     Action.METRICS_READ: _Who.METRICS,

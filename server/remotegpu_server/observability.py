@@ -43,7 +43,9 @@ ESTIMATE_ERROR_SECONDS = Histogram(
 ESTIMATE_MEDIAN_ERROR_SECONDS = Gauge(
     "remotegpu_start_estimate_median_error_seconds", "The same, median of the last 30 days."
 )
-OUTBOX = Counter("remotegpu_outbox_attempts_total", "Attempts to deliver mail.", ["channel", "outcome"])
+OUTBOX = Counter(
+    "remotegpu_outbox_attempts_total", "Attempts to deliver mail and webhooks.", ["channel", "outcome"]
+)
 LOGIN_FAILURES = Counter("remotegpu_login_failures_total", "Refused sign-ins.", ["why"])
 
 _SECRET_KEYS = frozenset(

@@ -56,6 +56,8 @@ EXAMPLES: dict[str, Any] = {
     "AlertRuleUpdate": {"threshold": 82},
     "AlertSilenceCreate": {"rule": "gpu-idle", "until": "2030-01-01T00:00:00Z", "reason": "course"},
     "NotificationPreferenceUpdate": {"mail": "now"},
+    "WebhookCreate": {"url": "https://hooks.example.org/remotegpu", "events": ["job.completed"]},
+    "WebhookUpdate": {"enabled": True},
     "CustomerCreate": {"name": "physics", "display_name": "Department of Physics"},
     "CustomerUpdate": {"display_name": "Physics"},
     "EnvironmentCreate": {

@@ -365,6 +365,9 @@ def _things_of(site: Site, ada: Person) -> dict[str, str]:
         "alert_id": "alt-000000000000",
         "rule": "agent-offline",
         "silence_id": "sil-000000000000",
+        "webhook_id": ada.client.webhooks.create(
+            url="https://example.org/x", events=["job.failed"]
+        ).webhook.id,
         "request_id": "log-000000000000",
         "check_id": "chk-000000000000",
         "removal_id": "rmv-000000000000",

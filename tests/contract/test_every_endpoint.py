@@ -30,6 +30,7 @@ import journey_tokens
 import journey_usage
 import journey_users
 import journey_volumes
+import journey_webhooks
 import journey_workspaces
 import pytest
 from fastapi import FastAPI
@@ -46,6 +47,7 @@ JOURNEYS = (
     journey_workspaces.drive,
     journey_notifications.drive,
     journey_alerts.drive,
+    journey_webhooks.drive,
     journey_images.drive,
     journey_hosts.drive,
     journey_quotas.drive,

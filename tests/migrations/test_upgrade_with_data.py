@@ -395,6 +395,11 @@ def test_upgrade_0021_begins_with_empty_samples_and_no_numbered_heartbeat(upgrad
     assert _rows(upgraded, "SELECT DISTINCT heartbeat_sequence FROM hosts") == [(0,)]
 
 
+def test_upgrade_0022_begins_without_webhooks_and_keeps_mail(upgraded: sa.Engine) -> None:
+    assert _rows(upgraded, "SELECT count(*) FROM webhooks") == [(0,)]
+    assert _rows(upgraded, "SELECT count(webhook_id) FROM outbox") == [(0,)]
+
+
 def test_every_revision_is_asserted_here() -> None:
     asserted = {name.split("_")[2] for name in globals() if name.startswith("test_upgrade_0")}
     folder = Path(remotegpu_migrations.__file__).parent / "versions"

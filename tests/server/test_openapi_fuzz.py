@@ -124,6 +124,8 @@ class Target:
         )
         schedule = {"name": "daily", "cron": "0 5 * * *", "task": {"image": "base", "command": ["x"]}}
         daily = await self.client.post("/v1/task-schedules", headers=member.headers, json=schedule)
+        hook_body = {"url": "https://example.org/x", "events": ["job.failed"]}
+        hook = await self.client.post("/v1/webhooks", headers=member.headers, json=hook_body)
         self.known = {
             "environment_id": [made["id"]],
             "workload_id": [made["id"]],
@@ -139,6 +141,7 @@ class Target:
             "subject": ["user", "customer"],
             "subject_id": ["ada", "default"],
             "rule": ["gpu-xid"],
+            "webhook_id": [hook.json()["webhook"]["id"]],
             "alert_id": [await actors.alert()],
         }
 

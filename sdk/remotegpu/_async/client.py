@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from remotegpu._async.resources.usage import AsyncUsage
     from remotegpu._async.resources.users import AsyncUsers
     from remotegpu._async.resources.volumes import AsyncVolumes
+    from remotegpu._async.resources.webhooks import AsyncWebhooks
     from remotegpu._async.resources.workspaces import AsyncWorkspaces
 
 
@@ -318,6 +319,13 @@ class AsyncClient:
         from remotegpu._async.resources.alert_silences import AsyncAlertSilences
 
         return AsyncAlertSilences(self._transport)
+
+    @cached_property
+    def webhooks(self) -> AsyncWebhooks:
+        """Programs that are told what happens."""
+        from remotegpu._async.resources.webhooks import AsyncWebhooks
+
+        return AsyncWebhooks(self._transport)
 
     @cached_property
     def audit(self) -> AsyncAudit:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from remotegpu._sync.resources.usage import SyncUsage
     from remotegpu._sync.resources.users import SyncUsers
     from remotegpu._sync.resources.volumes import SyncVolumes
+    from remotegpu._sync.resources.webhooks import SyncWebhooks
     from remotegpu._sync.resources.workspaces import SyncWorkspaces
 
 
@@ -319,6 +320,13 @@ class Client:
         from remotegpu._sync.resources.alert_silences import SyncAlertSilences
 
         return SyncAlertSilences(self._transport)
+
+    @cached_property
+    def webhooks(self) -> SyncWebhooks:
+        """Programs that are told what happens."""
+        from remotegpu._sync.resources.webhooks import SyncWebhooks
+
+        return SyncWebhooks(self._transport)
 
     @cached_property
     def audit(self) -> SyncAudit:

@@ -25,6 +25,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser], add: Add, group: G
     _alerts(group(commands, "alert", "what the alert rules say"), add)
     _alert_rules(group(commands, "alert-rule", "rules of alerts (admins)"), add)
     _alert_silences(group(commands, "alert-silence", "keep quiet about alerts (admins)"), add)
+    _webhooks(group(commands, "webhook", "programs that are told what happens"), add)
     _audit(group(commands, "audit", "who did what (admins, owners)"), add)
 
 
@@ -158,6 +159,21 @@ def _alert_silences(silence: Commands[argparse.ArgumentParser], add: Add) -> Non
     create.add_argument("--hours", type=float, default=1.0)
     create.add_argument("--reason")
     add(silence, "delete", "alerts.delete_silence", "end one now").add_argument("silence")
+
+
+def _webhooks(webhook: Commands[argparse.ArgumentParser], add: Add) -> None:
+    add(webhook, "list", "webhooks.list_", "list yours")
+    create = add(webhook, "create", "webhooks.create", "have a URL told; prints the secret once")
+    create.add_argument("url")
+    create.add_argument("--event", action="append", required=True, help="job.completed, alert.triggered, …")
+    for verb, what in (
+        ("delete", "delete one"),
+        ("test", "send it a test"),
+        ("log", "what was sent to it"),
+        ("enable", "switch it on"),
+        ("disable", "switch it off"),
+    ):
+        add(webhook, verb, f"webhooks.{verb}", what).add_argument("webhook", metavar="ID")
 
 
 def _audit(audit: Commands[argparse.ArgumentParser], add: Add) -> None:

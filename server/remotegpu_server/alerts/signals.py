@@ -596,4 +596,4 @@ async def outbox_waiting(view: View) -> list[Reading]:
         .group_by(row.channel)
     )
     oldest = {channel: float(age_s) for channel, age_s in waits_}
-    return [Reading(object_id=one, name=one, value=oldest.get(one, 0.0)) for one in ("mail",)]
+    return [Reading(object_id=one, name=one, value=oldest.get(one, 0.0)) for one in ("mail", "webhook")]

@@ -12,6 +12,7 @@ from remotegpu_server.audit import service as audit
 from remotegpu_server.authz import Actor
 from remotegpu_server.db import tables
 from remotegpu_server.db.notify import notify
+from remotegpu_server.events import subscribers
 
 STREAM_KEY = "events"
 """Hint that new events were committed."""
@@ -47,6 +48,11 @@ async def record(
             message=message,
             data=json.loads(json.dumps(data or {})),
         )
+    )
+    await subscribers.fan_out(
+        db,
+        event=subscribers.Happened(kind, subject_type, subject_id, actor.name, reason, message, data or {}),
+        seen_by=subscribers.SeenBy(customer_id, user_id, workspace_id),
     )
     audit.made(db, subject_id)
     notify(db, STREAM_KEY, f"{subject_type}:{subject_id}")

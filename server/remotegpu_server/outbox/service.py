@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import and_, delete, func, insert, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu_server.authz import SYSTEM
@@ -18,7 +18,7 @@ from remotegpu_server.events import service as events
 from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import NOTIFICATION_GIVE_UP_S
 
-Channel = Literal["mail"]
+Channel = Literal["mail", "webhook"]
 LEASE_S = 120.0
 """Longer than any attempt takes: only a leader that died leaves one to run out."""
 _FIRST_PAUSE_S = 30.0
@@ -33,15 +33,17 @@ class Message:
     user_id: str
     kind: str
     payload: dict[str, Any]
+    webhook_id: str | None = None
 
 
-async def put(db: AsyncSession, channel: Channel, messages: Iterable[Message]) -> None:
-    """Write them in the caller's transaction; the loop of the channel is woken by its commit."""
+async def put(db: AsyncSession, channel: Channel, messages: Iterable[Message]) -> list[str]:
+    """Write them in the caller's transaction; the loop of the channel is woken by its commit. Their ids."""
     values = [
         {
             "id": tables.new_id("out"),
             "channel": channel,
             "user_id": one.user_id,
+            "webhook_id": one.webhook_id,
             "kind": one.kind,
             "payload": json.loads(json.dumps(one.payload)),
         }
@@ -50,6 +52,18 @@ async def put(db: AsyncSession, channel: Channel, messages: Iterable[Message]) -
     if values:
         await db.execute(insert(_row), values)
         notify(db, hint(channel))
+    return [str(one["id"]) for one in values]
+
+
+def waiting(channel: Channel) -> Any:
+    """What is due and leased to nobody."""
+    return and_(
+        _row.channel == channel,
+        _row.delivered_at.is_(None),
+        _row.dead_at.is_(None),
+        _row.due_at <= func.now(),
+        or_(_row.leased_until.is_(None), _row.leased_until < func.now()),
+    )
 
 
 def hint(channel: Channel) -> str:
@@ -57,17 +71,13 @@ def hint(channel: Channel) -> str:
     return f"outbox:{channel}"
 
 
-async def claim(db: AsyncSession, channel: Channel, *, limit: int) -> list[tables.OutboxMessage]:
-    """Lease what is due, the longest due first. The caller commits before it delivers."""
+async def claim(
+    db: AsyncSession, channel: Channel, *, limit: int, among: Any = None
+) -> list[tables.OutboxMessage]:
+    """Lease what is due, the longest due first; only ``among`` these. The caller commits, then delivers."""
     due = (
         select(_row.id)
-        .where(
-            _row.channel == channel,
-            _row.delivered_at.is_(None),
-            _row.dead_at.is_(None),
-            _row.due_at <= func.now(),
-            or_(_row.leased_until.is_(None), _row.leased_until < func.now()),
-        )
+        .where(waiting(channel), true() if among is None else among)
         .order_by(_row.due_at, _row.id)
         .limit(limit)
         .with_for_update(skip_locked=True)

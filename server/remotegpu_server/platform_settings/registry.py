@@ -6,8 +6,11 @@ Process-level settings (addresses, pool sizes) are in ``settings.py`` instead.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from remotegpu_server import egress
 
 T = TypeVar("T", int, float, bool, str)
 
@@ -24,6 +27,8 @@ class Setting(Generic[T]):
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     """The only texts that it takes; empty: any."""
+    parse: Callable[[str], object] | None = None
+    """Raises ``ValueError`` for a text that it does not take."""
     public: bool = False
     """True: everybody signed in may read it."""
 
@@ -373,13 +378,22 @@ ALERT_FLAP_WINDOW_S = _declare(
         doc="An alert that comes back so soon after it was resolved flaps.",
     )
 )
+WEBHOOK_ALLOWED_NETWORKS = _declare(
+    Setting(
+        key="webhooks.allowed_networks",
+        default="",
+        parse=egress.parse_networks,
+        doc="Networks that webhooks may go to besides public addresses, as CIDR, comma separated: "
+        "`10.20.0.0/16`. There `http://` is allowed, too.",
+    )
+)
 NOTIFICATION_GIVE_UP_S = _declare(
     Setting(
         key="notifications.give_up_s",
         default=86400.0,
         minimum=60.0,
         maximum=7 * 86400.0,
-        doc="Mail that could not be delivered for so long is given up, with an event.",
+        doc="Mail and webhooks that could not be delivered for so long are given up, with an event.",
     )
 )
 NOTIFICATION_DIGEST_EVERY_S = _declare(

@@ -103,6 +103,11 @@ def _require_valid(setting: AnySetting, wanted: SettingValue) -> None:
         raise _invalid(setting, f"must be of type {convert.type_of(setting)}")
     if setting.choices and wanted not in setting.choices:
         raise _invalid(setting, f"must be one of {', '.join(setting.choices)}")
+    if isinstance(wanted, str) and setting.parse is not None:
+        try:
+            setting.parse(wanted)
+        except ValueError as error:
+            raise _invalid(setting, f"is not understood: {error}") from error
     if isinstance(wanted, bool | str):
         return
     if not math.isfinite(wanted):

@@ -177,6 +177,9 @@ async def build(app: FastAPI, actors: Actors) -> World:
                 subject_id="test",
             )
         )
+        webhook = tables.new_id("whk")
+        hook = {"id": webhook, "owner_id": own.id, "url": "https://example.org/x", "secret": b"sealed"}
+        await db.execute(sa.insert(tables.Webhook).values(**hook, events=["job.failed"]))
         silence = tables.new_id("sil")
         quiet = {"id": silence, "until": sa.func.now() + timedelta(days=1), "created_by": "admin"}
         await db.execute(sa.insert(tables.AlertSilence).values(quiet))
@@ -185,6 +188,7 @@ async def build(app: FastAPI, actors: Actors) -> World:
         "alert_id": await actors.alert(),
         "rule": "agent-offline",
         "silence_id": silence,
+        "webhook_id": webhook,
         "notification_id": notification,
         "customer": own.customer_id,
         "user": own.id,

@@ -379,6 +379,15 @@ ROUTES: dict[str, Row] = {
     "GET /v1/alert-silences": Row(ADMIN),
     "POST /v1/alert-silences": Row(ADMIN),
     "DELETE /v1/alert-silences/{silence_id}": Row(ADMIN),
+    # Webhooks
+    "GET /v1/webhooks": Row(PERSON),
+    "POST /v1/webhooks": Row(PERSON),
+    "GET /v1/webhooks/{webhook_id}": Row(ACCOUNT_READ),
+    "PATCH /v1/webhooks/{webhook_id}": Row(ACCOUNT_READ),
+    "DELETE /v1/webhooks/{webhook_id}": Row(ACCOUNT_READ),
+    "POST /v1/webhooks/{webhook_id}:rotate-secret": Row(ACCOUNT_READ),
+    "POST /v1/webhooks/{webhook_id}:test": Row(ACCOUNT_READ),
+    "GET /v1/webhooks/{webhook_id}/deliveries": Row(ACCOUNT_READ),
     # Audit
     "GET /v1/audit/records": Row(CUSTOMER_OWNER, _NO_CUSTOMER),
     "GET /v1/audit/records:export": Row(CUSTOMER_OWNER, _NO_CUSTOMER),

@@ -36,7 +36,7 @@ from remotegpu_server.db.tables.operations import (
     Notification,
     PlatformSetting,
 )
-from remotegpu_server.db.tables.outbox import NotificationPreference, OutboxMessage
+from remotegpu_server.db.tables.outbox import NotificationPreference, OutboxMessage, Webhook
 from remotegpu_server.db.tables.queue import HubStart, Reservation, StartEstimate
 from remotegpu_server.db.tables.quotas import (
     Quota,
@@ -113,6 +113,7 @@ __all__ = [
     "User",
     "Volume",
     "VolumeRemoval",
+    "Webhook",
     "Workspace",
     "WorkspaceImage",
     "WorkspaceMember",
