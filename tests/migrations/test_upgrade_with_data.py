@@ -395,7 +395,7 @@ def test_upgrade_0021_begins_with_empty_samples_and_no_numbered_heartbeat(upgrad
     assert _rows(upgraded, "SELECT DISTINCT heartbeat_sequence FROM hosts") == [(0,)]
 
 
-def test_upgrade_0022_begins_without_webhooks_and_keeps_mail(upgraded: sa.Engine) -> None:
+def test_upgrade_0023_begins_without_webhooks_and_keeps_mail(upgraded: sa.Engine) -> None:
     assert _rows(upgraded, "SELECT count(*) FROM webhooks") == [(0,)]
     assert _rows(upgraded, "SELECT count(webhook_id) FROM outbox") == [(0,)]
 
