@@ -91,9 +91,11 @@ def test_input_is_there_before_the_start_and_cannot_be_changed(
 ) -> None:
     calm_server.attempts.input = b"what it reads"
     wanted = AttemptInput(sha256=hashlib.sha256(b"what it reads").hexdigest(), size_bytes=13)
-    script = "cat $REMOTEGPU_INPUT; ls -l $REMOTEGPU_INPUT | cut -c 1-10"
+    script = "cat $REMOTEGPU_INPUT; echo x 2>/dev/null >$REMOTEGPU_INPUT || echo refused"
     told = run(calm_server, shell(script, input=wanted))
-    assert told.output == b"what it reads-r--r--r--\n"
+    may_write = calm_agent.runtime == "process" and os.geteuid() == 0  # nothing is closed to that one
+    assert told.output.startswith(b"what it reads")
+    assert told.output.endswith(b"refused\n") is not may_write
     wrong = attempt(
         "true", attempt_id=f"{current()}-wrong", input=wanted.model_copy(update={"size_bytes": 9})
     )
