@@ -1,4 +1,4 @@
-"""``remotegpu-agent run | enroll | install-credential | status``."""
+"""``remotegpu-agent run | slurm | enroll | install-credential | status``."""
 
 from __future__ import annotations
 
@@ -48,6 +48,27 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments, url=arguments.url or credential.url)
     fault_points.arm(settings.crash_at)
     return int(asyncio.run(runner.run(settings, credential)))
+
+
+def _slurm(arguments: argparse.Namespace) -> int:
+    from remotegpu_agent.slurm import pool
+
+    shared_name, shared_dir = arguments.shared_home or (None, None)
+    state_dir: Path = arguments.state_dir.absolute()
+    settings = Settings(
+        url=arguments.url or "",
+        state_dir=state_dir,
+        home_root=state_dir,  # of each node its own, below its folder
+        shared_home_name=shared_name,
+        shared_home_dir=shared_dir,
+        labels=dict(arguments.host_label),
+        poll_wait_s=arguments.poll_wait,
+    )
+    offered = pool.Pool(
+        partition=arguments.partition, gpu_types=dict(arguments.gpu), simulated=arguments.simulated_gpus
+    )
+    fault_points.arm(os.environ.get("REMOTEGPU_CRASH_AT"))
+    return int(asyncio.run(pool.run(settings, offered)))
 
 
 def _enroll(arguments: argparse.Namespace) -> int:
@@ -115,23 +136,29 @@ def _settings(arguments: argparse.Namespace, *, url: str) -> Settings:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="remotegpu-agent", description="The RemoteGPU host agent.")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="run|enroll|install-credential|status")
+    commands = parser.add_subparsers(required=True, metavar="run|slurm|enroll|install-credential|status")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--state-dir", type=Path, default=_default_state_dir(), help="default: %(default)s")
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument("--url", default=os.environ.get("REMOTEGPU_URL"), help="the server (REMOTEGPU_URL)")
 
-    run = commands.add_parser("run", parents=[common, server], help="serve this host")
+    serving = argparse.ArgumentParser(add_help=False)
+    serving.add_argument(
+        "--shared-home", type=_shared_home, metavar="NAME=DIR", help="a shared root of homes"
+    )
+    serving.add_argument("--host-label", type=_label, action="append", default=[], metavar="KEY=VALUE")
+    serving.add_argument(
+        "--poll-wait", type=float, default=25.0, metavar="SECONDS", help="default: %(default)s"
+    )
+
+    run = commands.add_parser("run", parents=[common, server, serving], help="serve this host")
     run.set_defaults(command=_run)
+    run.add_argument("--home-root", type=Path, help="homes of this host (default: STATE_DIR/homes)")
     run.add_argument("--runtime", choices=["auto", "docker", "process"], default="auto")
     run.add_argument("--docker-host", help="unix:///path or tcp://host:port of the engine")
     run.add_argument("--simulate-gpus", metavar="SPEC", help="such as 2xA100-80GB,1xH100-80GB")
     run.add_argument("--address", default="127.0.0.1", help="where the hub's proxy reaches environments")
-    run.add_argument("--home-root", type=Path, help="homes of this host (default: STATE_DIR/homes)")
-    run.add_argument("--shared-home", type=_shared_home, metavar="NAME=DIR", help="a shared root of homes")
-    run.add_argument("--host-label", type=_label, action="append", default=[], metavar="KEY=VALUE")
     run.add_argument("--network-pool", default="10.213.0.0/16", help="default: %(default)s")
-    run.add_argument("--poll-wait", type=float, default=25.0, metavar="SECONDS", help="default: %(default)s")
     run.add_argument(
         "--max-tasks", type=int, default=Settings.max_tasks, metavar="N",
         help="attempts of tasks that run at once (default: %(default)s)",
@@ -144,6 +171,18 @@ def _parser() -> argparse.ArgumentParser:
         "--metrics-listen", type=_address_port, metavar="ADDRESS:PORT", help="serve /metrics for Prometheus"
     )
     run.add_argument("--metrics-token-file", type=Path, metavar="FILE", help="what a scrape shows as bearer")
+
+    slurm = commands.add_parser(
+        "slurm", parents=[common, server, serving],
+        help="serve the enrolled nodes of a partition of Slurm; STATE_DIR has a folder for each",
+    )  # fmt: skip
+    slurm.set_defaults(command=_slurm)
+    slurm.add_argument("--partition", required=True)
+    slurm.add_argument(
+        "--gpu", type=_label, action="append", default=[], metavar="TYPE=MODEL",
+        help="what a type of GRES is, such as a100=A100-80GB",
+    )  # fmt: skip
+    slurm.add_argument("--simulated-gpus", action="store_true", help="no GPU is behind the device files")
 
     enroll = commands.add_parser("enroll", parents=[common, server], help="join with a one-time token")
     enroll.set_defaults(command=_enroll)

@@ -114,6 +114,11 @@ _FORM_FACTOR = re.compile(
 )
 
 
+def marketed_gb(family: str) -> int | None:
+    """Of a board whose name alone tells its memory."""
+    return next((size for name, size in _MARKETED_GB.items() if name.lower() == family.lower()), None)
+
+
 def short_model(product: str, memory_total_bytes: int) -> str:
     """``NVIDIA A100-SXM4-80GB`` -> ``A100-80GB``: family and memory, without vendor and form factor.
 

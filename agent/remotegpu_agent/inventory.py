@@ -6,6 +6,7 @@ import ipaddress
 import os
 import platform
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -31,8 +32,32 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a host is made of, GPUs apart."""
+
+    hostname: str
+    os: str
+    kernel: str
+    cpus: int
+    memory_bytes: int
+    boot_id: str
+    """Another one is proof that nothing of before runs any more."""
+
+
+def this_machine() -> Machine:
+    return Machine(
+        hostname=socket.gethostname(),
+        os=_os_name(),
+        kernel=platform.release(),
+        cpus=os.cpu_count() or 1,
+        memory_bytes=psutil.virtual_memory().total,
+        boot_id=boot_id(),
+    )
+
+
 async def take_inventory(
-    settings: Settings, *, runtime: Runtime, health: Health, gpus: GpuInventory
+    settings: Settings, *, machine: Machine, runtime: Runtime, health: Health, gpus: GpuInventory
 ) -> Inventory:
     try:
         images = await runtime.images() if health.healthy else []
@@ -40,11 +65,11 @@ async def take_inventory(
         images = []
     detail = health.detail if gpus.reason is None else f"{health.detail}; no GPUs: {gpus.reason}"
     return Inventory(
-        hostname=socket.gethostname(),
-        os=_os_name(),
-        kernel=platform.release(),
-        cpus=os.cpu_count() or 1,
-        memory_bytes=psutil.virtual_memory().total,
+        hostname=machine.hostname,
+        os=machine.os,
+        kernel=machine.kernel,
+        cpus=machine.cpus,
+        memory_bytes=machine.memory_bytes,
         disk_total_bytes=psutil.disk_usage(str(settings.home_root)).total,
         gpus=gpus.gpus,
         driver_version=gpus.driver_version,

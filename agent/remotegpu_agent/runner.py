@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Protocol
@@ -25,7 +25,7 @@ from remotegpu_agent.gpus import GpuProvider
 from remotegpu_agent.image_saves import ImageSaves
 from remotegpu_agent.journal import Journal
 from remotegpu_agent.runtime import Health, Runtime, RuntimeUnavailable
-from remotegpu_agent.sampling import HostMeter, Sampler, WorkloadGpus
+from remotegpu_agent.sampling import HostMeter, Meter, Sampler, WorkloadGpus
 from remotegpu_agent.scrapes import Scrapes
 from remotegpu_agent.settings import Credential, Settings
 from remotegpu_agent.sync import AgentApi, Refused, Superseded, Sync
@@ -52,13 +52,24 @@ async def run(settings: Settings, credential: Credential) -> Exit:
     for folder in (settings.state_dir, settings.home_root):
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)
     runtime = await choose_runtime(settings, credential.host_id)
+    parts = Parts(
+        runtime=runtime,
+        tasks=choose_task_runtime(settings, credential.host_id, runtime),
+        gpus=choose_gpus(settings, credential.host_id),
+        meter=HostMeter(settings.home_root),
+        machine=inventory.this_machine(),
+    )
     async with remotegpu.AsyncClient(url=settings.url, token=credential.secret, max_retries=0) as client:
-        agent = Agent(settings, credential, api=client.agent, runtime=runtime)
-        stopping = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-        return await agent.serve(stopping)
+        return await Agent(settings, credential, api=client.agent, parts=parts).serve(until_told_to_stop())
+
+
+def until_told_to_stop() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    return stopping
 
 
 async def enroll(url: str, token: str) -> Credential:
@@ -123,15 +134,25 @@ class ServerApi(AgentApi, AttemptApi, Protocol):
     """All of the protocol (``client.agent``)."""
 
 
-class Agent:
-    """All parts of one agent process."""
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What makes the agent of one kind of host differ from another's."""
 
-    def __init__(
-        self, settings: Settings, credential: Credential, *, api: ServerApi, runtime: Runtime
-    ) -> None:
+    runtime: Runtime
+    tasks: TaskRuntime
+    gpus: GpuProvider
+    meter: Meter
+    machine: inventory.Machine
+
+
+class Agent:
+    """The agent of one host."""
+
+    def __init__(self, settings: Settings, credential: Credential, *, api: ServerApi, parts: Parts) -> None:
         self._settings = settings
         self._credential = credential
-        self._runtime = runtime
+        self._runtime = runtime = parts.runtime
+        self._machine = parts.machine
         self._health = Health(False, "not asked yet")
         self._sync = Sync(api, poll_wait_s=settings.poll_wait_s)
         self._converger = Converger(
@@ -142,18 +163,18 @@ class Agent:
         )
         self._saves = ImageSaves(runtime)
         self._sampler = Sampler(
-            choose_gpus(settings, credential.host_id),
+            parts.gpus,
             every_s=settings.sample_every_s,
             held=lambda: self._converger.held_gpus() | self._tasks.held_gpus(),
         )
         self._tasks = Tasks(
             api=api,
             sync=self._sync,
-            runtime=choose_task_runtime(settings, credential.host_id, runtime),
+            runtime=parts.tasks,
             settings=settings,
             gpu_memory=self._sampler.gpu_memory_of,
         )
-        self._host = HostMeter(settings.home_root)
+        self._host = parts.meter
         self._gpus: list[InventoryGpu] = []
         self._heartbeats = 0
         self._gpu_peaks: dict[str, int] = {}
@@ -228,12 +249,13 @@ class Agent:
         gpus = await self._sampler.inventory()
         self._gpus = gpus.gpus
         return SessionCreate(
-            boot_id=inventory.boot_id(),
+            boot_id=self._machine.boot_id,
             agent_version=__version__,
             previous_epoch=self._previous_epoch,
             labels=self._settings.labels,
             inventory=await inventory.take_inventory(
                 self._settings,
+                machine=self._machine,
                 runtime=self._runtime,
                 health=self._health,
                 gpus=gpus,
@@ -393,4 +415,4 @@ def _result(work: asyncio.Task[None]) -> Exit:
     return Exit.FAILED
 
 
-__all__ = ["Agent", "Exit", "choose_gpus", "choose_runtime", "enroll", "run"]
+__all__ = ["Agent", "Exit", "Parts", "choose_gpus", "choose_runtime", "enroll", "run"]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -184,6 +185,16 @@ class HostReading:
     metrics: HostMetrics
     mean: dict[str, float]
     highest: dict[str, float]
+
+
+class Meter(Protocol):
+    """Measures a whole host."""
+
+    async def run(self) -> None:
+        """Look again and again, without end."""
+        ...
+
+    def read(self) -> HostReading: ...
 
 
 class HostMeter:

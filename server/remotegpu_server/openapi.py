@@ -90,6 +90,7 @@ EXAMPLES: dict[str, Any] = {
     "TaskClaim": {"epoch": 3, "request_id": "0c0a4f0e-7f0e", "max_attempts": 4, "wait_s": 25},
     "AttemptWrite": {"epoch": 3},
     "AttemptRenewal": {"epoch": 3, "ready": True},
+    "AttemptStart": {"epoch": 3, "detail": "Job 17 of Slurm on node1, GPUs 0,1."},
     "AttemptProgress": {"epoch": 3, "progress": 0.4, "message": "epoch 4"},
     "AttemptLogs": {"epoch": 3, "sequence": 0, "data": "ZXBvY2ggMQo="},
     "AttemptResult": {"epoch": 3, "status": "succeeded", "exit_code": 0, "reason": "succeeded"},

@@ -197,7 +197,7 @@ def _refused_about_attempts(
     lie = wire.AttemptLogs(epoch=a.epoch, sequence=0, data="bGll")
     calls: dict[str, Callable[[], object]] = {
         "accept": lambda: as_a.accept_attempt(attempt.id, write),
-        "start": lambda: as_a.start_attempt(attempt.id, write),
+        "start": lambda: as_a.start_attempt(attempt.id, wire.AttemptStart(epoch=a.epoch)),
         "renew": lambda: as_a.renew_attempt(attempt.id, wire.AttemptRenewal(epoch=a.epoch)),
         "progress": lambda: as_a.report_progress(attempt.id, part),
         "complete": lambda: as_a.complete_attempt(attempt.id, done),
@@ -226,7 +226,7 @@ def _refused_about_attempts(
     )
     own = wire.AttemptWrite(epoch=b.epoch)
     as_b.accept_attempt(attempt.id, own)
-    as_b.start_attempt(attempt.id, own)
+    as_b.start_attempt(attempt.id, wire.AttemptStart(epoch=b.epoch))
     result = wire.AttemptResult(epoch=b.epoch, status=outcome.SUCCEEDED, exit_code=0, reason="succeeded")
     as_b.complete_attempt(attempt.id, result)
     as_b.release_attempt(attempt.id, own)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from agent_workloads import workload
 from scripted_server import CREDENTIAL, ScriptedServer
+from slurm_cluster import PARTITION, SlurmCluster
 
 from remotegpu.types.agent import Workload
 from remotegpu_agent import processes
@@ -44,6 +45,8 @@ class AgentProcess:
     runtime: str
     options: list[str] = field(default_factory=list)
     environ: dict[str, str] = field(default_factory=dict)
+    cluster: SlurmCluster | None = None
+    """With the runtime ``slurm``: ``state_dir`` is then the folder of one node, and its name the node's."""
     process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, registered: bool = True) -> AgentProcess:
@@ -53,14 +56,19 @@ class AgentProcess:
         }  # fmt: skip
         self.state_dir.mkdir(parents=True, exist_ok=True)
         (self.state_dir / "credential.json").write_text(json.dumps(credential))
+        words = ["run", "--state-dir", str(self.state_dir), "--runtime", self.runtime,
+                 "--simulate-gpus", "2xA100-80GB"]  # fmt: skip
+        if self.cluster is not None:
+            words = ["slurm", "--state-dir", str(self.state_dir.parent), "--partition", PARTITION,
+                     "--gpu", "a100=A100-80GB", "--simulated-gpus"]  # fmt: skip
+        environ = {**os.environ, **(self.cluster.environ if self.cluster is not None else {}), **self.environ}
         with (self.state_dir / "agent.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "remotegpu_agent", "run", "--state-dir", str(self.state_dir),
-                 "--runtime", self.runtime, "--simulate-gpus", "2xA100-80GB", *self.options],
+                [sys.executable, "-m", "remotegpu_agent", *words, *self.options],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.environ},
-            )  # fmt: skip
+                env=environ,
+            )
         if registered:
             self.server.until("the agent registers", lambda: len(self.server.sessions) > before)
         return self
@@ -113,16 +121,18 @@ def instances(agent: AgentProcess, workload_id: str = "env-1") -> int:
 def leftovers(agent: AgentProcess, *, running: bool = False) -> list[str]:
     """Containers, networks or processes of this agent's host; ``running``: only what runs."""
     host_id = agent.server.host_id
-    if agent.runtime == "process":
+    if agent.runtime in ("process", "slurm"):
         marker = f"REMOTEGPU_PROCESS_MARKER={host_id}/".encode()
-        return [entry.name for entry in Path("/proc").iterdir() if marker in _environ(entry)]
+        found = [entry.name for entry in Path("/proc").iterdir() if marker in _environ(entry)]
+        jobs = agent.cluster.live_jobs(host_id) if agent.cluster is not None else []
+        return found + jobs
     label = f"label={HOST_LABEL}={host_id}"
     found = docker("ps", "-q" if running else "-aq", "--filter", label).split()
     return found if running else found + docker("network", "ls", "-q", "--filter", label).split()
 
 
 def clean_up(host_id: str, runtime: str) -> None:
-    if runtime == "process":
+    if runtime in ("process", "slurm"):
         marker = f"REMOTEGPU_PROCESS_MARKER={host_id}/".encode()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and marker in _environ(entry):

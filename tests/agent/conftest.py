@@ -16,6 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import slurm_cluster as slurm
 import task_specs
 from agent_process import AgentProcess, clean_up, docker, docker_answers
 from agent_workloads import IMAGE
@@ -85,10 +86,23 @@ def _own_attempt_id() -> None:
     task_specs.renew()
 
 
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.SlurmCluster]:
+    """A real Slurm with two nodes, which the tests of a process share."""
+    if slurm.MISSING:
+        pytest.skip(f"no Slurm on this machine: {', '.join(slurm.MISSING)} not found")
+    cluster = slurm.SlurmCluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
 RUNTIMES = ["process", pytest.param("docker", marks=pytest.mark.docker)]
 
 
-@pytest.fixture(params=RUNTIMES, scope="module")
+@pytest.fixture(params=[*RUNTIMES, "slurm"], scope="module")
 def calm_runtime(request: pytest.FixtureRequest) -> str:
     if request.param == "docker":
         request.getfixturevalue("task_image")
@@ -97,10 +111,14 @@ def calm_runtime(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def calm_agent(
-    calm_runtime: str, calm_server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    calm_runtime: str,
+    calm_server: ScriptedServer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[AgentProcess]:
-    """An agent of either runtime that the tests of a module share, since none of them ends it."""
-    for agent in _agent(calm_server, calm_runtime, tmp_path_factory.mktemp("calm")):
+    """An agent of each runtime that the tests of a module share, since none of them ends it."""
+    cluster = request.getfixturevalue("slurm_cluster") if calm_runtime == "slurm" else None
+    for agent in _agent(calm_server, calm_runtime, tmp_path_factory.mktemp("calm"), cluster):
         agent.start()
         yield agent
 
@@ -141,12 +159,22 @@ def docker_agent(server: ScriptedServer, test_image: str, tmp_path: Path) -> Ite
 
 
 @pytest.fixture
+def slurm_agent(
+    server: ScriptedServer, slurm_cluster: slurm.SlurmCluster, tmp_path: Path
+) -> Iterator[AgentProcess]:
+    yield from _agent(server, "slurm", tmp_path, slurm_cluster)
+
+
+@pytest.fixture
 def process_agent(server: ScriptedServer, tmp_path: Path) -> Iterator[AgentProcess]:
     yield from _agent(server, "process", tmp_path)
 
 
-def _agent(server: ScriptedServer, runtime: str, tmp_path: Path) -> Iterator[AgentProcess]:
-    agent = AgentProcess(server, tmp_path / "state", runtime)
+def _agent(
+    server: ScriptedServer, runtime: str, tmp_path: Path, cluster: slurm.SlurmCluster | None = None
+) -> Iterator[AgentProcess]:
+    state_dir = tmp_path / "state" if cluster is None else tmp_path / "nodes" / slurm.NODES[0]
+    agent = AgentProcess(server, state_dir, runtime, cluster=cluster)
     yield agent
     if agent.process is not None and agent.process.poll() is None:
         agent.process.terminate()

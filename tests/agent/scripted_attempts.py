@@ -16,6 +16,7 @@ from remotegpu.types.agent import (
     AttemptProgress,
     AttemptRenewal,
     AttemptResult,
+    AttemptStart,
     AttemptWrite,
     ClaimedAttempt,
     ClaimedAttempts,
@@ -35,6 +36,8 @@ class Told:
     request_id: str | None = None
     accepted: int = 0
     started: int = 0
+    where: str = ""
+    """What its agent said of its place when it started."""
     renewed: int = 0
     ready: bool = False
     go: bool = True
@@ -173,6 +176,7 @@ class ScriptedAttempts:
         return 200, self._lease(told)
 
     def _start(self, told: Told, body: bytes) -> tuple[int, Any]:
+        told.where = AttemptStart.model_validate_json(body).detail
         if not told.accepted:
             self.wrong.append(f"{told.spec.id} started before it was accepted")
         told.started += 1

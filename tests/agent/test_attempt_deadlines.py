@@ -65,14 +65,17 @@ class Stage:
     async def release(self) -> None:
         self.calls.append("release")
 
-    async def fetch_image(self, spec: ClaimedAttempt) -> None:
+    async def prepare(self, spec: ClaimedAttempt, *_: Any) -> None:
         """It is there."""
 
-    async def start(self, *_: Any) -> None:
-        if _:
+    async def start(self, *words: Any) -> None:
+        if len(words) > 1:  # the runtime's; the link's is told where it runs
             self.calls.append("start")
         else:
             self._break("start")
+
+    def where(self, folder: Folder) -> str:
+        return ""
 
     async def look(self, folder: Folder) -> Life:
         return self.life
@@ -98,8 +101,8 @@ class Stage:
     async def remove(self, folder: Folder) -> None:
         """Nothing is left."""
 
-    def guard_facts(self, folder: Folder) -> dict[str, Any]:
-        return {}
+    def note_lease(self, folder: Folder, **lease: float) -> None:
+        folder.put_lease(lease)
 
 
 def run(root: Path, stage: Stage, *, started_ago_s: float | None) -> AttemptResult:

@@ -40,7 +40,7 @@ class Deaf:
         )
         return lease, boottime()
 
-    async def start(self) -> None:
+    async def start(self, detail: str) -> None:
         await self._say("start")
 
     async def logs(self, sequence: int, data: str, *, truncated: bool) -> AttemptLogsReply:
@@ -62,8 +62,11 @@ class Deaf:
         if self.stays and "complete" not in self.said:
             raise StillThere("a process survives SIGKILL")
 
-    def guard_facts(self, folder: Folder) -> dict[str, Any]:
-        return {}
+    def where(self, folder: Folder) -> str:
+        return ""
+
+    def note_lease(self, folder: Folder, **lease: float) -> None:
+        folder.put_lease(lease)
 
 
 def end(root: Path, server: Deaf) -> list[str]:

@@ -46,7 +46,7 @@ async def drive(world: World) -> None:
     assert not (await host.accept_attempt(attempt.id, write)).stop
     assert attempt.input == wire.AttemptInput(sha256=_SHA256, size_bytes=2)
     assert await host.read_attempt_input(attempt.id, epoch=agent.epoch, offset=1) == b"i"
-    await host.start_attempt(attempt.id, write)
+    await host.start_attempt(attempt.id, wire.AttemptStart(epoch=agent.epoch))
     await host.report_progress(
         attempt.id, wire.AttemptProgress(epoch=agent.epoch, progress=0.5, message="half")
     )

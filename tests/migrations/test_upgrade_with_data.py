@@ -400,6 +400,17 @@ def test_upgrade_0023_begins_without_webhooks_and_keeps_mail(upgraded: sa.Engine
     assert _rows(upgraded, "SELECT count(webhook_id) FROM outbox") == [(0,)]
 
 
+def test_upgrade_0024_takes_images_of_slurm_and_downgrade_withdraws_them(empty_database_url: str) -> None:
+    engine, url = _upgrade(empty_database_url), empty_database_url
+    with engine.begin() as db:
+        db.exec_driver_sql("UPDATE images SET runtime = 'slurm' WHERE id = (SELECT min(id) FROM images)")
+    known = "SELECT runtime, status FROM images ORDER BY id LIMIT 1"
+    command.downgrade(_config(url), "0023")
+    assert _rows(engine, known) == [("process", "withdrawn")]
+    assert schema.migrate(url)
+    engine.dispose()
+
+
 def test_every_revision_is_asserted_here() -> None:
     asserted = {name.split("_")[2] for name in globals() if name.startswith("test_upgrade_0")}
     folder = Path(remotegpu_migrations.__file__).parent / "versions"

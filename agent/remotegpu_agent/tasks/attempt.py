@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from remotegpu import errors
@@ -168,21 +169,21 @@ class Attempt:
         fault_points.hit(fault_points.TASK_ACCEPTED)
 
     async def _prepare(self) -> Stop | None:
-        """The image and its input; a stop meanwhile ends the transfers."""
-        fetch = asyncio.create_task(self._fetch())
+        """Its input, and the image or the place; a stop meanwhile ends the wait."""
+        preparing = asyncio.create_task(self._fetch())
         try:
-            while not fetch.done() and (stop := self._why()) is None:
-                await self._pause(fetch)
-            if fetch.done():
-                await fetch
+            while not preparing.done() and (stop := self._why()) is None:
+                await self._pause(preparing)
+            if preparing.done():
+                await preparing
                 return None
             return stop
         finally:
-            await _cancel(fetch)
+            await _cancel(preparing)
 
     async def _fetch(self) -> None:
-        await self._runtime.fetch_image(self.spec)
         await inputs.fetch(self.spec.input, self._folder.input, self._link)
+        await self._runtime.prepare(self.spec, self._link.epoch, partial(self._say, None))
 
     async def _meet(self) -> Stop | None:
         """Everything is here: wait until that is so on all hosts of the task."""
@@ -214,7 +215,7 @@ class Attempt:
 
     async def _tell_start(self) -> None:
         try:
-            await self._link.start()
+            await self._link.start(self._runtime.where(self._folder))
         except (Refused, errors.ApiError) as error:
             log.info("attempt %s: its start was not wanted: %s", self.spec.id, error)
 
@@ -337,9 +338,9 @@ class Attempt:
         self._shipper.complete()
         await self._shipper.run()
         if (said := read_progress(self._folder)) is not None:
-            await self._last_words(*said)
+            await self._say(*said)
 
-    async def _last_words(self, progress: float | None, message: str) -> None:
+    async def _say(self, progress: float | None, message: str) -> None:
         try:
             await self._link.progress(progress, message)
         except errors.ApiError as error:
@@ -385,11 +386,10 @@ class Attempt:
             self._wake.set()
 
     def _write_lease(self) -> None:
-        """For the guard, which ends it when this agent cannot."""
+        """For who ends it when this agent cannot."""
         if self._fence_at is None or self.removed or self._kept is not None:
             return
-        facts = {"fence_at": self._fence_at, "grace_s": self._fence_grace_s}
-        self._folder.put_lease(facts | self._runtime.guard_facts(self._folder))
+        self._runtime.note_lease(self._folder, fence_at=self._fence_at, grace_s=self._fence_grace_s)
 
     def _why(self) -> Stop | None:
         """Why it must end, if it must; the gravest first."""

@@ -316,6 +316,6 @@ class Tasks:
     async def _keep_guard(self) -> None:
         """One guard while anything runs."""
         while True:
-            if any(attempt.running for attempt in self._attempts.values()):
+            if self._runtime.guarded and any(attempt.running for attempt in self._attempts.values()):
                 self._guard.ensure()
             await asyncio.sleep(0.5)

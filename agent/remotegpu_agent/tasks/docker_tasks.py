@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 from remotegpu.types.agent import ClaimedAttempt
 from remotegpu.types.environments import Reason
@@ -47,12 +47,14 @@ class DockerTasks:
         self._of_container: dict[str, str] = {}
         """Container id -> attempt id, of what this agent started or found."""
 
+    guarded = True
+
     @property
     def limits(self) -> str:
         """Containers have them all."""
         return ""
 
-    async def fetch_image(self, spec: ClaimedAttempt) -> None:
+    async def prepare(self, spec: ClaimedAttempt, epoch: int, say: Callable[[str], Awaitable[None]]) -> None:
         await self._docker.fetch_image(spec, lambda _: None)
 
     async def start(self, spec: ClaimedAttempt, folder: Folder, epoch: int) -> None:
@@ -125,6 +127,9 @@ class DockerTasks:
         if spec.input is not None:
             mounts.append((str(folder.input), shim.INPUT, True))
         return mounts
+
+    def where(self, folder: Folder) -> str:
+        return ""
 
     async def look(self, folder: Folder) -> Life:
         found = await self._details(folder)
@@ -223,8 +228,9 @@ class DockerTasks:
         used = memory.get("max_usage", memory.get("usage"))
         return None if used is None else int(used)
 
-    def guard_facts(self, folder: Folder) -> dict[str, Any]:
-        return {"container": container_spec.container_name(folder.attempt_id)}
+    def note_lease(self, folder: Folder, *, fence_at: float, grace_s: float) -> None:
+        container = container_spec.container_name(folder.attempt_id)
+        folder.put_lease({"fence_at": fence_at, "grace_s": grace_s, "container": container})
 
     def attempt_of_pid(self, pid: int) -> str | None:
         container_id = container_spec.container_of_pid(pid)

@@ -133,7 +133,7 @@ def processes(lease: dict[str, Any]) -> list[int]:
                 found.update(int(pid) for pid in file.read().split())
         except (OSError, ValueError):
             continue
-    marker = str(lease.get("marker", "")).encode() + b"\0"
+    marker = str(lease["marker"]).encode() + b"\0" if lease.get("marker") else None
     session = lease.get("session")
     if isinstance(session, int) and started(session) not in (None, lease.get("ticks")):
         session = None  # the number belongs to another process by now
@@ -143,10 +143,12 @@ def processes(lease: dict[str, Any]) -> list[int]:
     return sorted(found - {os.getpid()})
 
 
-def belongs(pid: int, marker: bytes, session: object) -> bool:
+def belongs(pid: int, marker: bytes | None, session: object) -> bool:
     try:
         if session is not None and os.getsid(pid) == session:
             return True
+        if marker is None:
+            return False
         with open(f"/proc/{pid}/environ", "rb") as file:
             return marker in file.read()
     except OSError:

@@ -16,6 +16,7 @@ from remotegpu.types.agent import (
     AttemptProgress,
     AttemptRenewal,
     AttemptResult,
+    AttemptStart,
     AttemptWrite,
     ClaimedAttempts,
     TaskClaim,
@@ -39,7 +40,7 @@ class AttemptApi(Protocol):
 
     async def accept_attempt(self, attempt_id: str, body: AttemptWrite) -> AttemptLease: ...
 
-    async def start_attempt(self, attempt_id: str, body: AttemptWrite) -> None: ...
+    async def start_attempt(self, attempt_id: str, body: AttemptStart) -> None: ...
 
     async def renew_attempt(self, attempt_id: str, body: AttemptRenewal) -> AttemptLease: ...
 
@@ -104,8 +105,11 @@ class Link:
 
         return await self._write("lease", once), sent_at
 
-    async def start(self) -> None:
-        await self._write("start", lambda: self.api.start_attempt(self._id, AttemptWrite(epoch=self.epoch)))
+    async def start(self, detail: str) -> None:
+        await self._write(
+            "start",
+            lambda: self.api.start_attempt(self._id, AttemptStart(epoch=self.epoch, detail=detail[:256])),
+        )
 
     async def progress(self, progress: float | None, message: str) -> None:
         await self._write(

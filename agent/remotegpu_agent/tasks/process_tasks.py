@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,15 @@ class ProcessTasks:
         self._groups = cgroups.Groups()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
+    guarded = True
+
     @property
     def limits(self) -> str:
         if self._groups.problem is None:
             return f"tasks have limits for memory, CPU and {cgroups.PIDS_LIMIT} processes"
         return f"tasks without all limits ({self._groups.problem})"
 
-    async def fetch_image(self, spec: ClaimedAttempt) -> None:
+    async def prepare(self, spec: ClaimedAttempt, epoch: int, say: Callable[[str], Awaitable[None]]) -> None:
         """Processes have no image: the command runs from this machine's own programs."""
 
     async def start(self, spec: ClaimedAttempt, folder: Folder, epoch: int) -> None:
@@ -96,6 +99,9 @@ class ProcessTasks:
         finally:
             os.close(read)
             os.close(write)
+
+    def where(self, folder: Folder) -> str:
+        return ""
 
     async def look(self, folder: Folder) -> Life:
         facts = self._facts(folder)
@@ -192,14 +198,15 @@ class ProcessTasks:
                 used += psutil.Process(pid).memory_info().rss
         return used or None
 
-    def guard_facts(self, folder: Folder) -> dict[str, Any]:
+    def note_lease(self, folder: Folder, *, fence_at: float, grace_s: float) -> None:
         facts = self._facts(folder) or {}
-        return {
+        how = {
             "marker": f"{processes.MARKER}={self._marker(folder.attempt_id)}",
             "session": facts.get("pid"),
             "ticks": facts.get("ticks"),
             "groups": facts.get("groups", []),
         }
+        folder.put_lease({"fence_at": fence_at, "grace_s": grace_s, **how})
 
     def attempt_of_pid(self, pid: int) -> str | None:
         marker = processes.marker_of(pid)

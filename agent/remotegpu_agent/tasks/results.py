@@ -52,6 +52,8 @@ def of_end(spec: ClaimedAttempt, end: End, *, full: str | None) -> AttemptResult
     code, peak = end.exit_code, end.peak_memory_bytes
     if code == 0:
         return _result(AttemptOutcome.SUCCEEDED, Reason.SUCCEEDED, "", exit_code=0, peak_memory_bytes=peak)
+    if end.cause is not None:
+        return _result(end.cause.outcome, end.cause.reason, end.cause.message, exit_code=code)
     if end.out_of_memory:
         reason, message = Reason.OUT_OF_MEMORY, _out_of_memory(spec, peak)
     elif code is None:

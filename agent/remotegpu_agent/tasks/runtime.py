@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
-from remotegpu.types.agent import ClaimedAttempt
+from remotegpu.types.agent import AttemptOutcome, ClaimedAttempt
+from remotegpu.types.environments import Reason
 from remotegpu_agent.tasks.folders import Folder
 
 
@@ -20,6 +22,15 @@ class Life(StrEnum):
     ENDED = "ended"
 
 
+@dataclass(frozen=True)
+class Cause:
+    """Who or what ended it, where that was not itself and nobody here."""
+
+    outcome: AttemptOutcome
+    reason: Reason
+    message: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class End:
     """How it ended. ``None``: nobody knows."""
@@ -29,22 +40,35 @@ class End:
     peak_memory_bytes: int | None = None
     search_path: str | None = None
     """Where commands were looked for."""
+    cause: Cause | None = None
 
 
 class TaskRuntime(Protocol):
     """Every method may raise RuntimeUnavailable, and StillThere where something does not go away."""
 
     @property
+    def guarded(self) -> bool:
+        """Whether the guard process of this machine ends its attempts when the agent cannot."""
+        ...
+
+    @property
     def limits(self) -> str:
         """For people: what holds its attempts in, where that is not what everybody expects."""
         ...
 
-    async def fetch_image(self, spec: ClaimedAttempt) -> None:
-        """Return when its image is here; cancellation stops the transfer. Raises StartRefused."""
+    async def prepare(self, spec: ClaimedAttempt, epoch: int, say: Callable[[str], Awaitable[None]]) -> None:
+        """Return when its image, or its place, is here; cancellation stops the wait. Raises StartRefused.
+
+        ``say`` tells people what it waits for.
+        """
         ...
 
     async def start(self, spec: ClaimedAttempt, folder: Folder, epoch: int) -> None:
         """Create and start it; whatever exists of it was never started. Raises StartRefused."""
+        ...
+
+    def where(self, folder: Folder) -> str:
+        """For people: what the engine calls it and gave it, where that says more than its host does."""
         ...
 
     async def look(self, folder: Folder) -> Life: ...
@@ -77,8 +101,8 @@ class TaskRuntime(Protocol):
         """What it uses at the moment, or the most it did where the kernel tells."""
         ...
 
-    def guard_facts(self, folder: Folder) -> dict[str, Any]:
-        """What the guard needs to end it without the agent."""
+    def note_lease(self, folder: Folder, *, fence_at: float, grace_s: float) -> None:
+        """Note when it must end (by :func:`folders.boottime`) for who ends it when the agent cannot."""
         ...
 
     def attempt_of_pid(self, pid: int) -> str | None:

@@ -373,7 +373,7 @@ def _images(commands: Commands[argparse.ArgumentParser]) -> None:
     add.add_argument("reference", help="what the engine pulls")
     add.add_argument("--display-name")
     add.add_argument("--digest", help="sha256:...; left out, the first pull pins it")
-    add.add_argument("--runtime", choices=["docker", "process"])
+    add.add_argument("--runtime", choices=["docker", "process", "slurm"])
     add.add_argument(
         "--command",
         type=shlex.split,

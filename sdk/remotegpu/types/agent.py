@@ -424,6 +424,13 @@ class AttemptRenewal(AttemptWrite):
     """Of a task on several hosts: everything is there, it could start at once."""
 
 
+class AttemptStart(AttemptWrite):
+    """It runs."""
+
+    detail: Line = ""
+    """What its engine calls it, and which devices it gave it: ``Job 17 of Slurm on node1, GPUs 0,1.``"""
+
+
 class AttemptLease(Wire):
     """How long the agent may go on without an answer, from the moment it sent the request."""
 

@@ -77,6 +77,8 @@ class RuntimeKind(WireEnum):
     DOCKER = "docker"
     PROCESS = "process"
     """Supervised process groups without container isolation: evaluation and CPU-only tests."""
+    SLURM = "slurm"
+    """Jobs on a node of an existing Slurm: tasks only, no environments."""
     UNKNOWN = "unknown"
 
 

@@ -12,6 +12,7 @@ from remotegpu.types.agent import (
     AttemptProgress,
     AttemptRenewal,
     AttemptResult,
+    AttemptStart,
     AttemptWrite,
     ClaimedAttempts,
     TaskClaim,
@@ -73,7 +74,7 @@ async def accept(
 
 
 @router.post("/v1/agent/attempts/{attempt_id}/start", status_code=204, summary="An attempt has started")
-async def start(attempt_id: str, body: AttemptWrite, db: Db, caller: Caller, settings: SettingsDep) -> None:
+async def start(attempt_id: str, body: AttemptStart, db: Db, caller: Caller, settings: SettingsDep) -> None:
     """Its process runs."""
     await service.start(db, actor=caller, attempt_id=attempt_id, body=body, settings=settings)
 

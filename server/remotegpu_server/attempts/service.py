@@ -20,6 +20,7 @@ from remotegpu.types.agent import (
     AttemptProgress,
     AttemptRenewal,
     AttemptResult,
+    AttemptStart,
     AttemptWrite,
     ClaimedAttempt,
     ClaimedAttempts,
@@ -248,7 +249,7 @@ async def accept(
 
 
 async def start(
-    db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptWrite, settings: Settings
+    db: AsyncSession, *, actor: Actor, attempt_id: str, body: AttemptStart, settings: Settings
 ) -> None:
     """Its process runs. The timeout counts from now; with several hosts, from the start of the last one."""
     host_name, task, attempt = await _locked(db, actor=actor, attempt_id=attempt_id, epoch=body.epoch)
@@ -261,22 +262,24 @@ async def start(
         raise AttemptFinal(
             "Not all hosts of the task are ready.", hint="Start nothing before an answer says `go`."
         )
+    told = body.detail.replace("\x00", "")
     await lifecycle.move(
         db,
         attempt=attempt,
         to=Status.RUNNING,
         started_at=func.now(),
         reason=str(Reason.READY),
+        message=told,
         **_lease_columns(body.epoch, settings),
     )
     if task.status == TaskStatus.ASSIGNED and await tries.all_started(db, task=task):
-        where = host_name if task.nodes == 1 else f"{task.nodes} hosts"
+        where = f"{host_name}. {told}" if task.nodes == 1 else f"{task.nodes} hosts."
         await tasks.move(
             db,
             task=task,
             to=TaskStatus.RUNNING,
             reason=Reason.READY,
-            message=f"Runs on {where}.",
+            message=f"Runs on {where}".rstrip(),
             actor=actor,
             started_at=func.now(),
             deadline_at=func.least(func.now() + timedelta(seconds=task.max_lifetime_s), task.stop_at),

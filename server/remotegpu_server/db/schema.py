@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import URL, create_engine, make_url, text
 
-HEAD = "0023"
+HEAD = "0024"
 """Newest revision in ``remotegpu_migrations`` (a test compares); known here so that Alembic is only imported
 when there is something to migrate.
 """

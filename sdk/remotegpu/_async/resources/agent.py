@@ -12,6 +12,7 @@ from remotegpu.types.agent import (
     AttemptProgress,
     AttemptRenewal,
     AttemptResult,
+    AttemptStart,
     AttemptWrite,
     ClaimedAttempts,
     DesiredWorkloads,
@@ -99,7 +100,7 @@ class AsyncAgent(AsyncResource):
             AttemptLease, "POST", self._attempt(attempt_id, "accept"), body=body
         )
 
-    async def start_attempt(self, attempt_id: str, body: AttemptWrite) -> None:
+    async def start_attempt(self, attempt_id: str, body: AttemptStart) -> None:
         """Say that its process runs."""
         await self._transport.send("POST", self._attempt(attempt_id, "start"), body=body)
 

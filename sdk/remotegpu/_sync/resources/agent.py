@@ -13,6 +13,7 @@ from remotegpu.types.agent import (
     AttemptProgress,
     AttemptRenewal,
     AttemptResult,
+    AttemptStart,
     AttemptWrite,
     ClaimedAttempts,
     DesiredWorkloads,
@@ -96,7 +97,7 @@ class SyncAgent(SyncResource):
         """Confirm an attempt, before anything of it is started."""
         return self._transport.call(AttemptLease, "POST", self._attempt(attempt_id, "accept"), body=body)
 
-    def start_attempt(self, attempt_id: str, body: AttemptWrite) -> None:
+    def start_attempt(self, attempt_id: str, body: AttemptStart) -> None:
         """Say that its process runs."""
         self._transport.send("POST", self._attempt(attempt_id, "start"), body=body)
 

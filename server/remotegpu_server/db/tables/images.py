@@ -18,7 +18,7 @@ class Image(Base):
     __tablename__ = "images"
     __table_args__ = (
         one_of("status", "inactive", "active", "deprecated", "withdrawn"),
-        one_of("runtime", "docker", "process"),
+        one_of("runtime", "docker", "process", "slurm"),
         one_of("visibility", "platform", "customer", "workspace"),
         CheckConstraint(
             "(visibility = 'customer') = (customer_id IS NOT NULL)"

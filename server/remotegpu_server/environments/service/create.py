@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.errors import (
+    ImageNotAllowed,
     NameTaken,
     NoCapacity,
     NotFound,
@@ -52,6 +53,7 @@ async def create_environment(
     await tokens.require_active(db, actor.user_id)
     workspace = await workspaces.to_use(db, actor=actor, workspace=body.workspace)
     image = await images.allowed(db, image=body.image, workspace=workspace)
+    _require_environments(image)
     environment = await _insert(db, actor=actor, body=body, image=image, workspace=workspace, launch=launch)
     await _begin(db, environment=environment, image=image, queue=body.queue, launch=launch, actor=actor)
     await _warn_of_image(db, environment=environment, image=image, actor=actor)
@@ -141,6 +143,7 @@ async def start_environment(
     if kept or await _may_start(db, environment=environment):
         workspaces.require_active(workspace)
         image = await images.allowed(db, image=body.image or environment.image_id, workspace=workspace)
+        _require_environments(image)
         await _again(db, environment=environment, image=image, body=body, launch=launch, actor=actor)
         await _begin(db, environment=environment, image=image, queue=body.queue, launch=launch, actor=actor)
         await _warn_of_image(db, environment=environment, image=image, actor=actor)
@@ -374,6 +377,16 @@ async def _no_capacity(
         data=refusal.data
         | {"reason": str(refusal.reason), "wait": wait.model_dump(mode="json") if wait else None},
     )
+
+
+def _require_environments(image: tables.Image) -> None:
+    """Raises :class:`ImageNotAllowed` for one whose hosts run no environments."""
+    if image.runtime == "slurm":
+        raise ImageNotAllowed(
+            f"Image {image.name} is for nodes of Slurm, which run tasks and no environments.",
+            hint="Submit a task with it, or choose another image.",
+            data={"image": image.name},
+        )
 
 
 async def _warn_of_image(

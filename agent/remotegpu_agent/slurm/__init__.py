@@ -1,0 +1,1 @@
+"""A partition of Slurm as a pool of hosts: docs/slurm.md."""
