@@ -220,8 +220,9 @@ async def _more(database: Database, attempts: int, *, first: int) -> None:
             """)
         )
         await db.commit()
-        await db.execute(text("ANALYZE"))
-        await db.commit()
+    async with database.engine.connect() as connection:  # as autovacuum leaves them
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text("VACUUM (ANALYZE)"))
 
 
 if __name__ == "__main__":
