@@ -42,28 +42,24 @@ async def list_notifications(
     signals: SignalsDep,
     caller: DetachedCaller,
     unread: Annotated[bool, Query(description="Only those that were not read.")] = False,
-    after: Annotated[
-        str | None, Query(max_length=64, description="Of a stream: where it goes on; `0` is the beginning.")
-    ] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> Page[Notification] | Response:
     """Newest first. With `Accept: text/event-stream` a stream that goes on, oldest first: from
-    `Last-Event-ID` or `after`, or from now on without either. A comment comes every 15 seconds when nothing
-    happens.
+    `Last-Event-ID` (`0` is the beginning), or from now on without it. A comment comes every 15 seconds when
+    nothing happens.
     """
     require(caller, Action.NOTIFICATION_READ)
     if not streams.wanted(request):
         async with sessions() as db:
             return await inbox.list_notifications(db, actor=caller, unread=unread, limit=limit, cursor=cursor)
-    given = last_event_id or after
     body = streams.follow(
         sessions,
         signals,
         key=stream_key(caller.user_id or ""),
         read=inbox.frames,
-        after=streams.parse_position(given) if given else None,
+        after=streams.parse_position(last_event_id) if last_event_id else None,
         identify=streams.identified_again(request),
     )
     return streams.answer(body)
