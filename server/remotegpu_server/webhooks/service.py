@@ -31,7 +31,7 @@ from remotegpu_server.platform_settings import service as platform_settings
 from remotegpu_server.platform_settings.registry import WEBHOOK_ALLOWED_NETWORKS
 from remotegpu_server.webhooks.convert import delivery_to_wire, to_wire
 
-MOST = 20
+MOST = 50
 """Webhooks of one person."""
 _row, _sent = tables.Webhook, tables.OutboxMessage
 
