@@ -137,7 +137,7 @@ def _figures(seen: dict[str, Any]) -> dict[str, float]:
 
 
 async def _end_all(database: Database) -> None:
-    """All that was claimed is over, and the hosts were heard of just now."""
+    """All that was claimed is over."""
     async with database.sessions() as db:
         for table, values in (
             ("placements", "released_at = now(), release_proof = 'admin' WHERE released_at IS NULL"),
@@ -146,14 +146,13 @@ async def _end_all(database: Database) -> None:
                 "status = 'cancelled', finished_at = now(), message = 'Over.' WHERE finished_at IS NULL",
             ),
             ("tasks", "status = 'cancelled', finished_at = now() WHERE finished_at IS NULL"),
-            ("hosts", "last_heartbeat_at = now()"),
         ):
             await db.execute(text(f"UPDATE {table} SET {values}"))  # noqa: S608  the text is ours
         await db.commit()
 
 
 async def _fill(database: Database) -> list[str]:
-    """Hosts as after their registration; answers the agents' secrets."""
+    """Hosts that have registered, and are online for as long as this lasts; answers the agents' secrets."""
     await Actors(database).user("ada")
     async with database.sessions() as db:
         await db.execute(
@@ -161,7 +160,7 @@ async def _fill(database: Database) -> list[str]:
                 INSERT INTO hosts (id, name, connection, epoch, inventory, cpus, memory_bytes, runtime,
                     runtime_healthy, operational, registered_at, last_heartbeat_at, boot_id)
                 SELECT 'host-' || n, 'bench-' || n, 'online', 1, '{"images": []}', 1000, 1e12, 'docker', true,
-                    'available', now() - interval '1 hour', now(), 'boot-' || n
+                    'available', now() - interval '1 hour', now() + interval '1 hour', 'boot-' || n
                 FROM generate_series(1, :agents) AS n
             """),
             {"agents": AGENTS},
