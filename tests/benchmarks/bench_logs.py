@@ -2,7 +2,7 @@
 
 One task writes as fast as it can; the clock runs from its start until the server has the last byte. What is
 stored is read back and compared with what was written, byte by byte. Ends with one line of JSON: mb_per_s,
-agent_cpu_percent (of one core), agent_rss_mb, bytes_lost.
+agent_cpu_percent (of one core), agent_rss_mb, bytes_lost, and the load of the machine at the end.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import time
 from collections.abc import Iterator
 
@@ -37,7 +38,7 @@ def main() -> None:
         print(json.dumps(_run(site, blocks=max(1, arguments.mb * 10**6 // BLOCK))))
 
 
-def _run(site: Site, *, blocks: int) -> dict[str, float]:
+def _run(site: Site, *, blocks: int) -> dict[str, object]:
     agent = psutil.Process(site.host.pid)
     written = blocks * BLOCK
     command = ["python3", "-c", WRITER.format(blocks=blocks)]
@@ -58,6 +59,7 @@ def _run(site: Site, *, blocks: int) -> dict[str, float]:
         "agent_cpu_percent": round(100 * used / seconds, 1),
         "agent_rss_mb": round(highest / 1e6, 1),
         "bytes_lost": _lost(site.admin, task_id, blocks),
+        "load": [round(one, 1) for one in os.getloadavg()],
     }
 
 
