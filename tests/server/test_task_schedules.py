@@ -290,7 +290,6 @@ async def test_what_runs_is_its_owners_to_change(fleet: Fleet, actors: Actors) -
         {"cron": "0 0 31 2 *", "enabled": False},
         {"time_zone": "Mars/Base"},
         {"overlap": "queue"},
-        {"task": {"nodes": 2}},
         {"task": {"script": "both"}},
         {"task": {"start_at": "2099-01-01T00:00:00Z"}},
         {"task": {"image": "none"}},
