@@ -12,7 +12,7 @@ async def drive(world: World) -> None:
     begin = datetime.now(UTC) - timedelta(hours=1)
     host = await admin.hosts.metrics("one", begin=begin, end=datetime.now(UTC), step_s=3600)
     assert {one.metric for one in host.points} >= {"cpu_percent", "utilization_percent"}
-    gpu = await user.gpus.metrics("GPU-contract-0", metric=["utilization_percent"])
+    gpu = await admin.gpus.metrics("GPU-contract-0", metric=["utilization_percent"])
     assert {(one.gpu_uuid, one.simulated) for one in gpu.points} == {("GPU-contract-0", True)}
     workspace = (await user.workspaces.list()).items[0]
     environment = (await user.environments.list(status="deleted")).items[0]

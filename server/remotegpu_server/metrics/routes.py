@@ -38,7 +38,7 @@ async def get_host_metrics(host: str, db: Db, caller: Caller, asked: Range) -> M
     return await service.of_host(db, actor=caller, host=host, asked=asked)
 
 
-@router.get("/v1/gpus/{gpu}/metrics", summary="What was measured of a GPU")
+@router.get("/v1/gpus/{gpu}/metrics", summary="What was measured of a GPU (admins)")
 async def get_gpu_metrics(gpu: str, db: Db, caller: Caller, asked: Range) -> MetricsReport:
     """By id or UUID, whoever held it."""
     return await service.of_gpu(db, actor=caller, gpu=gpu, asked=asked)

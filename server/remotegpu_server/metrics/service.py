@@ -50,8 +50,8 @@ async def of_host(db: AsyncSession, *, actor: Actor, host: str, asked: Asked) ->
 
 
 async def of_gpu(db: AsyncSession, *, actor: Actor, gpu: str, asked: Asked) -> MetricsReport:
-    """One GPU, by id or UUID, whoever held it."""
-    authz.require(actor, Action.GPU_READ)
+    """One GPU, by id or UUID, whoever held it: how busy others are is not everybody's to see."""
+    authz.require(actor, Action.HOST_READ)
     row = tables.Gpu
     found = (
         await db.execute(select(row.host_id, row.uuid).where((row.id == gpu) | (row.uuid == gpu)))

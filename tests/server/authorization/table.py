@@ -323,7 +323,7 @@ ROUTES: dict[str, Row] = {
     "GET /v1/environments/{environment_id}/metrics": Row(ROW_READ_OR_WORKLOAD),
     "GET /v1/tasks/{task_id}/metrics": Row(TASK_READ),
     "GET /v1/hosts/{host}/metrics": Row(ADMIN),
-    "GET /v1/gpus/{gpu}/metrics": Row(PERSON),
+    "GET /v1/gpus/{gpu}/metrics": Row(ADMIN),
     # Tasks
     "GET /v1/tasks": Row(PERSON_OR_WORKLOAD),
     "POST /v1/tasks": Row(PERSON_OR_WORKLOAD),

@@ -38,7 +38,7 @@ class SyncGpus(SyncResource):
         step_s: int | None = None,
         metric: Sequence[str] | None = None,
     ) -> MetricsReport:
-        """What was measured of a GPU, by id or UUID.
+        """What was measured of a GPU (admins), by id or UUID.
 
         Without times: the last hour. ``to_pandas()`` makes it a DataFrame.
         """
