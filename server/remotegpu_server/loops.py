@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -31,7 +33,32 @@ from remotegpu_server.watchdog import Watchdog
 
 PASS_DEADLINE_S = 60.0
 _BACKOFF_MAX_S = 60.0
+_DATABASE_NOW = text("SELECT extract(epoch FROM clock_timestamp())")
 _log = structlog.get_logger(__name__)
+
+
+class DatabaseClock:
+    """Whether the database's clock goes as time does, judged by this process's monotonic clock.
+
+    What is overdue by a clock that was just set an hour ahead is not overdue.
+    """
+
+    JUMP_S = 5.0
+    """A clock that is slewed moves by milliseconds between two looks."""
+
+    def __init__(self) -> None:
+        self._offset_s: float | None = None
+        self.steady_since: float | None = None
+        """``time.monotonic()`` of the look that saw the last jump; ``None`` without one."""
+
+    async def steady_for_s(self, db: AsyncSession) -> float:
+        """Look; seconds since the last jump that was seen, infinite without one."""
+        offset_s = float(await db.scalar(_DATABASE_NOW) or 0.0) - time.monotonic()
+        if self._offset_s is not None and abs(offset_s - self._offset_s) > self.JUMP_S:
+            _log.warning("database_clock_jumped", seconds=round(offset_s - self._offset_s, 1))
+            self.steady_since = time.monotonic()
+        self._offset_s = offset_s
+        return math.inf if self.steady_since is None else time.monotonic() - self.steady_since
 
 
 @dataclass(frozen=True)
@@ -44,6 +71,7 @@ class Work:
     candidate: leadership.Candidate
     leading_since: float
     """``time.monotonic()`` of the moment this process became leader."""
+    clock: DatabaseClock = field(default_factory=DatabaseClock)
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from hollow_agent import GIB, Fleet, HollowAgent
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from remotegpu_server import placement
+from remotegpu_server import loops, placement
 from remotegpu_server.attempts import loop as attempts
 from remotegpu_server.environments import history
 from remotegpu_server.invariants import assert_invariants
@@ -200,6 +200,37 @@ async def test_lost_attempt_is_given_up_after_the_fence_and_its_late_words_chang
     assert (await show(fleet, ada.headers, task["id"]))["status"] == "assigned"
     async with app.state.database.sessions() as db:
         await assert_invariants(db)
+
+
+async def test_jump_of_the_databases_clock_gives_up_nobody_that_is_heard_again(
+    fleet: Fleet, actors: Actors, work: Work, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, ada = await fleet.host("h1", gpus=1), await actors.user("ada")
+    task = await submit(fleet, ada.headers, gpus=1)
+    (only,) = await agent.claim()
+    await agent.attempt(only["id"], "accept")
+    await agent.attempt(only["id"], "start")
+    await attempts.give_up_lost(work)
+    # An hour ahead, as the rows and the loop see it: neither a database nor a machine is set for one test.
+    ahead = sa.text("SELECT extract(epoch FROM clock_timestamp() + interval '1 hour')")
+    monkeypatch.setattr(loops, "_DATABASE_NOW", ahead)
+    async with app.state.database.sessions() as db:
+        await db.execute(sa.text("UPDATE attempts SET lost_at = lost_at - interval '1 hour'"))
+        await db.commit()
+    for _ in range(2):
+        await attempts.give_up_lost(work)
+        assert (await show(fleet, ada.headers, task["id"]))["status"] == "running"
+    assert (await agent.attempt(only["id"], "renew")).status_code == 200
+    assert work.clock.steady_since is not None
+    work.clock.steady_since -= work.settings.attempt_lost_s + 1
+    await attempts.give_up_lost(work)
+    assert (await show(fleet, ada.headers, task["id"]))["status"] == "running", "it was heard"
+    async with app.state.database.sessions() as db:
+        await db.execute(sa.text("UPDATE attempts SET lost_at = now() - interval '1 second'"))
+        await db.commit()
+    await attempts.give_up_lost(work)
+    lost = await show(fleet, ada.headers, task["id"])
+    assert lost["status"] == "pending", "one that stays silent is lost"
 
 
 async def test_reboot_ends_attempts_of_the_old_boot_and_frees_their_gpus(

@@ -28,15 +28,19 @@ TIMEOUT_MARGIN = timedelta(seconds=60)
 
 
 async def give_up_lost(work: Work) -> None:
-    """After a change of the leader nobody is given up before all agents had the time to be heard."""
-    if work.led_for_s() < work.settings.attempt_lost_s:
-        return
+    """Nobody is given up before all agents had the time to be heard: after a change of the leader, and
+    after a jump of the clock by which their leases end.
+    """
     row = tables.Attempt
     async with work.session() as db:
         found = await db.scalars(
             select(row.id).where(row.lost_at < func.now()).order_by(row.lost_at).limit(BATCH)
         )
         overdue = found.all()
+        # Looked at last, so that a jump before the list was made is seen.
+        heard_for_s = min(work.led_for_s(), await work.clock.steady_for_s(db))
+    if heard_for_s < work.settings.attempt_lost_s:
+        return
     for attempt_id in overdue:
         with by_itself("attempts-lost", attempt_id):
             async with work.session() as db:
