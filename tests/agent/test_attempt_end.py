@@ -15,7 +15,7 @@ from remotegpu_agent.runtime import StillThere
 from remotegpu_agent.tasks import attempt
 from remotegpu_agent.tasks.folders import Folder, boottime
 from remotegpu_agent.tasks.link import Link
-from remotegpu_agent.tasks.runtime import TaskRuntime
+from remotegpu_agent.tasks.runtime import End, Life, TaskRuntime
 
 
 class Deaf:
@@ -62,6 +62,19 @@ class Deaf:
         if self.stays and "complete" not in self.said:
             raise StillThere("a process survives SIGKILL")
 
+    async def look(self, folder: Folder) -> Life:
+        return Life.ENDED
+
+    async def wait_end(self, folder: Folder) -> None:
+        """It has ended."""
+
+    async def kill(self, folder: Folder) -> None:
+        if self.stays:
+            raise StillThere("a process survives SIGKILL")
+
+    async def end_of(self, folder: Folder) -> End:
+        return End(exit_code=0)
+
     def where(self, folder: Folder) -> str:
         return ""
 
@@ -69,16 +82,18 @@ class Deaf:
         folder.put_lease(lease)
 
 
-def end(root: Path, server: Deaf) -> list[str]:
+def end(root: Path, server: Deaf, *, kept: bool = True) -> list[str]:
+    """What an agent tells that finds an attempt which has ended, its result ``kept`` on disk or not yet."""
     spec, folder = shell("true"), Folder(root, "att-1")
     folder.store(spec)
     folder.prepare(spec)
     folder.mark_started()
     folder.log.write_text("line")
     (folder.output / "model").write_text("x")
-    folder.put_result(
-        AttemptResult(epoch=0, status=AttemptOutcome.SUCCEEDED, exit_code=0, reason="succeeded")
-    )
+    if kept:
+        folder.put_result(
+            AttemptResult(epoch=0, status=AttemptOutcome.SUCCEEDED, exit_code=0, reason="succeeded")
+        )
 
     async def run() -> None:
         one = attempt.Attempt(
@@ -128,8 +143,10 @@ def test_stop_that_is_asked_meanwhile_shortens_the_time(
     assert end(tmp_path, Deaf("artifact", stop=True)) == ["logs", "complete", "release"]
 
 
+@pytest.mark.parametrize("kept", [True, False])
 def test_what_does_not_go_away_holds_up_its_release_and_not_its_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, kept: bool
 ) -> None:
     monkeypatch.setattr(attempt, "PAUSE_S", (0.05, 0.05))
-    assert end(tmp_path, Deaf(stays=True)) == ["logs", "artifact", "complete", "release"]
+    said = end(tmp_path, Deaf(stays=True), kept=kept)
+    assert [what for what in said if what != "start"] == ["logs", "artifact", "complete", "release"]

@@ -117,6 +117,9 @@ class Attempt:
         result = self._kept or self._folder.result()
         if result is None:
             result = await self._to_its_end()
+        if (broken := self._telling) is not None and broken.done() and broken.exception() is not None:
+            self._telling = None
+            await broken  # raises; the next round tells anew
         if self._telling is None:  # what does not go away holds its place, not the word of how it ended
             self._telling = asyncio.create_task(self._tell(result), name=f"result-{self.spec.id}")
         await self._runtime.remove(self._folder)
@@ -242,14 +245,20 @@ class Attempt:
 
     async def _side_work(self) -> None:
         """Output and progress while it runs; the end sends what is left."""
+        both = [
+            asyncio.create_task(self._shipper.run()),
+            asyncio.create_task(follow_progress(self._folder, self._link)),
+        ]
         try:
-            await asyncio.gather(self._shipper.run(), follow_progress(self._folder, self._link))
+            await asyncio.gather(*both)
         except Refused:
             self._wake.set()
         except (Superseded, HostRefused):
             raise
         except Exception:  # the task runs on; its end sends what is left
             log.exception("attempt %s: its output is not sent any more while it runs", self.spec.id)
+        finally:
+            await _cancel(*both)
 
     async def _end(self, stop: Stop, ended: asyncio.Task[None]) -> None:
         """TERM, grace, KILL. A refusal or the fence meanwhile shortens the grace."""
@@ -271,7 +280,13 @@ class Attempt:
 
     async def _collect(self, stop: Stop | None) -> AttemptResult | None:
         """What is left of it is killed, then its end is read and kept."""
-        await self._runtime.kill(self._folder)
+        try:
+            await self._runtime.kill(self._folder)
+        except StillThere:
+            # A child that hangs in the kernel holds the place until `remove` sees it gone, not the word of
+            # how the task ended.
+            if stop is not None or await self._runtime.look(self._folder) is not Life.ENDED:
+                raise
         end = await self._runtime.end_of(self._folder)
         fault_points.hit(fault_points.TASK_ENDED)
         if self._link.refused.is_set():

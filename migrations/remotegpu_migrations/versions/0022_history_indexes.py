@@ -14,12 +14,13 @@ _LIVE_ATTEMPT = "status IN ('assigned', 'claimed', 'accepted', 'running')"
 
 
 def upgrade() -> None:
-    _live_attempts("finished_at IS NULL")
     _index("placements", "environment", "environment_id", where="environment_id IS NOT NULL")
     _index("placements", "released", "released_at", where="released_at IS NOT NULL")
     _index("environments", "wanted", "owner_id", where="desired = 'running'")
     _index("start_estimates", "open", "ask_id", where="started_at IS NULL")
     op.create_index("ix_tokens_ended", "tokens", [sa.text("least(expires_at, revoked_at)")])
+    # Last, because its lock keeps everybody from attempts until the commit.
+    _live_attempts("finished_at IS NULL")
 
 
 def downgrade() -> None:

@@ -102,7 +102,16 @@ def _engine(url: URL, *, pool_size: int, overflow: int) -> AsyncEngine:
         max_overflow=overflow,
         pool_timeout=POOL_TIMEOUT_S,
         pool_recycle=1800,
-        connect_args={"options": options, "connect_timeout": 2, "application_name": "remotegpu-server"},
+        connect_args={
+            "options": options,
+            "connect_timeout": 2,
+            "application_name": "remotegpu-server",
+            # A connection whose other side vanished without a word is noticed while it is idle.
+            "keepalives_idle": 15,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 15000,
+        },
     )
     event.listen(engine.sync_engine, "checkout", _refuse_ended)
     return engine
