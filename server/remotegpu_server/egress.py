@@ -8,10 +8,12 @@ environment are not used, and of the answer no more than its status is kept.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import httpx
@@ -21,6 +23,8 @@ ANSWER_BYTES = 64 * 1024
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_RESOLVER = ThreadPoolExecutor(64, thread_name_prefix="egress-resolver")
+"""Names that users chose are looked up here: slow ones take no thread from anything else."""
 
 
 class EgressRefused(Exception):
@@ -47,6 +51,11 @@ def check_url(url: str, allowed: Sequence[Network]) -> None:
         raise EgressRefused("it must hold no user, password or fragment")
     if port == 0:
         raise EgressRefused("its port must be 1 to 65535")
+    try:
+        parts.hostname.encode("idna")
+        _ = httpx.URL(url).host
+    except (ValueError, httpx.InvalidURL) as error:
+        raise EgressRefused("its host is no name that can be looked up") from error
     try:
         literal = ipaddress.ip_address(parts.hostname)
     except ValueError:
@@ -91,7 +100,8 @@ async def _resolve(target: httpx.URL, allowed: Sequence[Network]) -> Address:
     """The first address of a name all of whose addresses may be reached."""
     port = target.port or (443 if target.scheme == "https" else 80)
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(target.host, port, type=socket.SOCK_STREAM)
+    look_up = functools.partial(socket.getaddrinfo, target.host, port, type=socket.SOCK_STREAM)
+    found = await loop.run_in_executor(_RESOLVER, look_up)
     addresses = [ipaddress.ip_address(str(one[4][0]).partition("%")[0]) for one in found]
     for address in addresses:
         _require_reachable(address, target.scheme, allowed)
@@ -104,7 +114,8 @@ def _require_reachable(address: Address, scheme: str, allowed: Sequence[Network]
         return
     if scheme != "https":
         raise EgressRefused("it must be https://; http:// is for networks that an admin has allowed")
-    if not real.is_global or real.is_multicast or real.is_reserved:
+    site_local = isinstance(real, ipaddress.IPv6Address) and real.is_site_local
+    if not real.is_global or real.is_multicast or real.is_reserved or site_local:
         raise EgressRefused(
             f"{address} is no public address; an admin can allow its network (webhooks.allowed_networks)"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -131,6 +132,67 @@ async def test_what_cannot_be_delivered_is_given_up_with_an_event(
     await mail_loop.send_mail(_at(work, mail))
     events = await _sql(app, "SELECT reason, user_id FROM events WHERE kind = 'outbox.dead' ORDER BY id")
     assert events == [("refused", nobody.id), ("too_old", ada.id)]
+
+
+async def test_address_that_reads_as_several_or_as_none_fails_alone(
+    app: FastAPI,
+    client: httpx.AsyncClient,
+    actors: Actors,
+    ada: Person,
+    work: Work,
+    mail: SmtpServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    odd = ["nobody@x.org,nobody@y.org", "a@[", "=?utf-8?q?=0A?=@x"]
+    people = [await actors.user(f"odd{number}") for number in range(len(odd))]
+    for address, person in zip(odd, people, strict=True):
+        if not address.startswith("="):  # one that a program could have
+            refused = await client.patch("/v1/me", json={"email": address}, headers=person.headers)
+            assert refused.status_code == 422
+        # Stored before such addresses were refused.
+        await _sql(app, f"UPDATE users SET email = '{address}' WHERE id = '{person.id}'")  # noqa: S608
+    for person in (*people, ada):
+        await _tell(app, person, message="Hello")
+    monkeypatch.setattr(mail_loop, "_BATCH", 2)
+    await mail_loop.send_mail(_at(work, mail))
+    assert [one["To"] for one in mail.mails()] == ["ada@example.org"]
+    settled = await _sql(app, "SELECT delivered_at IS NOT NULL, dead_at IS NOT NULL FROM outbox ORDER BY 1")
+    assert settled == [(False, True)] * len(odd) + [(True, False)]
+
+
+async def test_mail_pass_with_a_backlog_ends_before_its_deadline(
+    app: FastAPI, ada: Person, work: Work, mail: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mail_loop, "_CLAIMS_S", 0.0)
+    monkeypatch.setattr(mail_loop, "_BATCH", 1)
+    for number in range(2):
+        await _tell(app, ada, message=f"News {number}")
+    for sent in (1, 2):
+        await mail_loop.send_mail(_at(work, mail))
+        assert len(mail.mails()) == sent
+
+
+async def test_mail_server_that_says_a_little_all_the_time_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def trickle(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 slow\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"250-more\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    monkeypatch.setattr(smtp, "CUT_S", 0.5)
+    server = await asyncio.start_server(trickle, "127.0.0.1", 0)
+    url = f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    mails = [smtp.Mail(message_id=f"out-{n}", to="ada@example.org", subject="x", text="x") for n in (1, 2)]
+    sending = asyncio.to_thread(smtp.send, url, sender="a@example.org", mails=mails)
+    first, second = await asyncio.wait_for(sending, 15)
+    server.close()
+    assert first is not None
+    assert "SMTPServerDisconnected" in (first.error or "")
+    assert second is None
 
 
 async def test_password_goes_over_tls_or_stays_here(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hollow_agent import Fleet, HollowAgent
 import remotegpu
 from remotegpu.testing import asgi_client
 from remotegpu.types.tasks import TaskInput
+from remotegpu_server.blobs import FileBlobs
 from remotegpu_server.loops import Work
 from remotegpu_server.task_inputs import loop
 from remotegpu_server.testing import Actors, Person
@@ -173,6 +174,34 @@ async def test_removal_that_a_crash_broke_off_is_ended_later(
     await loop.remove_unneeded(work)
     assert blobs(app) == 1
     assert (await submit(fleet, ada, b"doomed", start_at="2040-01-01T00:00:00Z")).status_code == 201
+
+
+async def test_input_that_cannot_be_removed_keeps_no_other(
+    fleet: Fleet, actors: Actors, app: FastAPI, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await actors.user("ada")
+    for data in (b"one", b"two", b"three"):
+        await put(fleet, ada, data)
+    await age(app, "UPDATE task_inputs SET removing_at = now() - interval '1 hour'")
+    removes, stuck = FileBlobs.remove, list[str]()
+
+    async def remove(self: FileBlobs, name: str) -> None:
+        if not stuck:
+            stuck.append(name)
+        if name in stuck:
+            raise OSError("the disk is broken here")
+        await removes(self, name)
+
+    async def left() -> int:
+        async with app.state.database.sessions() as db:
+            return int(await db.scalar(sa.text("SELECT count(*) FROM task_inputs")) or 0)
+
+    monkeypatch.setattr(FileBlobs, "remove", remove)
+    await loop.remove_unneeded(work)
+    assert (await left(), blobs(app)) == (1, 1)
+    monkeypatch.undo()
+    await loop.remove_unneeded(work)
+    assert (await left(), blobs(app)) == (0, 0)
 
 
 async def test_sdk_sends_what_is_missing_and_tells_how_far_it_is(

@@ -8,8 +8,10 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,7 @@ from fastapi import FastAPI
 from hollow_agent import Fleet
 
 from remotegpu_server import egress
+from remotegpu_server.alerts import signals
 from remotegpu_server.events import subscribers
 from remotegpu_server.loops import Work
 from remotegpu_server.outbox import webhook_loop
@@ -161,6 +164,110 @@ async def test_target_that_hangs_redirects_or_fails_is_tried_again_and_delays_no
     assert (await _log(fleet, ada, hooks["/500"]))[0]["delivered_at"] is not None
 
 
+async def test_url_that_cannot_be_read_fails_alone(
+    fleet: Fleet, app: FastAPI, ada: Person, target: Target, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _allow_loopback(fleet)
+    hooks = [await _hook(fleet, ada, target.url + path) for path in ("/odd", "/broken", "/ok")]
+    for made in hooks:
+        path = f"/v1/webhooks/{made['webhook']['id']}:test"
+        assert (await fleet.client.post(path, headers=ada.headers)).status_code == 200
+    # Made before such names were refused.
+    await _sql(app, "UPDATE webhooks SET url = 'https://a..b.example/odd' WHERE url LIKE '%/odd'")
+    posts = egress.post
+
+    async def post(url: str, **more: Any) -> int:
+        if url.endswith("/broken"):
+            raise RuntimeError("a bug about this one")
+        return await posts(url, **more)
+
+    monkeypatch.setattr(egress, "post", post)
+    await _deliver(work)
+    assert target.paths() == ["/ok"]
+    logs = [(await _log(fleet, ada, made))[0] for made in hooks]
+    assert "no name that can be looked up" in logs[0]["error"]
+    assert [one["delivered_at"] is not None for one in logs] == [False, False, True]
+    monkeypatch.setattr(egress, "check_url", lambda *_: None)
+    await _sql(app, "UPDATE outbox SET due_at = now(), leased_until = NULL")
+    await _sql(app, "UPDATE webhooks SET paused_until = NULL")
+    await _deliver(work)
+    assert "UnicodeError" in (await _log(fleet, ada, hooks[0]))[0]["error"]
+
+
+async def test_pass_with_a_backlog_ends_before_its_deadline(
+    fleet: Fleet, ada: Person, target: Target, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_loop, "_CLAIMS_S", 0.0)
+    monkeypatch.setattr(webhook_loop, "_BATCH", 1)
+    await _allow_loopback(fleet)
+    made = await _hook(fleet, ada, f"{target.url}/ok")
+    for _ in range(2):
+        await fleet.client.post(f"/v1/webhooks/{made['webhook']['id']}:test", headers=ada.headers)
+    for sent in (1, 2):
+        await _deliver(work)
+        assert len(target.got) == sent
+
+
+async def test_names_that_are_slow_to_look_up_hold_nobody_else(target: Target) -> None:
+    threads, release = ThreadPoolExecutor(1), threading.Event()
+    asyncio.get_running_loop().set_default_executor(threads)
+    held = asyncio.get_running_loop().run_in_executor(None, release.wait)
+    port = target.url.rpartition(":")[2]
+    allowed = egress.parse_networks("127.0.0.0/8, ::1/128")
+    try:
+        assert await egress.post(f"http://localhost:{port}/x", body=b"", headers={}, allowed=allowed) == 204
+    finally:
+        release.set()
+        await held
+
+
+async def test_webhook_of_an_admin_is_not_there_for_owners_of_the_customer(
+    fleet: Fleet, actors: Actors, ada: Person
+) -> None:
+    boss, root = await actors.user("boss", role="owner"), await actors.admin("root2")
+    of_admin = (await _hook(fleet, root, "https://example.org/x"))["webhook"]["id"]
+    of_member = (await _hook(fleet, ada, "https://example.org/x"))["webhook"]["id"]
+    calls: list[tuple[str, str, Any]] = [
+        ("GET", "", None),
+        ("GET", "/deliveries", None),
+        ("PATCH", "", {"events": ["job.failed"]}),
+        ("PATCH", "", {"url": "https://evil.example/x"}),
+        ("POST", ":rotate-secret", None),
+        ("POST", ":test", None),
+        ("DELETE", "", None),
+    ]
+
+    async def answers(who: Person, hook: str) -> list[int]:
+        return [
+            (
+                await fleet.client.request(method, f"/v1/webhooks/{hook}{more}", headers=who.headers, json=b)
+            ).status_code
+            for method, more, b in calls
+        ]
+
+    assert await answers(boss, of_admin) == [404] * 7
+    assert await answers(boss, of_member) == [200, 200, 200, 403, 403, 200, 204]
+    assert await answers(root, of_admin) == [200] * 6 + [204]
+
+
+async def test_what_waits_for_a_webhook_that_is_off_alerts_nobody(
+    fleet: Fleet, app: FastAPI, ada: Person
+) -> None:
+    made = await _hook(fleet, ada, "https://example.org/x")
+    path = f"/v1/webhooks/{made['webhook']['id']}"
+    await fleet.client.post(f"{path}:test", headers=ada.headers)
+    await _sql(app, "UPDATE outbox SET created_at = now() - interval '2 hours'")
+
+    async def waiting() -> dict[str, float]:
+        async with app.state.database.sessions() as db:
+            found = await signals.outbox_waiting(signals.View(db, app.state.settings))
+            return {one.object_id: one.value for one in found}
+
+    assert (await waiting())["webhook"] >= 7200
+    await fleet.client.patch(path, headers=ada.headers, json={"enabled": False})
+    assert await waiting() == {"mail": 0.0, "webhook": 0.0}
+
+
 async def test_webhook_that_takes_nothing_for_a_day_is_switched_off_and_its_owner_told(
     fleet: Fleet, app: FastAPI, ada: Person, target: Target, work: Work
 ) -> None:
@@ -192,6 +299,10 @@ async def test_webhook_that_takes_nothing_for_a_day_is_switched_off_and_its_owne
         "https://[fe80::1]/x",
         "https://0.0.0.0/x",
         "https://224.0.0.1/x",
+        "https://[fec0::1]/x",
+        "https://a..b.example/x",
+        f"https://{'a' * 64}.example/x",
+        "https://xn--a.example/x",
         "https://user:secret@example.org/x",
         "https://example.org/x#fragment",
         "https:///x",

@@ -18,8 +18,12 @@ Password = Annotated[SecretStr, Field(min_length=LEAST_PASSWORD, max_length=LONG
 """At least ten characters; no composition rules (ASVS 6.2.1)."""
 
 
-Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_length=254)]
-"""Unique among accounts that are not deleted, whatever its case."""
+Email = Annotated[
+    str, StringConstraints(pattern=r"""^[^@\s,;:<>()"\[\]\\]+@[^@\s,;:<>()"\[\]\\]+$""", max_length=254)
+]
+"""One address, without a name or what would make it several. Unique among accounts that are not deleted,
+whatever its case.
+"""
 
 Phone = Annotated[str, StringConstraints(pattern=r"^\+?[0-9][0-9 ()./-]{2,31}$")]
 

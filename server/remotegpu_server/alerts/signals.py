@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from sqlalchemy import LargeBinary as Bytes
-from sqlalchemy import cast, func, literal, select, text
+from sqlalchemy import cast, func, literal, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from remotegpu.types.quotas import QuotaResource
@@ -588,11 +588,13 @@ async def database_connections(view: View) -> list[Reading]:
     every_s=60.0,
 )
 async def outbox_waiting(view: View) -> list[Reading]:
-    row = tables.OutboxMessage
+    row, hook = tables.OutboxMessage, tables.Webhook
     age = func.extract("epoch", func.now() - func.min(row.created_at))
+    tried = or_(row.webhook_id.is_(None), hook.enabled)  # nobody waits for one that its owner switched off
     waits_ = await view.db.execute(
         select(row.channel, age)
-        .where(row.delivered_at.is_(None), row.dead_at.is_(None))
+        .outerjoin(hook, hook.id == row.webhook_id)
+        .where(row.delivered_at.is_(None), row.dead_at.is_(None), tried)
         .group_by(row.channel)
     )
     oldest = {channel: float(age_s) for channel, age_s in waits_}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import structlog
@@ -15,6 +16,10 @@ from remotegpu_server.loops import Loop, Work
 from remotegpu_server.outbox import service, smtp
 
 _BATCH = 20
+_CLAIMS_S = 20.0
+"""After so long a pass claims nothing more: a batch ends within ``smtp.CUT_S``, so that the deadline of a
+pass never cuts one off whose outcomes would be lost.
+"""
 _log = structlog.get_logger(__name__)
 
 
@@ -24,6 +29,7 @@ async def send_mail(work: Work) -> None:
         async with work.session() as db:
             await service.drop(db, "mail")
         return
+    claims_until = time.monotonic() + _CLAIMS_S
     while True:
         async with work.session() as db:
             claimed = await service.claim(db, "mail", limit=_BATCH)
@@ -47,7 +53,9 @@ async def send_mail(work: Work) -> None:
                     await service.failed(db, one, error="the account has no address any more", final=True)
             for one, outcome in zip(sendable, outcomes, strict=True):
                 await _settle(db, one, outcome)
-        if any(outcome is None or outcome.error for outcome in outcomes):
+        if any(one is None or (one.error and not one.final) for one in outcomes):
+            return
+        if time.monotonic() >= claims_until:
             return
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import smtplib
+import socket
 import ssl
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from email.errors import MessageError
 from email.message import EmailMessage
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
-_TIMEOUT_S = 10.0
-_LONGEST_S = 30.0
+_TIMEOUT_S = 5.0
+_LONGEST_S = 15.0
 """A slow server gets no more of a batch after this long."""
+CUT_S = 25.0
+"""After so long the connection of a batch is cut, whatever the server is doing."""
 _HERE = ("localhost", "127.0.0.1", "::1")
 
 
@@ -41,11 +47,14 @@ def send(smtp_url: str, *, sender: str, mails: Sequence[Mail]) -> list[Outcome |
     from the start. A connection that fails is the outcome of the mail that it failed for.
     """
     outcomes: list[Outcome | None] = []
-    ends = time.monotonic() + _LONGEST_S
+    begun = time.monotonic()
+    parts = urlsplit(smtp_url)
     try:
-        with _connect(smtp_url) as server:
+        server = _connect(parts)
+        with _cut(server, at=begun + CUT_S), server:
+            _sign_in(server, parts)
             for mail in mails:
-                if outcomes and time.monotonic() > ends:
+                if outcomes and time.monotonic() > begun + _LONGEST_S:
                     break
                 outcomes.append(_send_one(server, sender, mail))
     except (OSError, smtplib.SMTPException, ssl.SSLError) as error:
@@ -55,16 +64,18 @@ def send(smtp_url: str, *, sender: str, mails: Sequence[Mail]) -> list[Outcome |
 
 
 def _send_one(server: smtplib.SMTP, sender: str, mail: Mail) -> Outcome:
-    message = EmailMessage()
-    message["From"], message["To"] = sender, mail.to
-    message["Subject"] = " ".join(mail.subject.split())[:200]
-    message["Message-ID"] = f"<{mail.message_id}@{sender.rpartition('@')[2] or 'remotegpu'}>"
-    message["Auto-Submitted"] = "auto-generated"
-    message.set_content(mail.text)
     try:
-        server.send_message(message)
+        message = _message(sender, mail)
+    except (ValueError, LookupError, AttributeError, MessageError) as error:
+        # email.headerregistry raises any of these about an address that it cannot read
+        return Outcome(error=f"the mail cannot be written: {_said(error)}", final=True)
+    try:
+        server.send_message(message, to_addrs=[mail.to])
+    except (ValueError, smtplib.SMTPNotSupportedError) as error:  # an address that this server cannot be told
+        server.rset()
+        return Outcome(error=_said(error), final=True)
     except smtplib.SMTPRecipientsRefused as error:
-        ((code, text),) = error.recipients.values()
+        code, text = next(iter(error.recipients.values()))
         return Outcome(error=f"{code} {text.decode(errors='replace')}"[:500], final=500 <= code < 600)
     except smtplib.SMTPServerDisconnected:
         raise
@@ -73,26 +84,54 @@ def _send_one(server: smtplib.SMTP, sender: str, mail: Mail) -> Outcome:
     return Outcome()
 
 
-def _connect(smtp_url: str) -> smtplib.SMTP:
-    parts = urlsplit(smtp_url)
+def _message(sender: str, mail: Mail) -> EmailMessage:
+    message = EmailMessage()
+    message["From"], message["To"] = sender, mail.to
+    message["Subject"] = " ".join(mail.subject.split())[:200]
+    message["Message-ID"] = f"<{mail.message_id}@{sender.rpartition('@')[2] or 'remotegpu'}>"
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(mail.text)
+    return message
+
+
+def _connect(parts: SplitResult) -> smtplib.SMTP:
     host = parts.hostname or "localhost"
-    context = ssl.create_default_context()
     if parts.scheme == "smtps":
-        server: smtplib.SMTP = smtplib.SMTP_SSL(host, parts.port or 465, timeout=_TIMEOUT_S, context=context)
-        private = True
-    else:
-        server = smtplib.SMTP(host, parts.port or 25, timeout=_TIMEOUT_S)
-        private = host in _HERE
+        context = ssl.create_default_context()
+        return smtplib.SMTP_SSL(host, parts.port or 465, timeout=_TIMEOUT_S, context=context)
+    return smtplib.SMTP(host, parts.port or 25, timeout=_TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def _cut(server: smtplib.SMTP, *, at: float) -> Iterator[None]:
+    """Ends the connection then: a server that says a little all the time is inside of every timeout."""
+
+    def cut() -> None:
+        open_socket = server.sock
+        if open_socket is not None:
+            with contextlib.suppress(OSError):  # the other side has ended it just now
+                socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, at - time.monotonic()), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _sign_in(server: smtplib.SMTP, parts: SplitResult) -> None:
+    private = parts.scheme == "smtps" or (parts.hostname or "localhost") in _HERE
+    if parts.scheme != "smtps":
         server.ehlo()
         if server.has_extn("starttls"):
-            server.starttls(context=context)
+            server.starttls(context=ssl.create_default_context())
             private = True
     if parts.username:
         if not private:
-            server.close()
             raise smtplib.SMTPNotSupportedError("it offers no TLS, so the password is not sent")
         server.login(unquote(parts.username), unquote(parts.password or ""))
-    return server
 
 
 def _said(error: Exception) -> str:

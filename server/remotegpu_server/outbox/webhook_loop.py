@@ -22,7 +22,7 @@ from remotegpu_server.authz import SYSTEM
 from remotegpu_server.db import tables
 from remotegpu_server.events import service as events
 from remotegpu_server.events import subscribers
-from remotegpu_server.loops import Loop, Work
+from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.notifications import service as notifications
 from remotegpu_server.outbox import service
 from remotegpu_server.platform_settings import service as platform_settings
@@ -32,7 +32,11 @@ _OF_ONE = 10
 """Deliveries of one webhook in a pass."""
 _BATCH = 100
 _LONGEST_S = 15.0
-"""After so long a webhook begins no further delivery in this pass."""
+"""After so long a webhook begins no further delivery of a batch."""
+_CLAIMS_S = 20.0
+"""After so long a pass claims nothing more: its last batch ends well before the deadline of a pass, which
+would cut off deliveries whose outcome is then unknown.
+"""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 30.0, 600.0
 _log = structlog.get_logger(__name__)
 _row, _hook = tables.OutboxMessage, tables.Webhook
@@ -48,7 +52,8 @@ class _Target:
 
 
 async def deliver(work: Work) -> None:
-    """Each webhook by itself and all at once; one that hangs or fails pauses, and delays nobody else."""
+    """Each webhook by itself and all at once; one that hangs or fails pauses; a batch waits for it."""
+    claims_until = time.monotonic() + _CLAIMS_S
     while True:
         async with work.session() as db:
             claimed = await service.claim(db, "webhook", limit=_BATCH, among=_row.id.in_(_next_of_each()))
@@ -59,9 +64,15 @@ async def deliver(work: Work) -> None:
         groups: dict[str, list[tables.OutboxMessage]] = {}
         for message in claimed:
             groups.setdefault(message.webhook_id or "", []).append(message)
-        await asyncio.gather(
-            *(_deliver_all(work, targets[hook], messages, allowed) for hook, messages in groups.items())
+        ended = await asyncio.gather(
+            *(_deliver_all(work, targets[hook], messages, allowed) for hook, messages in groups.items()),
+            return_exceptions=True,
         )
+        for error in ended:
+            if error is not None:
+                raise error
+        if time.monotonic() >= claims_until:
+            return
 
 
 def _next_of_each() -> Select[tuple[str]]:
@@ -89,6 +100,17 @@ async def _targets(
 
 
 async def _deliver_all(
+    work: Work,
+    target: _Target,
+    messages: Sequence[tables.OutboxMessage],
+    allowed: Sequence[egress.Network],
+) -> None:
+    """Each is settled as it ends. Raises only what is about all webhooks (:func:`by_itself`)."""
+    with by_itself("outbox-webhooks", target.id):
+        await _deliver_in_turn(work, target, messages, allowed)
+
+
+async def _deliver_in_turn(
     work: Work,
     target: _Target,
     messages: Sequence[tables.OutboxMessage],
@@ -134,7 +156,7 @@ async def _attempt(
         return f"the target was refused: {error}"
     except TimeoutError:
         return f"no answer within {egress.TIMEOUT_S:g} seconds"
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # ValueError: an odd host
         return f"{type(error).__name__}: {error}"[:500]
     if 200 <= status < 300:
         return None

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import structlog
 from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from remotegpu.errors import Conflict, NotFound, PayloadTooLarge
+from remotegpu.errors import Conflict, NotFound, PayloadTooLarge, Unavailable
 from remotegpu.types.tasks import TaskInput, TaskInputRoom
-from remotegpu_server import authz, uploads
+from remotegpu_server import authz, observability, uploads
 from remotegpu_server.authz import Action, Actor
 from remotegpu_server.blobs import Blobs
 from remotegpu_server.db import tables
@@ -25,6 +26,7 @@ IN_USE_S = 600.0
 """So long after its last piece or task, an input makes no room for another one."""
 HANDED_OUT_BYTES = 4 * 2**20
 """Most that one answer to an agent holds."""
+_log = structlog.get_logger(__name__)
 
 
 def blob_of(input_id: str) -> str:
@@ -209,12 +211,21 @@ async def mark(db: AsyncSession, input_ids: list[str], condition: ColumnElement[
 
 
 async def remove(sessions: async_sessionmaker[AsyncSession], blobs: Blobs, input_ids: list[str]) -> None:
-    """The bytes of those that are marked first, then what tells of them."""
+    """The bytes of those that are marked first, then what tells of them. One whose bytes cannot be removed
+    keeps no other.
+    """
     row = tables.TaskInput
+    gone: list[str] = []
     for input_id in input_ids:
-        await blobs.remove(blob_of(input_id))
+        try:
+            await blobs.remove(blob_of(input_id))
+        except (OSError, Unavailable) as error:  # it stays marked, so a later pass tries again
+            _log.error("input_not_removed", input=input_id, error=str(error))
+            observability.LOOP_ITEM_FAILURES.labels("task-inputs").inc()
+        else:
+            gone.append(input_id)
     async with sessions() as db:
-        await db.execute(delete(row).where(row.id.in_(input_ids), row.removing_at.is_not(None)))
+        await db.execute(delete(row).where(row.id.in_(gone), row.removing_at.is_not(None)))
         await db.commit()
 
 

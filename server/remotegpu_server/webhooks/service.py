@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from remotegpu.errors import Conflict, Invalid, NotFound, StateConflict
+from remotegpu.errors import Conflict, Forbidden, Invalid, NotFound, StateConflict
 from remotegpu.types.webhooks import (
     Webhook,
     WebhookCreate,
@@ -83,6 +83,7 @@ async def change(db: AsyncSession, *, actor: Actor, webhook_id: str, body: Webho
     """Change what is named; it is tried again at once."""
     row = await _found(db, actor, Action.WEBHOOK_WRITE, webhook_id)
     if body.url is not None:
+        _require_own(actor, row, "say where it leads")
         await _require_reachable(db, body.url)
     values: dict[str, Any] = body.model_dump(exclude_none=True, exclude={"events"})
     if body.events is not None:
@@ -103,6 +104,7 @@ async def remove(db: AsyncSession, *, actor: Actor, webhook_id: str) -> None:
 async def rotate(db: AsyncSession, *, actor: Actor, webhook_id: str, vault: Vault) -> WebhookCreated:
     """A new secret; the old one signs nothing any more."""
     row = await _found(db, actor, Action.WEBHOOK_WRITE, webhook_id)
+    _require_own(actor, row, "have its secret")
     secret = secrets.token_bytes(32)
     row = await _store(db, row, secret=vault.seal(secret))
     await _record(db, row, actor, "secret_rotated")
@@ -151,17 +153,29 @@ async def _require_reachable(db: AsyncSession, url: str) -> None:
 
 
 async def _found(db: AsyncSession, actor: Actor, action: Action, webhook_id: str) -> tables.Webhook:
-    query = select(_row, tables.User.customer_id).join(tables.User, tables.User.id == _row.owner_id)
+    """The webhook, if the actor may do ``action`` with it. One of a platform admin is told of everybody's
+    events, so the owners of the customer that the admin happens to be of have no part in it.
+    """
+    user = tables.User
+    query = select(_row, user.customer_id, user.role).join(user, user.id == _row.owner_id)
     query = query.where(_row.id == webhook_id)
     if action is Action.WEBHOOK_WRITE:
         query = query.with_for_update(of=_row)
     found = (await db.execute(query.execution_options(populate_existing=True))).one_or_none()
     if found is None:
         raise NotFound("There is no such webhook.")
-    row, customer_id = found
+    row, customer_id, role = found
     require(actor, action, user_id=row.owner_id, customer_id=customer_id, noun="webhook")
     result: tables.Webhook = row
+    if role == "admin" and not actor.is_admin and actor.user_id != result.owner_id:
+        raise NotFound("There is no such webhook.")
     return result
+
+
+def _require_own(actor: Actor, row: tables.Webhook, what: str) -> None:
+    """It is told all that its owner may see, also in workspaces of other customers."""
+    if actor.user_id != row.owner_id and not actor.is_admin:
+        raise Forbidden(f"Only the owner of a webhook and platform admins may {what}.")
 
 
 async def _store(db: AsyncSession, row: tables.Webhook, **values: Any) -> tables.Webhook:

@@ -385,7 +385,9 @@ ROUTES: dict[str, Row] = {
     "GET /v1/webhooks/{webhook_id}": Row(ACCOUNT_READ),
     "PATCH /v1/webhooks/{webhook_id}": Row(ACCOUNT_READ),
     "DELETE /v1/webhooks/{webhook_id}": Row(ACCOUNT_READ),
-    "POST /v1/webhooks/{webhook_id}:rotate-secret": Row(ACCOUNT_READ),
+    "POST /v1/webhooks/{webhook_id}:rotate-secret": Row(
+        ACCOUNT_READ, {"owner": ("3", "with the secret and the URL one hears all that its owner may see")}
+    ),
     "POST /v1/webhooks/{webhook_id}:test": Row(ACCOUNT_READ),
     "GET /v1/webhooks/{webhook_id}/deliveries": Row(ACCOUNT_READ),
     # Audit
