@@ -18,6 +18,7 @@ REQUEST_S = 5.0
 """For a whole request and its answer."""
 HEAD_BYTES = 8192
 AT_ONCE = 4
+"""Connections; one more is ended at once."""
 AGAIN_S = 60.0
 """After the address could not be had: another program may have it for a while."""
 
@@ -44,15 +45,19 @@ class Scrapes:
                 await server.serve_forever()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._free.locked():  # nobody waits here: each connection has a file descriptor of the agent's
+            writer.transport.abort()
+            return
         try:
             async with self._free, asyncio.timeout(REQUEST_S):
                 head = await reader.readuntil(b"\r\n\r\n")
                 writer.write(self._answer(head.decode("latin-1")))
-                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             log.info("a scrape ended early: %s", type(error).__name__)
         finally:
-            writer.close()
+            writer.transport.abort()  # close() alone keeps the socket for a client that never reads
 
     def _answer(self, head: str) -> bytes:
         first, *lines = head.split("\r\n")

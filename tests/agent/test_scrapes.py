@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from remotegpu import exposition
+from remotegpu_agent import scrapes
 from remotegpu_agent.scrapes import Scrapes
 from remotegpu_agent.settings import Settings, SettingsError
 
@@ -73,6 +75,41 @@ async def test_endless_and_broken_requests_end_and_the_next_scrape_is_answered(p
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         answer = await client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
     assert answer.status_code == 200
+
+
+async def test_connections_that_say_nothing_take_no_more_of_the_agent_than_their_few_places(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrapes, "REQUEST_S", 60.0)
+    async with contextlib.AsyncExitStack() as stack:
+        idle = []
+        for _ in range(scrapes.AT_ONCE + 20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+            idle.append(asyncio.create_task(reader.read()))
+        async with asyncio.timeout(20):  # far less than the time for a request
+            for ended in itertools.islice(asyncio.as_completed(idle), 20):
+                with contextlib.suppress(ConnectionError):
+                    assert await ended == b""
+        assert sum(not one.done() for one in idle) <= scrapes.AT_ONCE
+    await asyncio.gather(*idle, return_exceptions=True)
+
+
+async def test_client_that_reads_nothing_loses_its_socket_at_the_end_of_its_time(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 48 * 2**20  # more than the buffers of two sockets
+    monkeypatch.setattr(scrapes, "REQUEST_S", 0.5)
+    monkeypatch.setattr(Scrapes, "_answer", lambda _self, _head: bytes(size))
+    with socket.create_connection(("127.0.0.1", port)) as deaf:
+        deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        await asyncio.sleep(3)
+        deaf.settimeout(20)
+
+        def rest() -> int:
+            return sum(len(part) for part in iter(lambda: deaf.recv(2**20), b""))
+
+        assert await asyncio.to_thread(rest) < size
 
 
 def test_address_that_others_reach_needs_a_token() -> None:
