@@ -155,6 +155,39 @@ async def test_silent_host_is_suspect_then_unreachable_and_comes_back(
     assert (await client.get("/v1/hosts/h1", headers=fleet.admin)).json()["ready"]
 
 
+async def test_heartbeat_that_was_overtaken_says_nothing_and_brings_no_host_back(
+    fleet: Fleet, actors: Actors, app: FastAPI, work: Work, client: httpx.AsyncClient
+) -> None:
+    agent = await fleet.host("h1")
+    ada = await actors.user("ada")
+    key = (await fleet.create(ada.headers, gpus=1)).json()["id"]
+    await agent.observe(key, "running", address="http://192.0.2.1:1")
+    await agent.heartbeat(sequence=5, runtime_detail="new")
+    await silence(app, agent.host_id)
+    await hosts_loop.judge_silence(work)
+    late = await agent.heartbeat(
+        sequence=4,
+        runtime_healthy=False,
+        runtime_detail="old",
+        quarantined=["old"],
+        host={"disk_used_bytes": 99, "disk_total_bytes": 100},
+    )
+    assert late.status_code == 200, late.text
+    async with app.state.database.sessions() as db:
+        row = (
+            await db.execute(
+                text(
+                    "SELECT connection, runtime_healthy, runtime_detail, quarantined, disk_full,"
+                    " last_heartbeat_at > now() - interval '1 minute' AS heard FROM hosts"
+                )
+            )
+        ).one()
+    assert tuple(row) == ("lost", True, "new", [], False, True)
+    await agent.heartbeat(sequence=6)
+    back = await fleet.get(ada.headers, key)
+    assert (back["status"], back["reason"]) == ("running", "host_back")
+
+
 async def test_nobody_is_judged_in_the_grace_after_a_start(fleet: Fleet, app: FastAPI, work: Work) -> None:
     import time
 

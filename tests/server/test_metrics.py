@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
 from hollow_agent import Fleet
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 
+from remotegpu.types.metrics import Resolution
+from remotegpu_server.alerts import loop as alerts
 from remotegpu_server.db import samples
 from remotegpu_server.db.samples import HOST_SAMPLES, HOURS, MINUTES, Sample
 from remotegpu_server.loops import Work
-from remotegpu_server.metrics import loop
+from remotegpu_server.metrics import loop, queries
 from remotegpu_server.testing import Actors
 
 GIB = 2**30
@@ -171,7 +176,9 @@ async def test_everybody_sees_what_was_measured_of_their_own(
         ("gpu", "utilization_percent"),
         ("host", "cpu_percent"),
     }
-    gpu = await points(client, f"gpus/{held}", ada.headers, metric="power_w", step_s=3600)
+    refused = await client.get(f"/v1/gpus/{held}/metrics", headers=ada.headers)
+    assert refused.status_code == 403, "how busy a GPU is tells of whoever held it"
+    gpu = await points(client, f"gpus/{held}", fleet.admin, metric="power_w", step_s=3600)
     assert [one["mean"] for one in gpu] == [100.0]
     for path in (f"workspaces/{made['workspace_id']}", "customers/default"):
         together = {
@@ -189,6 +196,137 @@ async def test_everybody_sees_what_was_measured_of_their_own(
         )
         == []
     )
+
+
+async def test_minute_or_hour_in_which_a_gpu_changed_hands_is_nobodys(
+    app: FastAPI,
+) -> None:
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=5)
+    handed_over = hour + timedelta(minutes=60, seconds=5)
+    async with app.state.database.sessions() as db:
+        for number, percent in enumerate((80.0, 7.0, 9.0)):
+            for table, at in (
+                (MINUTES, hour + timedelta(minutes=59 + number)),
+                (HOURS, hour + timedelta(hours=number)),
+            ):
+                await samples.make_partition(db, table, at.date())
+                await db.execute(
+                    text(
+                        f"INSERT INTO {table.table} (host_id, at, n, host, gpus, workloads)"  # noqa: S608
+                        " VALUES ('host-a', :at, 1, '{}', CAST(:gpus AS jsonb), '{}')"
+                    ),
+                    {"at": at, "gpus": json.dumps({"GPU-1": {"utilization_percent": percent}})},
+                )
+        for resolution, step in ((Resolution.MINUTES, 60), (Resolution.HOURS, 3600)):
+            window = queries.Window(
+                begin=hour,
+                end=hour + timedelta(hours=4),
+                step=timedelta(seconds=step),
+                resolution=resolution,
+            )
+            for begin, end, expected in (
+                (hour, handed_over, [80.0]),
+                (handed_over, None, [9.0]),
+                (None, None, [80.0, 7.0, 9.0]),
+            ):
+                span = queries.Span(
+                    host_id="host-a", of="gpu", key="GPU-1", simulated=False, begin=begin, end=end
+                )
+                found = await queries.series(
+                    db,
+                    spans=[span],
+                    window=window,
+                    metrics=[],
+                    together=False,
+                    minutes_until=window.end,
+                    hours_until=window.end,
+                    most=10,
+                )
+                assert [one["mean"] for one in found] == expected, (resolution, begin, end)
+
+
+async def test_numbers_that_no_sum_holds_are_refused_and_the_largest_roll_up(
+    fleet: Fleet, app: FastAPI, work: Work
+) -> None:
+    agent = await fleet.host("one")
+    for metrics in ({"ecc_corrected": 10**400}, {"xid": 2**63}, {"power_w": 1e308}, {"remapped_rows": -1}):
+        answer = await agent.heartbeat(gpus=[{"uuid": "GPU-one-0", "metrics": metrics}])
+        assert answer.status_code == 422, (metrics, answer.text)
+    workload = {
+        "workload_id": "env-1",
+        "cpu_percent": None,
+        "memory_used_bytes": None,
+        "gpu_memory_bytes": {},
+    }
+    for more in ({"connections": 10**400}, {"kernel_idle_s": 1e308}):
+        assert (await agent.heartbeat(workloads=[workload | more])).status_code == 422
+    largest = {"ecc_corrected": 2**62, "power_w": 1e18}
+    assert (await agent.heartbeat(gpus=[{"uuid": "GPU-one-0", "metrics": largest}])).status_code == 200
+    minute = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=2)
+    for second in (1, 11):
+        put(app, minute + timedelta(seconds=second), 1.0, gpus={"GPU-1": largest})
+    await app.state.database.samples.write()
+    await loop.keep(work)
+    documented = await documents(app, "host_sample_minutes")
+    assert documented[0][2]["gpus"]["GPU-1"]["power_w"] == 1e18
+
+
+async def test_gpu_that_no_agent_has_is_nowhere_in_the_database(
+    fleet: Fleet, actors: Actors, app: FastAPI, work: Work
+) -> None:
+    one, _ = await fleet.host("one", gpus=2), await fleet.host("two")
+    ada = await actors.user("ada")
+    key = (await fleet.create(ada.headers, gpus=1)).json()["id"]
+    stranger = "GPU-11111111-2222"
+    sick = {
+        "metrics": {"temperature_c": 130.0, "power_w": 100.0, "ecc_uncorrected": 7},
+        "mean": {"power_w": 90.0},
+        "unhealthy_reason": "XID 79",
+    }
+    await one.obey()
+    named = ("GPU-one-0", stranger, "GPU-two-0")
+    before = REGISTRY.get_sample_value("remotegpu_unknown_gpus_total") or 0.0
+    beat = await one.heartbeat(
+        gpus=[{"uuid": uuid} | sick for uuid in named],
+        workloads=[
+            {
+                "workload_id": key,
+                "cpu_percent": 1.0,
+                "memory_used_bytes": 1,
+                "gpu_memory_bytes": dict.fromkeys(named, GIB),
+                "gpu_utilization_percent": dict.fromkeys(named, 50.0),
+            }
+        ],
+        observed=[
+            {"workload_id": key, "generation": 1, "observed": "exited", "gpu_uuids": list(named)},
+        ],
+    )
+    assert beat.status_code == 200, beat.text
+    assert REGISTRY.get_sample_value("remotegpu_unknown_gpus_total") == before + 2
+    await app.state.database.samples.write()
+    async with work.database.sessions() as db:
+        assert await work.candidate.acquire(db)
+        await db.commit()
+    await alerts.LOOP.run(work)
+
+    async with app.state.database.sessions() as db:
+        tables = await db.scalars(
+            text("SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")
+        )
+        held: dict[str, set[str]] = {uuid: set() for uuid in (*named, "GPU-one-1")}
+        for table in tables.all():
+            for uuid, where in held.items():
+                if await db.scalar(
+                    text(f'SELECT EXISTS (SELECT FROM "{table}" r WHERE r::text LIKE :like)'),  # noqa: S608
+                    {"like": f"%{uuid}%"},
+                ):
+                    where.add(re.sub(r"_\d+$", "", table))
+        (sample,) = await db.execute(text("SELECT gpus, workloads FROM host_samples"))
+    assert held["GPU-one-0"] >= {"gpus", "host_samples", "events"}, "the search finds what is there"
+    assert held[stranger] == set()
+    assert held["GPU-two-0"] == {"gpus"}, "a host says nothing of another's GPU"
+    assert list(sample.gpus) == ["GPU-one-0"]
+    assert sample.workloads[key]["gpu_memory_used_bytes"] == GIB
 
 
 async def test_questions_that_cannot_be_answered_say_what_to_ask_instead(

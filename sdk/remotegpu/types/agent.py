@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from remotegpu.types.hosts import GpuMetrics, HostMetrics, Measure, RuntimeKind
+from remotegpu.types.hosts import Count, GpuMetrics, HostMetrics, Measure, RuntimeKind
 from remotegpu.types.wire import Bytes, UtcTime, Wire, WireEnum
 
 Line = Annotated[str, StringConstraints(max_length=256)]
@@ -170,9 +170,9 @@ class WorkloadMetrics(Wire):
     """The highest since its start, as far as its agent saw."""
     peak_gpu_memory_bytes: Bytes | None = None
     """Of all its GPUs together, the same."""
-    connections: Annotated[int, Field(ge=0)] | None = None
+    connections: Count | None = None
     """Open connections to its notebook and SSH server."""
-    kernel_idle_s: Annotated[float, Field(ge=0)] | None = None
+    kernel_idle_s: Annotated[Measure, Field(ge=0)] | None = None
     """Seconds since its kernels were last active, where its notebook server tells without a token."""
 
 

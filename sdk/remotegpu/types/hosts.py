@@ -179,7 +179,9 @@ class HostBatch(Wire):
     """Of a drain."""
 
 
-Measure = Annotated[float, Field(allow_inf_nan=False)]
+Measure = Annotated[float, Field(allow_inf_nan=False, ge=-1e18, le=1e18)]
+"""Bounded, so that sums of many are still numbers."""
+Count = Annotated[int, Field(ge=0, le=2**62)]
 
 
 class GpuMetrics(Wire):
@@ -211,12 +213,12 @@ class GpuMetrics(Wire):
     nvlink_rx_bytes_per_s: Measure | None = None
     """All links together."""
     nvlink_tx_bytes_per_s: Measure | None = None
-    ecc_corrected: int | None = None
+    ecc_corrected: Count | None = None
     """Since the driver was loaded (volatile counter)."""
-    ecc_uncorrected: int | None = None
-    remapped_rows: int | None = None
+    ecc_uncorrected: Count | None = None
+    remapped_rows: Count | None = None
     """Rows of memory that were replaced after uncorrectable errors."""
-    xid: int | None = None
+    xid: Count | None = None
     """The last XID seen since the agent started."""
 
 

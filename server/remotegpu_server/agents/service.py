@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import structlog
+from prometheus_client import Counter
 from sqlalchemy import BigInteger, bindparam, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -61,6 +63,10 @@ from remotegpu_server.volumes import measuring, removals
 
 LOG_REQUEST_LIFE_S = 60
 """A reader has long given up; the request is not handed out any more."""
+UNKNOWN_GPUS = Counter(
+    "remotegpu_unknown_gpus_total", "GPUs in heartbeats that are not in their host's inventory, left out."
+)
+_log = structlog.get_logger(__name__)
 
 
 async def enroll(db: AsyncSession, *, actor: Actor, body: Enroll) -> Enrolled:
@@ -231,16 +237,22 @@ def _fraction(gpu: InventoryGpu, inventory: Inventory) -> float:
 
 _BEAT = text("""
     WITH before AS (
-        SELECT id, connection, runtime_healthy, disk_full, heartbeat_sequence FROM hosts
+        SELECT id, connection, runtime_healthy, disk_full, heartbeat_sequence,
+            :sequence = 0 OR heartbeat_sequence < :sequence AS fresh
+        FROM hosts
         WHERE id = :host_id AND epoch = :epoch
         FOR NO KEY UPDATE
     )
-    UPDATE hosts SET connection = 'online', last_heartbeat_at = now(), runtime_healthy = :healthy,
-        runtime_detail = :detail, quarantined = :quarantined, disk_full = :disk_full,
+    UPDATE hosts SET last_heartbeat_at = now(),
+        connection = CASE WHEN before.fresh THEN 'online' ELSE hosts.connection END,
+        runtime_healthy = CASE WHEN before.fresh THEN :healthy ELSE hosts.runtime_healthy END,
+        runtime_detail = CASE WHEN before.fresh THEN :detail ELSE hosts.runtime_detail END,
+        quarantined = CASE WHEN before.fresh THEN :quarantined ELSE hosts.quarantined END,
+        disk_full = CASE WHEN before.fresh THEN :disk_full ELSE hosts.disk_full END,
         heartbeat_sequence = greatest(before.heartbeat_sequence, :sequence)
     FROM before WHERE hosts.id = before.id
-    RETURNING hosts.revision, before.connection, before.runtime_healthy, before.disk_full,
-        :sequence = 0 OR before.heartbeat_sequence < :sequence AS fresh, clock_timestamp() AS at,
+    RETURNING hosts.revision, before.connection, before.runtime_healthy, before.disk_full, before.fresh,
+        ARRAY(SELECT uuid FROM gpus WHERE gpus.host_id = hosts.id) AS uuids, clock_timestamp() AS at,
         set_config('synchronous_commit', 'off', true)
 """).bindparams(bindparam("quarantined", type_=ARRAY(Text)), bindparam("sequence", type_=BigInteger))
 
@@ -272,7 +284,11 @@ async def heartbeat(db: AsyncSession, *, actor: Actor, body: Heartbeat, settings
         raise sessions.stale(current or 0)
     if not beat.fresh:  # repeated or overtaken: what it says is older than what is known
         return HeartbeatReply(next_in_s=settings.heartbeat_s, revision=beat.revision)
-    revision, connection, was_healthy, was_full, _, at, _ = beat
+    revision, connection, was_healthy, was_full, _, uuids, at, _ = beat
+    body, strangers = convert.of_inventory(body, uuids=frozenset(uuids))
+    if strangers:
+        UNKNOWN_GPUS.inc(len(strangers))
+        _log.warning("unknown_gpus_in_heartbeat", host_id=actor.host_id, gpus=len(strangers))
     samples.of(db).put(convert.sample(body, host_id=actor.host_id, at=at))
     sick = await gpu_health.take_out(db, actor=actor, host_id=actor.host_id, gpus=body.gpus)
     changed = connection != "online" or was_healthy != body.runtime_healthy

@@ -145,19 +145,21 @@ ADDITIVE = frozenset(
 """What several have together is the sum; of everything else it is the mean."""
 
 _SEEN = {
-    Resolution.SAMPLES: "SELECT * FROM host_samples",
+    Resolution.SAMPLES: "SELECT *, INTERVAL '0' AS width FROM host_samples",
     Resolution.MINUTES: """
-        SELECT * FROM host_sample_minutes WHERE at < :minutes_until
-        UNION ALL SELECT * FROM host_samples WHERE at >= :minutes_until
+        SELECT *, INTERVAL '1 minute' AS width FROM host_sample_minutes WHERE at < :minutes_until
+        UNION ALL SELECT *, INTERVAL '0' FROM host_samples WHERE at >= :minutes_until
     """,
     Resolution.HOURS: """
-        SELECT * FROM host_sample_hours WHERE at < :hours_until
-        UNION ALL SELECT * FROM host_sample_minutes WHERE at >= :hours_until AND at < :minutes_until
-        UNION ALL SELECT * FROM host_samples WHERE at >= :minutes_until
+        SELECT *, INTERVAL '1 hour' AS width FROM host_sample_hours WHERE at < :hours_until
+        UNION ALL SELECT *, INTERVAL '1 minute' FROM host_sample_minutes
+        WHERE at >= :hours_until AND at < :minutes_until
+        UNION ALL SELECT *, INTERVAL '0' FROM host_samples WHERE at >= :minutes_until
     """,
 }
-"""The newest part is not rolled up yet, and is read from the finer table."""
+"""The newest part is not rolled up yet, and is read from the finer table. ``width``: the time in a row."""
 
+# A row of a GPU in which it changed hands counts for neither holder: it tells how busy the other one was.
 _SERIES = """
     WITH spans AS (
         SELECT * FROM unnest(
@@ -170,6 +172,7 @@ _SERIES = """
                    ELSE s.workloads -> span.key END AS doc
         FROM spans span JOIN ({seen}) s ON s.host_id = span.host_id
         WHERE s.at >= greatest(:begin, span.begin_at) AND s.at < least(:end, span.end_at)
+          AND (span.of <> 'gpu' OR span.end_at IS NULL OR s.at + s.width <= span.end_at)
     ), one AS (
         SELECT d.bucket, d.of, d.id, d.simulated, e.key AS metric,
                sum({mean} * d.n) / sum(d.n) AS mean, max({highest}) AS highest,
