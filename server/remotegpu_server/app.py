@@ -118,6 +118,7 @@ LOOPS: tuple[Loop, ...] = (
     environments_loop.STARTS,
     attempts_loop.LOST,
     attempts_loop.GANGS,
+    attempts_loop.HELD_UP,
     attempts_loop.UNCLAIMED,
     attempts_loop.TIMEOUTS,
     attempts_loop.STOP_TIMES,

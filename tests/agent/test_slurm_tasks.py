@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
+import subprocess
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from agent_process import AgentProcess, leftovers
@@ -13,10 +18,15 @@ from slurm_cluster import until as until_true
 from task_specs import current, shell
 from test_tasks import ending, finish, until_running, until_said
 
-from remotegpu_agent.slurm import commands
+from remotegpu.types.agent import Gang
+from remotegpu_agent import processes
+from remotegpu_agent.runtime import RuntimeUnavailable
+from remotegpu_agent.settings import Settings
+from remotegpu_agent.slurm import commands, job
 from remotegpu_agent.slurm.commands import Job
-from remotegpu_agent.slurm.nodes import gres_gpus, health_of
-from remotegpu_agent.slurm.tasks import cause_of
+from remotegpu_agent.slurm.nodes import NodeGpus, gres_gpus, health_of
+from remotegpu_agent.slurm.tasks import SlurmTasks, cause_of, time_limit
+from remotegpu_agent.tasks.folders import Folder
 
 RESULT = (("failed", "exit_code", 3), b"one\ntwo\n", "begun\n")
 BEGUN = "echo begun >>~/begun; echo one; sleep 1; echo two; exit 3"
@@ -71,14 +81,19 @@ def test_second_job_of_an_attempt_begins_nothing(slurm_agent: AgentProcess, serv
     assert sorted(state for _, _, state in jobs(slurm_agent)) == ["CANCELLED", "FAILED"]
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "trap '' TERM; (setsid sleep 600) & echo ready; while :; do sleep 0.05; done",
+        "echo ready; exec env -i sleep 600",  # nothing in its environment tells whose it is
+    ],
+)
 def test_job_of_a_dead_agent_ends_itself_after_the_fence(
-    slurm_agent: AgentProcess, server: ScriptedServer
+    slurm_agent: AgentProcess, server: ScriptedServer, script: str
 ) -> None:
     server.attempts.fence_s, server.attempts.fence_grace_s, server.attempts.renew_in_s = 4.0, 1.0, 0.5
     slurm_agent.start()
-    server.attempts.assign(
-        shell("trap '' TERM; (setsid sleep 600) & echo ready; while :; do sleep 0.05; done")
-    )
+    server.attempts.assign(shell(script))
     until_said(server, b"ready")
     slurm_agent.kill()
     until_true("its own watch ended it", lambda: leftovers(slurm_agent) == [])
@@ -100,14 +115,100 @@ def test_frozen_agent_finds_its_job_fenced(slurm_agent: AgentProcess, server: Sc
     assert ending(finish(server))[:2] == ("lost", "lease_lost")
 
 
+def test_renewal_from_before_a_freeze_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    """The whole node stood still for longer than the lease: the job's script alone, without Slurm."""
+    (tmp_path / "alive").write_text(job.alive("1", left_s=2, grace_s=0))
+    environment = {"PATH": os.environ["PATH"], processes.MARKER: current()}
+    (tmp_path / "go").write_text(
+        job.go("7", environment=environment, working_dir="/", command=["sleep", "600"])
+    )
+    script = job.script(str(tmp_path), marker=current(), log_cap_bytes=2**20)
+    variables = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7"}
+    with subprocess.Popen(["sh", "-c", script], env=variables, start_new_session=True) as node:
+        try:
+            until_true(
+                "it runs",
+                lambda: (tmp_path / "there").exists() and "began" in (tmp_path / "there").read_text(),
+            )
+            os.killpg(node.pid, signal.SIGSTOP)
+            time.sleep(3)
+            (tmp_path / "alive").write_text(job.alive("2", left_s=600, grace_s=0))
+            os.killpg(node.pid, signal.SIGCONT)
+            node.wait(20)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(node.pid, signal.SIGKILL)
+    assert (tmp_path / "there").read_text().endswith("began\nfenced\n")
+
+
 def test_stop_ends_a_tree_that_ignores_it(slurm_agent: AgentProcess, server: ScriptedServer) -> None:
     slurm_agent.start()
     script = "trap '' TERM; (trap '' TERM; setsid sleep 600) & echo ready; while :; do sleep 0.05; done"
-    server.attempts.assign(shell(script, stop_grace_s=1))
+    server.attempts.assign(shell(script, stop_grace_s=1, env={"folder": "/nowhere"}))
     until_said(server, b"ready")
     server.attempts.stop(current())
     assert ending(finish(server))[:2] == ("cancelled", "cancelled")
     assert leftovers(slurm_agent) == []
+
+
+def test_stop_ends_a_job_that_an_admin_has_suspended(
+    slurm_agent: AgentProcess, server: ScriptedServer
+) -> None:
+    """Slurm sends it no TERM."""
+    assert slurm_agent.cluster is not None
+    slurm_agent.start()
+    server.attempts.assign(shell("echo ready; sleep 600", stop_grace_s=1))
+    until_said(server, b"ready")
+    slurm_agent.cluster.run("scontrol", "suspend", jobs(slurm_agent)[0][0])
+    server.attempts.stop(current())
+    assert ending(finish(server))[:2] == ("cancelled", "cancelled")
+    assert leftovers(slurm_agent) == []
+
+
+def test_stop_takes_the_lease_away_while_slurm_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job's own watch ends it then."""
+    monkeypatch.setenv("PATH", str(tmp_path))  # no program of Slurm is there
+    settings = Settings(url="", state_dir=tmp_path, home_root=tmp_path)
+    gpus = NodeGpus("h", [], simulated=True)
+    tasks = SlurmTasks(settings, "h", slurm=commands.Slurm("gpu"), node_name="n", gpus=gpus)
+    folder = Folder(tmp_path / "attempts", "att-1")
+    folder.path.mkdir(parents=True)
+    folder.put_process(job="7", node="n", gpus="", visible="")
+    asyncio.run(tasks.terminate(folder))
+    with pytest.raises(RuntimeUnavailable):
+        asyncio.run(tasks.kill(folder))
+    assert (folder.path / "alive").read_text().startswith("over 0 0 ")
+
+
+def test_node_that_is_lost_while_its_job_waits_for_the_others_loses_the_attempt(
+    slurm_agent: AgentProcess, server: ScriptedServer
+) -> None:
+    cluster = slurm_agent.cluster
+    assert cluster is not None
+    slurm_agent.start()
+    gang = Gang(nodes=2, address="127.0.0.1", port=29500)
+    with server.changed:
+        server.attempts.assign(shell("echo never", gang=gang))
+        told = server.attempts.told[current()]
+        told.go = False
+    server.until("it waits for the others", lambda: told.ready)
+    cluster.run("scontrol", "update", f"nodename={NODES[0]}", "state=down", "reason=smoke")
+    try:
+        until_true("its job is gone", lambda: [state for _, _, state in jobs(slurm_agent)] == ["NODE_FAIL"])
+        told.go = True
+        assert ending(finish(server, timeout_s=60)) == ("lost", "process_lost", None)
+        assert (told.started, told.output) == (0, b"")
+    finally:
+        if cluster.states()[NODES[0]].startswith("down"):  # it may have come back by itself
+            cluster.run("scontrol", "update", f"nodename={NODES[0]}", "state=resume")
+        until_true("the node is back", lambda: cluster.states()[NODES[0]] == "idle")
+
+
+def test_job_that_waits_for_others_has_the_longest_time_limit() -> None:
+    assert [time_limit(90, 3600, waits=waits) for waits in (False, True)] == ["2", "60"]
+    assert [time_limit(90, None, waits=waits) for waits in (False, True)] == ["2", "UNLIMITED"]
 
 
 def test_cancel_by_an_admin_of_slurm_is_told(slurm_agent: AgentProcess, server: ScriptedServer) -> None:

@@ -275,8 +275,70 @@ async def test_stop_and_drain_end_all(
     await check(app)
 
 
+async def test_rank_that_is_not_ready_for_long_sends_all_back_into_the_queue(
+    fleet: Fleet, actors: Actors, app: FastAPI, work: Work, agents: list[HollowAgent]
+) -> None:
+    ada = await actors.user("ada")
+    gang = await submit(fleet, ada.headers, 3, max_retries=0)
+    await gang.claim(agents)
+    for rank in range(3):
+        await gang.say(rank, "accept")
+    for rank in (0, 2):
+        await gang.say(rank, "renew", ready=True)
+
+    async def ready_for(minutes: int) -> None:
+        async with app.state.database.sessions() as db:
+            ago = sa.text("UPDATE attempts SET ready_at = now() - make_interval(mins => :m) WHERE rank = 0")
+            await db.execute(ago, {"m": minutes})
+            await db.commit()
+        await attempts.end_held_up(work)
+
+    await ready_for(29)
+    assert not (await gang.say(1, "renew"))["stop"]
+    await ready_for(31)
+    told = await gang.task()
+    assert told["message"].startswith(
+        f"Not ready within 30 minutes of the others: rank 1 on {gang.agents[1].host_name}."
+    )
+    await attempts.end_held_up(work)
+    await gang.obey(1)
+    await attempts.end_gangs(work)
+    for rank in (0, 2):
+        await gang.obey(rank)
+    again = await gang.task()
+    assert (again["status"], again["attempt"], again["reason"]) == ("pending", 1, "host_silent")
+    async with app.state.database.sessions() as db:
+        assert await db.scalar(sa.text("SELECT retries FROM tasks")) == 0
+        events = sa.text("SELECT count(*) FROM events WHERE message LIKE 'Not ready within%'")
+        assert await db.scalar(events) == 1, "told once"
+    await check(app)
+
+
+async def test_late_start_keeps_why_a_rank_is_ended(
+    fleet: Fleet, actors: Actors, work: Work, agents: list[HollowAgent]
+) -> None:
+    ada = await actors.user("ada")
+    gang = await submit(fleet, ada.headers, 2, max_retries=0)
+    await gang.claim(agents)
+    for rank in range(2):
+        await gang.say(rank, "accept")
+        await gang.say(rank, "renew", ready=True)
+    await gang.say(0, "start")
+    await gang.fail(0)
+    await attempts.end_gangs(work)
+    await gang.say(1, "start", detail="Job 7 of Slurm on n1.")  # it began before it heard of its end
+    await gang.obey(1)
+    words = f"Rank 0 on {gang.agents[0].host_name} ended: It ended with exit code 3."
+    assert [one["message"] for one in await gang.attempts() if one["rank"] == 1] == [words]
+
+
 async def test_ports_are_unique_on_an_address_until_the_release(
-    fleet: Fleet, actors: Actors, app: FastAPI, agents: list[HollowAgent], monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet,
+    actors: Actors,
+    app: FastAPI,
+    work: Work,
+    agents: list[HollowAgent],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ada = await actors.user("ada")
     monkeypatch.setattr(tries, "GANG_PORTS", range(29500, 29502))
@@ -287,6 +349,15 @@ async def test_ports_are_unique_on_an_address_until_the_release(
         assert ports == {29500, 29501}
         with pytest.raises(IntegrityError):
             await db.execute(sa.text("UPDATE attempts SET rendezvous_port = 29500 WHERE rank = 0"))
+    await gangs[0].claim(agents)
+    await gangs[0].start()
+    for rank in range(2):
+        await turns.place_pending(work)
+        assert (await gangs[2].task())["status"] == "pending", "another rank could still reach it"
+        await gangs[0].complete(rank)
+        await gangs[0].say(rank, "release")
+    await turns.place_pending(work)
+    assert (await gangs[2].task())["status"] == "assigned"
 
 
 async def test_gang_that_can_never_be_is_refused_in_words_and_quotas_count_the_sum(

@@ -21,29 +21,30 @@ _END = "# end"
 
 _SCRIPT = r"""#!/bin/sh
 # One attempt of a task of RemoteGPU. It begins when its agent says so, and ends when its agent is silent.
-folder=%(folder)s marker=%(marker)s
+REMOTEGPU_JOB=%(folder)s marker=%(marker)s # no variable of a task has that name
 cd / || exit 76
 
 be_there() { # anew where another job of this attempt, which will go, has said so meanwhile
-    read -r said 2>/dev/null <"$folder/there" && [ "$said" = "job $SLURM_JOB_ID" ] && return
+    read -r said 2>/dev/null <"$REMOTEGPU_JOB/there" && [ "$said" = "job $SLURM_JOB_ID" ] && return
     {
         echo "job $SLURM_JOB_ID"
         echo "node ${SLURMD_NODENAME:-}"
         echo "gpus ${SLURM_JOB_GPUS:-}"
         echo "visible ${CUDA_VISIBLE_DEVICES:-}"
         echo "%(end)s"
-    } >"$folder/there" || exit 76
+    } >"$REMOTEGPU_JOB/there" || exit 76
 }
 may_begin() {
-    read -r first <"$folder/go" && [ "$first" = "# go $SLURM_JOB_ID" ] &&
-        [ "$(tail -n 1 "$folder/go")" = "%(end)s" ]
+    read -r first <"$REMOTEGPU_JOB/go" && [ "$first" = "# go $SLURM_JOB_ID" ] &&
+        [ "$(tail -n 1 "$REMOTEGPU_JOB/go")" = "%(end)s" ]
 }
 looks=0 renewal=
 until may_begin; do
     [ "$looks" -ge %(looks)d ] && exit 75
     looks=$((looks + 1))
     be_there
-    read -r word rest 2>/dev/null <"$folder/alive" && [ "$word" != "$renewal" ] && renewal=$word looks=0
+    read -r word rest 2>/dev/null <"$REMOTEGPU_JOB/alive" &&
+        [ "$word" != "$renewal" ] && renewal=$word looks=0
     sleep 0.2
 done
 
@@ -69,7 +70,8 @@ watch() { # its agent's sign of life, by the clock of this node
     while :; do
         read -r up rest </proc/uptime
         now=${up%%.*}
-        if read -r word left wait last <"$folder/alive" &&
+        [ -n "$seen" ] && [ "$now" -ge "$until" ] && break # what is new may be from before a freeze
+        if read -r word left wait last <"$REMOTEGPU_JOB/alive" &&
             [ "$last" = "%(end)s" ] && [ "$word" != "$seen" ]; then
             seen=$word until=$((now + left)) grace=$wait
         fi
@@ -78,7 +80,7 @@ watch() { # its agent's sign of life, by the clock of this node
         nap=$!
         wait "$nap"
     done
-    [ "$seen" = %(over)s ] || echo fenced >>"$folder/there"
+    [ "$seen" = %(over)s ] || echo fenced >>"$REMOTEGPU_JOB/there"
     if [ "$grace" -gt 0 ]; then
         end_tree TERM
         waited=0
@@ -88,6 +90,10 @@ watch() { # its agent's sign of life, by the clock of this node
         done
     fi
     kill_tree
+    sleep 2 & # by then the end of the command has ended this watch, unless it hides from it
+    nap=$!
+    wait "$nap"
+    kill -s KILL 0
 }
 
 trap : TERM INT HUP
@@ -96,23 +102,23 @@ watcher=$!
 {
     trap : TERM INT HUP
     (
-        . "$folder/go"
-        : >"$folder/go"
-        echo began >>"$folder/there"
+        . "$REMOTEGPU_JOB/go"
+        : >"$REMOTEGPU_JOB/go"
+        echo began >>"$REMOTEGPU_JOB/there"
         exec "$@"
     )
     code=$?
     kill_tree >/dev/null 2>&1
-    echo "$code" 1<>"$folder/exit"
+    echo "$code" 1<>"$REMOTEGPU_JOB/exit"
 } 2>&1 </dev/null | (
     trap '' TERM INT HUP XFSZ
     exec 2>/dev/null
     ulimit -f %(blocks)d
-    %(cat)s >>"$folder/log" || exec %(cat)s >/dev/null
+    %(cat)s >>"$REMOTEGPU_JOB/log" || exec %(cat)s >/dev/null
 )
 kill -s USR1 "$watcher"
 wait "$watcher"
-read -r code <"$folder/exit"
+read -r code <"$REMOTEGPU_JOB/exit"
 exit "${code:-1}"
 """
 

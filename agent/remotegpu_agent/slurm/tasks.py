@@ -33,11 +33,15 @@ SAY_AFTER_S = 3.0
 """A shorter wait in Slurm's queue is nobody's news."""
 KILL_WAIT_S = 45.0
 """Slurm's own ``KillWait`` is 30 s unless the site says otherwise."""
+TERM_S = 10.0
+"""For Slurm to send TERM: with the controller away, its programs would try for longer than most graces."""
 WATCH_KILL_S = 3.0
 """The job's own watch ends its whole tree first, so that all of its output arrives; then Slurm does."""
 WATCH_LATE_S = 10.0
 """How late the job's watch may see the last renewal, and be done with its KILL."""
 _UNHEARD = frozenset({"NODE_FAIL", "BOOT_FAIL"})
+_LOST_UNBEGUN = _UNHEARD | {"PREEMPTED", "TIMEOUT"}
+"""Ends of a job that was not told to begin for which its task can do nothing."""
 ROOM_S = 120
 """Between a task's own end and that of ``--time``: Slurm counts in minutes."""
 _NEVER = (
@@ -113,7 +117,7 @@ class SlurmTasks:
             "--ntasks=1",
             f"--cpus-per-task={math.ceil(spec.cpus)}",
             f"--mem={math.ceil(spec.memory_bytes / 2**20)}M",
-            f"--time={math.ceil(min(wanted_s, longest_s or wanted_s) / 60)}",
+            f"--time={time_limit(wanted_s, longest_s, waits=spec.gang is not None)}",
             "--no-requeue",
             "--export=ALL",
             "--chdir=/",
@@ -138,6 +142,7 @@ class SlurmTasks:
         there = self._there(folder)
         if there is None:
             raise StartRefused(Reason.START_FAILED, "Its job of Slurm vanished before it began.")
+        await self._look_before(folder, there.job_id)
         home = await asyncio.to_thread(prepare_home, self._settings, spec.home, owner=None)
         command = shim.command_of(spec, str(folder.script))
         assert command is not None, "it was prepared"
@@ -153,6 +158,21 @@ class SlurmTasks:
         )
         _write(folder.path / "go", go)
         fault_points.hit(fault_points.TASK_SPAWNED)
+
+    async def _look_before(self, folder: Folder, number: str) -> None:
+        """Those of other hosts may have kept it waiting for long. Raises StartRefused if its job has ended.
+
+        The silence of Slurm means nothing here, too: the job is there to be told.
+        """
+        try:
+            job = await self._job(folder, number)
+        except RuntimeUnavailable as error:
+            log.warning("attempt %s is started unseen: %s", folder.attempt_id, error)
+            return
+        if job is None:
+            raise StartRefused(Reason.PROCESS_LOST, f"Its job {number} of Slurm vanished before it began.")
+        if job.ended:
+            raise StartRefused(*self._unbegun(folder, job))
 
     def where(self, folder: Folder) -> str:
         told = folder.process()
@@ -187,8 +207,15 @@ class SlurmTasks:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def terminate(self, folder: Folder) -> None:
-        for job in await self._live(folder):
-            await self._slurm.terminate(job.id)
+        """If Slurm can: the KILL that follows is not Slurm's alone. A suspended job hears nothing."""
+        try:
+            async with asyncio.timeout(TERM_S):
+                for job in await self._live(folder):
+                    if job.state != "SUSPENDED":
+                        await self._slurm.terminate(job.id)
+        except (RuntimeUnavailable, TimeoutError) as error:
+            words = str(error) or f"Slurm did not answer within {TERM_S:.0f} s"
+            log.warning("attempt %s: its job got no TERM: %s", folder.attempt_id, words)
 
     async def kill(self, folder: Folder) -> None:
         """Its lease is taken away, so that the job's own watch ends all of it; what is left, Slurm ends."""
@@ -322,7 +349,7 @@ class SlurmTasks:
         said = _read(folder.path / "slurm.out").strip()[-500:]
         shared = "" if self._there(folder) else f" Is {self._settings.state_dir} the same place on the node?"
         words = f"Its job {job.id} ended in Slurm before it began: {job.state} ({job.reason}). {said}{shared}"
-        return Reason.START_FAILED, words
+        return Reason.PROCESS_LOST if job.state in _LOST_UNBEGUN else Reason.START_FAILED, words
 
     def _environment(self, spec: ClaimedAttempt, folder: Folder, home: Path) -> dict[str, str]:
         told = environment(
@@ -341,6 +368,13 @@ class SlurmTasks:
 
     def _marker(self, attempt_id: str) -> str:
         return f"{self._host_id}/{attempt_id}/"
+
+
+def time_limit(wanted_s: float, longest_s: float | None, *, waits: bool) -> str:
+    """``--time``, in minutes. Slurm counts from the place, so what waits there for others has all."""
+    if waits:
+        return "UNLIMITED" if longest_s is None else str(math.floor(longest_s / 60))
+    return str(math.ceil(min(wanted_s, longest_s or wanted_s) / 60))
 
 
 _FENCED = Cause(

@@ -20,7 +20,8 @@ FULL_BYTES = 2**20
 def of_refusal(refused: StartRefused) -> AttemptResult:
     """It could not be started; nothing of it ran."""
     code = NOT_FOUND if refused.reason is Reason.COMMAND_NOT_FOUND else None
-    return _result(AttemptOutcome.FAILED, refused.reason, refused.message, exit_code=code)
+    outcome = AttemptOutcome.LOST if refused.reason is Reason.PROCESS_LOST else AttemptOutcome.FAILED
+    return _result(outcome, refused.reason, refused.message, exit_code=code)
 
 
 def of_lost(*, rebooted: bool) -> AttemptResult:

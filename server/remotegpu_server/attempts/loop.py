@@ -14,6 +14,7 @@ from remotegpu_server import holds
 from remotegpu_server.attempts import lifecycle, service, tries
 from remotegpu_server.authz import SYSTEM
 from remotegpu_server.db import tables
+from remotegpu_server.db.notify import notify
 from remotegpu_server.loops import Loop, Work, by_itself
 from remotegpu_server.tasks import lifecycle as tasks
 from remotegpu_server.tasks import queries as task_queries
@@ -25,6 +26,9 @@ CLAIM_WITHIN = timedelta(seconds=120)
 tasks, keeps nothing from other hosts for longer."""
 TIMEOUT_MARGIN = timedelta(seconds=60)
 """Agents enforce timeouts; this is for one that does not."""
+
+READY_WITHIN = timedelta(minutes=30)
+"""A large image on a slow line takes less; the GPUs of the hosts that are ready are idle meanwhile."""
 
 
 async def give_up_lost(work: Work) -> None:
@@ -135,6 +139,45 @@ async def _end_gang(db: AsyncSession, *, task_id: str) -> None:
         await service.settle(db, task=task, attempt=failed, actor=SYSTEM)
 
 
+async def end_held_up(work: Work) -> None:
+    """Where one host of several is not ready for long, the others give back what they hold meanwhile."""
+    async with work.session() as db:
+        found = await tries.held_up(db, since=READY_WITHIN, limit=BATCH)
+    for task_id in found:
+        with by_itself("attempts-held-up", task_id):
+            async with work.session() as db:
+                await _end_held_up(db, task_id=task_id)
+
+
+async def _end_held_up(db: AsyncSession, *, task_id: str) -> None:
+    """Looks again under the locks of all its hosts. Who is not ready gives way, and that ends the others."""
+    task = await stop.locked_with_hosts(db, task_id=task_id)
+    assert task is not None, "tasks are not deleted"
+    seen = await tries.of(db, task=task)
+    unready = [
+        (one, host)
+        for one, host in zip(seen.attempts, seen.hosts, strict=True)
+        if one.finished_at is None and one.ready_at is None and one.stop_reason is None
+    ]
+    if task.status != TaskStatus.ASSIGNED or not unready or len(unready) == len(seen.live):
+        return
+    minutes = READY_WITHIN // timedelta(minutes=1)
+    for one, host in unready:
+        words = f"Host {host} was not ready within {minutes} minutes of the others."
+        await lifecycle.stop(db, attempt=one, reason=Reason.HOST_SILENT, message=words)
+    names = ", ".join(f"rank {one.rank} on {host}" for one, host in unready)
+    message = f"Not ready within {minutes} minutes of the others: {names}. It will wait in the queue again."
+    await tasks.move(
+        db,
+        task=task,
+        to=TaskStatus(task.status),
+        reason=Reason.HOST_SILENT,
+        message=message,
+        actor=SYSTEM,
+    )
+    notify(db, tries.ENDS)
+
+
 async def end_with_reservation(work: Work) -> None:
     """What was to run in a reservation ends with it, also what has never started."""
     row = tables.Task
@@ -208,6 +251,7 @@ _ENDED = {"failed": "failed", "cancelled": "been cancelled", "timed_out": "timed
 LOST = Loop(name="attempts-lost", every_s=lambda settings: settings.attempt_renew_s / 4, run=give_up_lost)
 UNCLAIMED = Loop(name="attempts-unclaimed", every_s=5.0, run=take_back_unclaimed)
 TIMEOUTS = Loop(name="attempts-timeouts", every_s=30.0, run=enforce_timeouts)
+HELD_UP = Loop(name="attempts-held-up", every_s=30.0, run=end_held_up)
 GANGS = Loop(name="attempts-gangs", every_s=5.0, run=end_gangs, wake=tries.ENDS)
 STOP_TIMES = Loop(name="tasks-stop-at", every_s=5.0, run=end_with_reservation)
 DEPENDENCIES = Loop(name="task-dependencies", every_s=5.0, run=cancel_hopeless, wake="queue")

@@ -269,7 +269,7 @@ async def start(
         to=Status.RUNNING,
         started_at=func.now(),
         reason=str(Reason.READY),
-        message=told,
+        message=told if attempt.stop_reason is None else attempt.message,
         **_lease_columns(body.epoch, settings),
     )
     if task.status == TaskStatus.ASSIGNED and await tries.all_started(db, task=task):
@@ -345,8 +345,8 @@ async def complete(db: AsyncSession, *, actor: Actor, attempt_id: str, body: Att
     if outcome in (Status.SUCCEEDED, Status.FAILED):
         reason = Reason(body.reason)
     message = body.message.replace("\x00", "") or _PLAIN[outcome]
-    if outcome is Status.CANCELLED and reason is Reason.GANG_FAILED:
-        message = attempt.message  # it names whose failure ended it
+    if attempt.stop_reason is not None and outcome in (Status.CANCELLED, Status.PREEMPTED):
+        message = attempt.message or message  # who wanted its end knows why; its agent only that it did
     attempt = await lifecycle.move(
         db, attempt=attempt, to=outcome, reason=str(reason), message=message, **measured
     )

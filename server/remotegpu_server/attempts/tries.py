@@ -9,9 +9,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from remotegpu.types.agent import GANG_PORTS
 from remotegpu.types.environments import Reason
@@ -111,12 +113,15 @@ async def all_started(db: AsyncSession, *, task: tables.Task) -> bool:
 async def free_port(db: AsyncSession, *, address: str) -> int | None:
     """A port for rank 0 on a host with this address, which may be that of several hosts of one machine.
 
-    ``None``: all are in use. At random, since others may use some of them; of two that choose the same
-    at once, the unique index takes one.
+    ``None``: all are in use, by tries of which something may be left on any host: it would reach whoever
+    has the port next. At random, since others may use some of them; of two that choose the same at once,
+    the unique index takes one.
     """
-    row = tables.Attempt
-    taken = select(row.rendezvous_port).where(
-        row.rendezvous_address == address, text(tables.UNRELEASED_ATTEMPT)
+    zero, left = aliased(tables.Attempt), aliased(tables.Attempt)
+    taken = (
+        select(zero.rendezvous_port)
+        .join(left, (left.task_id == zero.task_id) & (left.number == zero.number))
+        .where(zero.rendezvous_address == address, left.finished_at.is_(None) | left.lost_at.is_not(None))
     )
     free = sorted(set(GANG_PORTS) - set(await db.scalars(taken)))
     return random.choice(free) if free else None  # noqa: S311
@@ -131,6 +136,21 @@ async def to_end(db: AsyncSession, *, limit: int) -> list[str]:
     found = await db.scalars(
         select(task.id)
         .where(task.nodes > 1, task.status.in_(["assigned", "running"]), failed.exists(), untold.exists())
+        .order_by(task.id)
+        .limit(limit)
+    )
+    return list(found.all())
+
+
+async def held_up(db: AsyncSession, *, since: timedelta, limit: int) -> list[str]:
+    """Tasks with an attempt that has been ready for so long, and one that is not and was not told to end."""
+    task, row = tables.Task, tables.Attempt
+    of_try = (row.task_id == task.id) & (row.number == task.generation) & row.finished_at.is_(None)
+    ready = select(row.id).where(of_try, row.ready_at < func.now() - since)
+    unready = select(row.id).where(of_try, row.ready_at.is_(None), row.stop_reason.is_(None))
+    found = await db.scalars(
+        select(task.id)
+        .where(task.nodes > 1, task.status == "assigned", ready.exists(), unready.exists())
         .order_by(task.id)
         .limit(limit)
     )

@@ -48,7 +48,6 @@ from remotegpu_server.db.tables.quotas import (
 from remotegpu_server.db.tables.ssh_keys import SshKey
 from remotegpu_server.db.tables.tasks import (
     LIVE_ATTEMPT,
-    UNRELEASED_ATTEMPT,
     Artifact,
     Attempt,
     Task,
@@ -61,7 +60,6 @@ from remotegpu_server.db.tables.volumes import Volume, VolumeRemoval
 
 __all__ = [
     "LIVE_ATTEMPT",
-    "UNRELEASED_ATTEMPT",
     "Alert",
     "AlertRule",
     "AlertSilence",

@@ -260,7 +260,7 @@ class Attempt(Base):
     """Of a task on several hosts: its host could start it at once, and waits for the others."""
     rendezvous_address: Mapped[str | None]
     rendezvous_port: Mapped[int | None] = mapped_column(Integer)
-    """Of rank 0 of several: where the others find it. The port is its own until it is released."""
+    """Of rank 0 of several: where the others find it. No other try has the port until all are released."""
     request_id: Mapped[str | None]
     """Of the claim that took it."""
     epoch: Mapped[int | None] = mapped_column(BigInteger)
