@@ -18,7 +18,10 @@ class RuntimeUnavailable(Exception):
 
 
 class StartRefused(Exception):
-    """This workload cannot start, and trying again changes nothing."""
+    """This workload cannot start, and trying again here changes nothing.
+
+    ``PROCESS_LOST``: its place was lost before it began, and it may well start elsewhere.
+    """
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
