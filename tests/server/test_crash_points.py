@@ -8,6 +8,7 @@ database cannot tell apart; ``test_start.py`` and ``test_replicas.py`` kill the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -45,6 +46,7 @@ def _example(app: FastAPI, path: str) -> dict[str, Any]:
 
 
 BODIES: Mapping[str, dict[str, Any]] = {
+    "/v1/alert-silences": {"until": (datetime.now(UTC) + timedelta(days=1)).isoformat()},
     "/v1/environments": {"gpu_model": None, "gpus": 1},
     "/v1/images": {"name": "other"},
     "/v1/users": {"customer": "default", "username": "grace"},

@@ -117,8 +117,12 @@ async def test_failed_pass_is_reported_not_raised(work: Work) -> None:
     assert not await run_guarded(Loop(name="test", every_s=1, run=tick), work)
 
 
-IN_BATCHES = {"audit/loop.py", "environments/history.py", "invariants.py", "retention.py"}
+IN_BATCHES = {
+    "audit/loop.py", "environments/history.py", "invariants.py", "metrics/loop.py", "retention.py",
+}  # fmt: skip
 """Each transaction of theirs is about many rows alike, none of them somebody's."""
+GUARDED_ABOVE = {"outbox/webhook_loop.py"}
+"""Its item is a webhook with its deliveries: ``_deliver_all`` guards the loop over these."""
 
 
 def _unguarded(node: ast.AST, *, looping: bool = False) -> Iterator[int]:
@@ -144,7 +148,7 @@ def test_no_item_of_a_pass_holds_up_those_behind_it() -> None:
     found = [
         f"{path.relative_to(root)}:{line}"
         for path in sorted(root.rglob("*.py"))
-        if str(path.relative_to(root)) not in IN_BATCHES
+        if str(path.relative_to(root)) not in IN_BATCHES | GUARDED_ABOVE
         for line in _unguarded(ast.parse(path.read_text()))
     ]
     assert found == []
