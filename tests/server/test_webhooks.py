@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from hollow_agent import Fleet
 
 from remotegpu_server import egress
-from remotegpu_server.alerts import signals
+from remotegpu_server.alerts.signals import View, platform
 from remotegpu_server.events import subscribers
 from remotegpu_server.loops import Work
 from remotegpu_server.outbox import webhook_loop
@@ -260,7 +260,7 @@ async def test_what_waits_for_a_webhook_that_is_off_alerts_nobody(
 
     async def waiting() -> dict[str, float]:
         async with app.state.database.sessions() as db:
-            found = await signals.outbox_waiting(signals.View(db, app.state.settings))
+            found = await platform.outbox_waiting(View(db, app.state.settings))
             return {one.object_id: one.value for one in found}
 
     assert (await waiting())["webhook"] >= 7200
