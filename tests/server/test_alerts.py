@@ -13,7 +13,9 @@ from fastapi import FastAPI
 from hollow_agent import Fleet, HollowAgent
 
 from remotegpu_server.alerts import judging, loop
-from remotegpu_server.alerts.signals import SIGNALS, Reading
+from remotegpu_server.alerts.signals import SIGNALS, Reading, View
+from remotegpu_server.alerts.signals.hosts import metrics_missing
+from remotegpu_server.db import samples
 from remotegpu_server.db.transitions import ALERT_STATUS
 from remotegpu_server.hosts import loop as hosts_loop
 from remotegpu_server.loops import Loop, Work
@@ -338,3 +340,21 @@ async def test_hosts_that_fall_silent_together_are_one_alert_about_the_server(
 def test_transitions_of_the_migration_equal_the_declaration() -> None:
     frozen = {source: frozenset(targets) for source, targets in SEEDED.ALERT_STATUS.items()}
     assert frozen == ALERT_STATUS
+
+
+async def test_missing_measurements_are_counted_from_the_last_one(fleet: Fleet, app: FastAPI) -> None:
+    agent = await fleet.host("h1", gpus=0)
+    never = await fleet.host("h2", gpus=0)
+    await _sql(app, "UPDATE hosts SET registered_at = now() - interval '3 days'")
+    database = app.state.database
+    async with database.sessions() as db:
+        at = await db.scalar(sa.text("SELECT now() - interval '20 minutes'"))
+        await samples.make_partition(db, samples.HOST_SAMPLES, at.astimezone(UTC).date())
+        await db.execute(
+            sa.text("INSERT INTO host_samples (host_id, at, n, host, gpus, workloads)"
+                    " VALUES (:id, :at, 1, '{}', '{}', '{}')"),
+            {"id": agent.host_id, "at": at},
+        )  # fmt: skip
+        values = {one.object_id: one.value for one in await metrics_missing(View(db, app.state.settings))}
+    assert 1200 <= (values[agent.host_id] or 0) < 1300
+    assert (values[never.host_id] or 0) >= 3 * 86400, "nothing is kept of it: since it registered"

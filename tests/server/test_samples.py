@@ -102,6 +102,29 @@ async def test_samples_wait_for_a_database_that_is_away_and_the_oldest_go_first(
     assert [row.at - at for row in await rows(app)] == [timedelta(seconds=number) for number in (2, 3, 4)]
 
 
+async def test_failure_that_nobody_foresaw_does_not_end_the_writing(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "WRITE_EVERY_S", 0.01)
+    writer = Samples(app.state.database.engine)
+    insert = writer._insert
+    failures = [RuntimeError("not foreseen")]
+
+    async def fail_once(batch: list[Sample]) -> None:
+        if failures:
+            raise failures.pop()
+        await insert(batch)
+
+    monkeypatch.setattr(writer, "_insert", fail_once)
+    writer.put(Sample(host_id="h", at=datetime.now(UTC), host={}, gpus={}, workloads={}))
+    writer.start()
+    async with asyncio.timeout(10):
+        while not await rows(app):  # noqa: ASYNC110  only the database knows
+            await asyncio.sleep(0.02)
+    await writer.stop()
+    assert failures == []
+
+
 async def test_request_that_has_read_samples_does_not_wait_for_itself_when_a_day_begins(
     fleet: Fleet, app: FastAPI
 ) -> None:

@@ -146,7 +146,10 @@ class Samples:
     async def _write_for_ever(self) -> None:
         while True:
             await asyncio.sleep(WRITE_EVERY_S)
-            await self.write()
+            try:
+                await self.write()
+            except Exception:  # noqa: BLE001  ended here in silence, it would lose the history of the fleet
+                _log.exception("samples_not_written", waiting=len(self._waiting))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +222,19 @@ async def newest(db: AsyncSession, *, host_ids: Iterable[str]) -> dict[str, Samp
     return found
 
 
+async def last_measured(db: AsyncSession, *, host_ids: Iterable[str]) -> dict[str, datetime]:
+    """When each of these hosts was measured last, as far as that is kept; to the minute where it is old."""
+    rows = await db.execute(_LAST_MEASURED, {"host_ids": list(host_ids)})
+    return {host_id: at for host_id, at in rows if at is not None}
+
+
+_LAST_MEASURED = text("""
+    SELECT id, greatest(
+        (SELECT max(at) FROM host_samples WHERE host_id = id),
+        (SELECT max(at) FROM host_sample_minutes WHERE host_id = id)
+    )
+    FROM unnest(CAST(:host_ids AS text[])) AS id
+""")
 _NEWEST = text("""
     SELECT h.id, s.at, s.host, s.gpus, s.workloads
     FROM hosts h

@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 
 from remotegpu_server.alerts.signals.reading import UNEXPECTED, Read, Reading, View, percent, signal
 from remotegpu_server.db import tables
+from remotegpu_server.db.samples import last_measured
 
 _host = tables.Host
 _VERSION = metadata.version("remotegpu")
@@ -148,11 +149,13 @@ for _name, _what, _advice in (
 async def metrics_missing(view: View) -> list[Reading]:
     hosts = [host for host in await view.hosts() if host.connection == "online"]
     samples = await view.samples()
+    silent = [host.id for host in hosts if host.id not in samples]
+    measured = await last_measured(view.db, host_ids=silent) if silent else {}
     now = await view.db.scalar(select(func.now()))
     assert now is not None
     readings = []
     for host in hosts:
-        last = samples[host.id].at if host.id in samples else host.registered_at
+        last = samples[host.id].at if host.id in samples else measured.get(host.id, host.registered_at)
         value = None if last is None else max((now - last).total_seconds(), 0.0)
         readings.append(Reading(object_id=host.id, name=host.name, host_labels=host.labels, value=value))
     return readings
