@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 
 import remotegpu
+from remotegpu._remote import entry
 from remotegpu._remote.answers import Output
 from remotegpu._remote.entry import MARK, RESULT
 from remotegpu._remote.packing import MOST_SCRIPT, SIGN, Packed, Packer, nonce_of, pack_calls, pack_cell
@@ -343,3 +345,19 @@ def test_missing_extra_says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
     with pytest.raises(remotegpu.MissingExtra, match=r"remotegpu\[functions\]"):
         call(len, "abc")
+
+
+def test_result_that_a_full_disk_does_not_take_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REMOTEGPU_OUTPUT", str(tmp_path))
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = entry._Kept()
+    kept.write(bytes(entry.MOST))
+    kept.write(b"x")  # the file begins here; one byte of it waits in the buffer for ever
+    resource.setrlimit(resource.RLIMIT_FSIZE, (entry.MOST, most[1]))
+    try:
+        kept.discard()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert os.listdir(tmp_path / ".remotegpu") == []

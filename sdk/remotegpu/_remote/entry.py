@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -163,6 +164,13 @@ class _Kept(_Counted):
         (self._file or self.memory).write(raw)
         return size
 
+    def discard(self) -> None:
+        """Half of it is nothing, and the disk may be full: then its end cannot be written either."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            os.unlink(result_path())
+
     def close(self) -> bool:
         """True: it is in ``/output``."""
         if self._file is not None:
@@ -186,8 +194,7 @@ def _value(value: Any) -> dict[str, Any]:
         cloudpickle.dump(value, kept)
         in_file = kept.close()
     except BaseException:
-        if kept.close():
-            os.unlink(result_path())  # half of it is nothing, and the disk may be full
+        kept.discard()
         raise
     if in_file:
         return {"kind": "file", "size_bytes": kept.size, "sha256": kept.sha256.hexdigest()}
